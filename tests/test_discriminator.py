@@ -1,0 +1,135 @@
+"""discriminator.py: sizes, spectral norms, paired views."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xmc_jax.models.discriminator import Discriminator
+from xmc_jax.models.layers import SpectralConv, SpectralDense
+
+
+def init(discriminator, d=8, b=2, v=2):
+    keys = jax.random.split(jax.random.key(0), 3)
+    side = discriminator.resolution
+    images = jax.random.uniform(keys[0], (b, v, side, side, 3), minval=-1)
+    sentence = jax.random.normal(keys[1], (b, d))
+    return discriminator.init({"params": keys[2]}, images, sentence, train=False), images, sentence
+
+
+def num_parameters(resolution):
+    discriminator = Discriminator(resolution=resolution, width=96)
+    shapes = jax.eval_shape(lambda: init(discriminator, d=768)[0])
+    return sum(x.size for x in jax.tree.leaves(shapes["params"]))
+
+
+def test_parameter_counts_of_the_released_model():
+    assert num_parameters(128) == 87_911_713  # 87.9 M
+    assert num_parameters(256) == 99_415_585  # 99.4 M
+
+
+@pytest.mark.parametrize("resolution,regions", [(32, 8), (32, 16), (64, 16), (128, 16)])
+def test_output_shapes(resolution, regions):
+    discriminator = Discriminator(resolution=resolution, width=2, region_resolution=regions)
+    variables, images, sentence = init(discriminator)
+    out = discriminator.apply(variables, images, sentence, train=False)
+    assert out.logits.shape == (2, 2)
+    assert out.pooled.shape[:2] == (2, 2) and out.sentence.shape == (2, out.pooled.shape[-1])
+    assert out.regions.shape == (2, 2, regions**2, 8)
+    assert {x.dtype for x in out} == {jnp.dtype("float32")}
+
+
+def test_two_views_in_one_call_equal_two_calls():
+    variables, images, sentence = init(Discriminator(resolution=32, width=2, region_resolution=8))
+    discriminator = Discriminator(resolution=32, width=2, region_resolution=8)
+    both = discriminator.apply(variables, images, sentence, train=False)
+    for view in (0, 1):
+        one = discriminator.apply(variables, images[:, view : view + 1], sentence, train=False)
+        for name in ("logits", "pooled", "regions"):
+            np.testing.assert_allclose(
+                getattr(both, name)[:, view], getattr(one, name)[:, 0], rtol=1e-4, atol=1e-4
+            )
+
+
+def test_logit_is_linear_plus_projection():
+    discriminator = Discriminator(resolution=32, width=2, region_resolution=8)
+    variables, images, sentence = init(discriminator)
+    out = discriminator.apply(variables, images, sentence, train=False)
+    zero = discriminator.apply(variables, images, jnp.zeros_like(sentence), train=False)
+    # With a zero sentence only the projection's bias, zero at the start, is left.
+    difference = jnp.einsum("bvc,bc->bv", out.pooled, out.sentence)
+    np.testing.assert_allclose(out.logits - zero.logits, difference, rtol=1e-3, atol=1e-3)
+
+
+def power_iterate(layer, x, steps=200):
+    variables = layer.init({"params": jax.random.key(0)}, x, train=False)
+    spectral = variables["spectral"]
+    for _ in range(steps):
+        _, moved = layer.apply(
+            {"params": variables["params"], "spectral": spectral},
+            x,
+            train=True,
+            mutable=["spectral"],
+        )
+        spectral = moved["spectral"]
+    return variables["params"], spectral
+
+
+@pytest.mark.parametrize("layer", [SpectralDense(7), SpectralConv(7, 3)])
+def test_normalised_kernel_has_largest_singular_value_one(layer):
+    x = jax.random.normal(
+        jax.random.key(1), (2, 4, 4, 5) if isinstance(layer, SpectralConv) else (3, 5)
+    )
+    params, spectral = power_iterate(layer, x)
+    sigma = np.linalg.svd(np.asarray(params["kernel"]).reshape(-1, 7), compute_uv=False)[0]
+    scaled = {"kernel": params["kernel"] / sigma, "bias": params["bias"]}
+    if isinstance(layer, SpectralConv):
+        want = jax.lax.conv_general_dilated(
+            x, scaled["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    else:
+        want = x @ scaled["kernel"]
+    got = layer.apply({"params": params, "spectral": spectral}, x, train=False)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_power_iteration_moves_only_in_training():
+    discriminator = Discriminator(resolution=32, width=2, region_resolution=8)
+    variables, images, sentence = init(discriminator)
+    for train, moves in ((True, True), (False, False)):
+        _, state = discriminator.apply(
+            variables, images, sentence, train=train, mutable=["spectral"]
+        )
+        changed = [
+            np.any(np.asarray(x) != np.asarray(y))
+            for x, y in zip(
+                jax.tree.leaves(variables["spectral"]),
+                jax.tree.leaves(state["spectral"]),
+                strict=True,
+            )
+        ]
+        # A single output channel has the one-vector u = ±1, which may stay.
+        assert (sum(changed) >= len(changed) - 1) if moves else not any(changed)
+
+
+def test_gradient_of_spectral_norm_stops_at_u_and_v():
+    layer, x = SpectralDense(3), jnp.eye(4)
+    variables = layer.init({"params": jax.random.key(0)}, x, train=False)
+    w = variables["params"]["kernel"]
+    u0 = variables["spectral"]["u"]
+    v = u0 @ w.T / jnp.linalg.norm(u0 @ w.T)
+    u = v @ w / jnp.linalg.norm(v @ w)
+
+    def got(w):
+        params = {"kernel": w, "bias": variables["params"]["bias"]}
+        return jnp.sum(layer.apply({**variables, "params": params}, x, train=False) ** 3)
+
+    def want(w):
+        return jnp.sum((w / jnp.squeeze(v @ w @ u.T)) ** 3)
+
+    np.testing.assert_allclose(jax.grad(got)(w), jax.grad(want)(w), rtol=1e-4, atol=1e-5)
+
+
+def test_regions_must_be_a_feature_map():
+    with pytest.raises(ValueError, match="region_resolution=5 is not a feature map.*16, 8, 4"):
+        Discriminator(resolution=32, width=2, region_resolution=5)

@@ -1,0 +1,190 @@
+"""Which way imports point, what may be imported where, and how long files may be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "xmc_jax"
+MAX_FILE_LINES = 400
+MAX_LIBRARY_LINES = 7000
+
+VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report"}
+# Imports point down this list only, or stay in one package. A package counts as one part.
+LAYERS = [
+    {"types"},
+    {"attention", "sharding", "images"},
+    {"models", "losses", "frozen", "data", "metrics"},
+    {"train_state"},
+    {"train_step"},
+    {"checkpoint", "workdir", "cli"},
+    {"experiment"},  # The factory: from a config to the parts below.
+    {"sampling"},
+    VERBS,
+]
+RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
+
+# What runs where only these exist: the mathematics.
+PURE = {"types", "attention", "sharding", "images", "models", "losses", "metrics"}
+PURE |= {"train_state", "train_step"}
+PURE_NEEDS = {"jax", "flax", "optax", "numpy", "jaxtyping"}
+
+# Who may import what at the top of a file, and who inside functions besides.
+HEAVY = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "keras", "keras_hub", "grain"}
+AT_TOP = dict.fromkeys(HEAVY, {"data", "frozen"})
+AT_TOP |= {"ml_collections": VERBS | {"workdir", "cli", "experiment"}}
+AT_TOP |= {"absl": VERBS | {"cli"}, "orbax": {"checkpoint"}, "clu": set()}
+INSIDE = dict.fromkeys([*HEAVY, "clu", "orbax"], VERBS)
+
+
+class Import(NamedTuple):
+    file: str
+    line: int
+    part: str  # Of the importing file: "models", "train", …
+    name: str  # What is imported: "xmc_jax.models.layers", "jax", …
+    at_top: bool
+
+    def __str__(self):
+        return f"{self.file}:{self.line} imports {self.name}"
+
+
+def part_of(name: str) -> str:
+    return name.split(".")[1] if "." in name else ""
+
+
+def imports_of(source: str, file: str, part: str) -> list[Import]:
+    tree = ast.parse(source)
+    inside = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.walk(node)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import"
+            names = [node.module]
+            if node.module == "xmc_jax":
+                names = [f"xmc_jax.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found += [Import(file, node.lineno, part, name, node not in inside) for name in names]
+    return found
+
+
+def faults_of(imports: list[Import]) -> list[str]:
+    faults = []
+    for found in imports:
+        root = found.name.split(".")[0]
+        if root == "xmc_jax":
+            target = part_of(found.name)
+            if target and target != found.part and RANK[target] >= RANK[found.part]:
+                faults.append(f"{found}: imports point down")
+        elif root in sys.stdlib_module_names:
+            continue
+        elif found.part in PURE and found.at_top and root not in PURE_NEEDS:
+            faults.append(f"{found}: the mathematics needs only {sorted(PURE_NEEDS)}")
+        elif root in AT_TOP:
+            allowed = AT_TOP[root] | (set() if found.at_top else INSIDE.get(root, set()))
+            if found.part not in allowed:
+                where = "at its top" if found.at_top else "in a function"
+                faults.append(f"{found} {where}")
+    return faults
+
+
+def files() -> list[tuple[Path, str]]:
+    """Python files of the package and the part each belongs to."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        relative = path.relative_to(PACKAGE)
+        if relative != Path("__init__.py"):
+            found.append((path, relative.parts[0].removesuffix(".py")))
+    return found
+
+
+def test_every_file_has_its_place():
+    unknown = {part for _, part in files()} - RANK.keys()
+    assert not unknown, f"not in LAYERS: {sorted(unknown)}"
+    assert len(files()) > 10
+
+
+def test_imports_point_down_and_stay_where_they_belong():
+    faults = [
+        fault
+        for path, part in files()
+        for fault in faults_of(
+            imports_of(path.read_text(), str(path.relative_to(PACKAGE.parent)), part)
+        )
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("models", "from xmc_jax import losses"),
+        ("losses", "import xmc_jax.data.reader"),
+        ("types", "from xmc_jax.images import to_uint8"),
+        ("train_state", "from xmc_jax.train_step import make_train_step"),
+        ("checkpoint", "def f():\n  from xmc_jax.train import train"),
+        ("sample", "from xmc_jax import evaluate"),
+        ("losses", "import scipy"),
+        ("metrics", "import tensorflow as tf"),
+        ("metrics", "def f():\n  import keras"),
+        ("train", "import tensorflow_datasets as tfds"),
+        ("train", "from clu import metric_writers"),
+        ("train_step", "from ml_collections import ConfigDict"),
+        ("data", "import ml_collections"),
+        ("data", "from absl import flags"),
+    ],
+)
+def test_the_rules_catch(part, source):
+    assert len(faults_of(imports_of(source, "file.py", part))) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("models", "from xmc_jax.models import layers\nfrom xmc_jax import attention"),
+        ("train_step", "from xmc_jax import images, losses\nimport optax, functools"),
+        ("data", "import grain\nimport tensorflow as tf"),
+        ("train", "def f():\n  from clu import metric_writers\n  import tensorflow"),
+        ("workdir", "import ml_collections"),
+        ("images", "def f():\n  from PIL import Image"),
+    ],
+)
+def test_the_rules_allow(part, source):
+    assert faults_of(imports_of(source, "file.py", part)) == []
+
+
+def test_the_mathematics_loads_none_of_the_heavy_packages():
+    modules = [
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        for path, part in files()
+        if part in PURE
+    ]
+    assert "xmc_jax.train_step" in modules
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert {"jax", "flax", "xmc_jax"} <= loaded
+    assert not loaded & (HEAVY | {"clu", "ml_collections"})
+
+
+def test_files_and_library_stay_short():
+    lines = {path: len(path.read_text().splitlines()) for path, _ in files()}
+    long = [f"{path.relative_to(PACKAGE)}: {n}" for path, n in lines.items() if n > MAX_FILE_LINES]
+    assert not long
+    assert sum(lines.values()) < MAX_LIBRARY_LINES

@@ -1,0 +1,228 @@
+"""losses.py against float64 oracles written from the equations, and their invariances."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xmc_jax import losses
+
+# float32 has 24 bits; the word term multiplies cosines by 50 before the softmax.
+RTOL = 2e-5
+
+
+def unit(x):
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
+
+
+def cross_entropy_oracle(scores):
+    loss, hits = 0.0, 0.0
+    for matrix in (scores, scores.T):
+        for i, row in enumerate(matrix):
+            loss += (np.log(np.sum(np.exp(row - row.max()))) + row.max() - row[i]) / len(scores)
+            hits += (np.argmax(row) == i) / (2 * len(scores))
+    return loss, hits
+
+
+def info_nce_oracle(a, b, temperature):
+    return cross_entropy_oracle(unit(a) @ unit(b).T / temperature)
+
+
+def word_scores_oracle(regions, words, mask, gamma_region=5.0, gamma_word=5.0):
+    """One image, one caption, one word at a time."""
+    scores = np.zeros((len(regions), len(words)))
+    for i, image in enumerate(unit(regions)):
+        for j in range(len(words)):
+            matches = []
+            for word in unit(words[j][mask[j]]):
+                similarity = image @ word
+                weights = np.exp(gamma_region * similarity)
+                context = (weights / weights.sum()) @ image
+                matches.append(word @ unit(context))
+            scores[i, j] = np.log(np.sum(np.exp(gamma_word * np.array(matches)))) / gamma_word
+    return scores
+
+
+def word_nce_oracle(regions, words, mask, gamma_match=50.0):
+    return cross_entropy_oracle(gamma_match * word_scores_oracle(regions, words, mask))
+
+
+def example(rng, b=4, r=6, t=5, d=8):
+    """Images and captions that belong together a little, so that no softmax saturates."""
+    words = rng.normal(size=(b, t, d))
+    regions = rng.normal(size=(b, r, d)) + 0.5 * words.mean(1, keepdims=True)
+    mask = np.arange(t) < rng.integers(1, t + 1, size=(b, 1))
+    return regions, words, mask
+
+
+def as_jax(regions, words, mask):
+    return (
+        jnp.asarray(regions, jnp.float32),
+        jnp.asarray(words, jnp.float32),
+        jnp.asarray(mask),
+    )
+
+
+def test_hinge_losses():
+    real, fake = jnp.array([2.0, 0.5, -1.0]), jnp.array([-2.0, -0.5, 1.0])
+    assert losses.hinge_d_loss(real, fake) == pytest.approx((0 + 0.5 + 2 + 0 + 0.5 + 2) / 3)
+    assert losses.hinge_g_loss(fake) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("b", [1, 2, 7])
+def test_info_nce_equals_the_equation(rng, b):
+    x, y = rng.normal(size=(2, b, 5))
+    y += x
+    loss, accuracy = losses.info_nce(jnp.float32(x), jnp.float32(y), temperature=0.3)
+    want_loss, want_accuracy = info_nce_oracle(x, y, 0.3)
+    np.testing.assert_allclose(loss, want_loss, rtol=RTOL, atol=1e-6)
+    assert accuracy == pytest.approx(want_accuracy)
+
+
+def test_info_nce_default_temperature(rng):
+    x, y = rng.normal(size=(2, 6, 5))
+    loss, _ = losses.info_nce(jnp.float32(x), jnp.float32(y))
+    np.testing.assert_allclose(loss, info_nce_oracle(x, y, 0.1)[0], rtol=RTOL)
+
+
+def test_info_nce_of_orthonormal_pairs_has_a_closed_form():
+    b, temperature = 5, 0.5
+    loss, accuracy = losses.info_nce(jnp.eye(b), 3.0 * jnp.eye(b), temperature=temperature)
+    np.testing.assert_allclose(loss, 2 * np.log(1 + (b - 1) * np.exp(-1 / temperature)), rtol=1e-5)
+    assert accuracy == 1.0
+
+
+def test_info_nce_of_equal_vectors_is_chance():
+    loss, _ = losses.info_nce(jnp.ones((8, 3)), jnp.ones((8, 3)))
+    np.testing.assert_allclose(loss, 2 * np.log(8), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 5, 8), (1, 3, 2, 4), (3, 1, 1, 5), (2, 9, 17, 6)])
+def test_word_nce_equals_the_equation(rng, shape):
+    regions, words, mask = example(rng, *shape)
+    loss, accuracy = losses.word_nce(*as_jax(regions, words, mask))
+    want_loss, want_accuracy = word_nce_oracle(regions, words, mask)
+    np.testing.assert_allclose(loss, want_loss, rtol=RTOL, atol=2e-5)
+    assert accuracy == pytest.approx(want_accuracy)
+
+
+def test_word_nce_with_repeated_features_and_zero_words(rng):
+    regions, words, mask = example(rng)
+    regions[1], regions[2, 3] = regions[0], regions[2, 0]
+    words[1], words[2, 0], mask[2, 0] = words[0], 0.0, True
+    mask[1] = mask[0]
+    value = losses.word_nce(*as_jax(regions, words, mask))[0]
+    np.testing.assert_allclose(value, word_nce_oracle(regions, words, mask)[0], rtol=RTOL)
+
+
+def test_word_scores_stay_exact_when_the_attention_is_sharp(rng):
+    regions, words, mask = example(rng)
+    got = losses.word_scores(*as_jax(regions, words, mask), gamma_region=200.0, gamma_word=40.0)
+    want = word_scores_oracle(regions, words, mask, 200.0, 40.0)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_word_nce_looped_over_chunks_equals_whole(rng, monkeypatch):
+    args = as_jax(*example(rng, b=8))
+
+    def loss_and_grad(regions):
+        return jax.value_and_grad(lambda x: losses.word_nce(x, *args[1:])[0])(regions)
+
+    whole = loss_and_grad(args[0])
+    monkeypatch.setattr(losses, "_CHUNK_FLOATS", 6 * 8 * 5 * 3)  # Three images a chunk.
+    chunked = loss_and_grad(args[0])
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), whole, chunked
+    )
+
+
+def test_padding_may_hold_anything(rng):
+    regions, words, mask = example(rng)
+    poisoned = np.where(mask[..., None], words, np.nan)
+
+    def loss_and_grads(words):
+        r, w, m = as_jax(regions, words, mask)
+        return jax.value_and_grad(lambda r, w: losses.word_nce(r, w, m)[0], argnums=(0, 1))(r, w)
+
+    jax.tree.map(np.testing.assert_array_equal, loss_and_grads(words), loss_and_grads(poisoned))
+
+
+def test_padding_of_any_length_changes_nothing(rng):
+    regions, words, mask = example(rng)
+    short = losses.word_nce(*as_jax(regions, words, mask))
+    words = np.pad(words, ((0, 0), (0, 11), (0, 0)), constant_values=3.0)
+    mask = np.pad(mask, ((0, 0), (0, 11)))
+    longer = losses.word_nce(*as_jax(regions, words, mask))
+    np.testing.assert_allclose(short, longer, rtol=1e-6)
+
+
+def test_a_caption_without_words_scores_zero_and_has_finite_gradients(rng):
+    regions, words, mask = example(rng)
+    mask[1] = False
+    r, w, m = as_jax(regions, words, mask)
+    assert np.all(np.asarray(losses.word_scores(r, w, m))[:, 1] == 0)
+    value, grad = jax.value_and_grad(lambda r: losses.word_nce(r, w, m)[0])(r)
+    assert np.isfinite(value) and np.all(np.isfinite(grad))
+
+
+@pytest.mark.parametrize("name", ["info_nce", "word_nce"])
+def test_permuting_the_batch_changes_nothing(rng, name):
+    regions, words, mask = as_jax(*example(rng, b=6))
+    arrays = (regions[:, 0], words[:, 0]) if name == "info_nce" else (regions, words, mask)
+    loss = getattr(losses, name)
+    order = rng.permutation(6)
+    permuted = loss(*(x[order] for x in arrays))
+    np.testing.assert_allclose(loss(*arrays), permuted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_scale_of_the_vectors_does_not_matter(rng, scale):
+    r, w, m = as_jax(*example(rng))
+    np.testing.assert_allclose(
+        losses.word_nce(r, w, m)[0], losses.word_nce(scale * r, w, m)[0], rtol=1e-4
+    )
+
+
+def directional_derivative(function, x, direction, step):
+    """Central difference in float64."""
+    return (function(x + step * direction) - function(x - step * direction)) / (2 * step)
+
+
+def test_gradient_of_info_nce_by_finite_differences(rng):
+    x, y, direction = rng.normal(size=(3, 5, 6))
+    grad = jax.grad(lambda x: losses.info_nce(x, jnp.float32(y))[0])(jnp.float32(x))
+    want = directional_derivative(lambda x: info_nce_oracle(x, y, 0.1)[0], x, direction, 1e-5)
+    np.testing.assert_allclose(np.sum(np.asarray(grad) * direction), want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("argument", [0, 1])
+def test_gradient_of_word_nce_by_finite_differences(rng, argument):
+    arrays = list(example(rng))
+    direction = rng.normal(size=arrays[argument].shape)
+    if argument == 1:
+        direction *= arrays[2][..., None]
+    grad = jax.grad(lambda *a: losses.word_nce(*a)[0], argnums=argument)(*as_jax(*arrays))
+
+    def function(x):
+        return word_nce_oracle(*[x if i == argument else a for i, a in enumerate(arrays)])[0]
+
+    want = directional_derivative(function, arrays[argument], direction, 1e-5)
+    np.testing.assert_allclose(np.sum(np.asarray(grad) * direction), want, rtol=1e-3)
+
+
+def test_groups_are_separate_batches(rng):
+    x, y = (jnp.float32(v) for v in rng.normal(size=(2, 6, 4)))
+    loss, accuracy = losses.in_groups(losses.info_nce, 3)(x, y)
+    halves = [losses.info_nce(x[i : i + 3], y[i : i + 3]) for i in (0, 3)]
+    np.testing.assert_allclose(loss, np.mean([h[0] for h in halves]), rtol=1e-6)
+    np.testing.assert_allclose(accuracy, np.mean([h[1] for h in halves]), rtol=1e-6)
+
+
+def test_low_precision_inputs_are_computed_in_float32(rng):
+    r, w, m = as_jax(*example(rng))
+    r, w = r.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+    want = losses.word_nce(r.astype(jnp.float32), w.astype(jnp.float32), m)
+    got = losses.word_nce(r, w, m)
+    assert got[0].dtype == jnp.float32
+    np.testing.assert_array_equal(got, want)

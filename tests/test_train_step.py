@@ -1,0 +1,317 @@
+"""train_step.py: which gradients move what, one device against eight, compiled once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from xmc_jax import images, losses, sharding
+from xmc_jax.models.discriminator import Discriminator
+from xmc_jax.models.generator import Generator
+from xmc_jax.train_state import create_train_state
+from xmc_jax.train_step import (
+    FrozenParams,
+    LossWeights,
+    make_sample_step,
+    make_train_step,
+)
+from xmc_jax.types import Batch
+
+RESOLUTION, TEXT_WIDTH, NUM_TOKENS, VOCABULARY = 32, 6, 5, 50
+GENERATOR = Generator(resolution=RESOLUTION, width=2, z_dim=4)
+DISCRIMINATOR = Discriminator(resolution=RESOLUTION, width=2, region_resolution=8)
+EMA_DECAY = 0.9
+
+
+def encode_text(params, tokens):
+    """A frozen encoder of the real interface: an embedding table."""
+    mask = tokens != 0
+    words = params["table"][tokens] * mask[..., None]
+    return words, words.sum(1) / mask.sum(1, keepdims=True), mask
+
+
+def image_features(params, x):
+    """A frozen image network of the real interface: one random projection."""
+    return jnp.tanh(x.reshape(x.shape[0], -1) @ params["projection"])
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    rng = np.random.default_rng(1)
+    return FrozenParams(
+        text={"table": jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH)))},
+        image={"projection": jnp.float32(rng.normal(size=(RESOLUTION**2 * 3, 7)) / 30)},
+    )
+
+
+def make_batch(d_steps=2, b=8, seed=0):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(1, VOCABULARY, (d_steps, b, NUM_TOKENS))
+    tokens *= np.arange(NUM_TOKENS) < rng.integers(2, NUM_TOKENS + 1, (d_steps, b, 1))
+    image = rng.integers(0, 256, (d_steps, b, RESOLUTION, RESOLUTION, 3))
+    return Batch(image.astype(np.uint8), tokens.astype(np.int32))
+
+
+def init(tx=None):
+    tx = tx or optax.sgd(1e-2)
+    return create_train_state(
+        jax.random.key(0),
+        generator=GENERATOR,
+        discriminator=DISCRIMINATOR,
+        generator_tx=tx,
+        discriminator_tx=tx,
+        text_width=TEXT_WIDTH,
+    )
+
+
+def make_step(loss_weights=LossWeights(1.0, 1.0, 1.0, 1.0), tx=None, **options):
+    tx = tx or optax.sgd(1e-2)
+    options = {"flip": False} | options
+    return make_train_step(
+        generator=GENERATOR,
+        discriminator=DISCRIMINATOR,
+        generator_tx=tx,
+        discriminator_tx=tx,
+        encode_text=encode_text,
+        image_features=image_features,
+        loss_weights=loss_weights,
+        ema_decay=EMA_DECAY,
+        **options,
+    )
+
+
+def assert_close(got, want, rtol=1e-4, atol=1e-5):
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol),
+        jax.device_get(got),
+        jax.device_get(want),
+    )
+
+
+def plain_step(state, batch, frozen, rng, weights=LossWeights(1.0, 1.0, 1.0, 1.0)):
+    """The algorithm of the paper written out: two calls of `jax.grad`, nothing shared."""
+    rng = jax.random.fold_in(rng, state.step)
+    learning_rate = 1e-2
+
+    def forward(g_params, d_params, state, real, text, z):
+        fake, stats = GENERATOR.apply(
+            {"params": g_params, "batch_stats": state.generator_stats},
+            z,
+            *text,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        out, spectral = DISCRIMINATOR.apply(
+            {"params": d_params, "spectral": state.spectral},
+            jnp.stack([real, fake], 1),
+            text[1],
+            train=True,
+            mutable=["spectral"],
+        )
+        return fake, out, stats["batch_stats"], spectral["spectral"]
+
+    def d_loss(d_params, g_params, state, real, text, z):
+        _, out, _, _ = forward(g_params, d_params, state, real, text, z)
+        loss = losses.hinge_d_loss(out.logits[:, 0], out.logits[:, 1])
+        loss += weights.sentence * losses.info_nce(out.pooled[:, 0], out.sentence)[0]
+        return loss + weights.word * losses.word_nce(out.regions[:, 0], text[0], text[2])[0]
+
+    def g_loss(g_params, d_params, state, real, text, z):
+        fake, out, _, _ = forward(g_params, d_params, state, real, text, z)
+        loss = losses.hinge_g_loss(out.logits[:, 1])
+        loss += weights.sentence * losses.info_nce(out.pooled[:, 1], out.sentence)[0]
+        loss += weights.word * losses.word_nce(out.regions[:, 1], text[0], text[2])[0]
+        loss += weights.image_d * losses.info_nce(out.pooled[:, 1], out.pooled[:, 0])[0]
+        features = (image_features(frozen.image, x) for x in (real, fake))
+        return loss + weights.image_pretrained * losses.info_nce(*features)[0]
+
+    def descend(params, grads):
+        return jax.tree.map(lambda p, g: p - learning_rate * g, params, grads)
+
+    d_steps = batch.image.shape[0]
+    for index in range(d_steps):
+        z_rng, _ = jax.random.split(jax.random.fold_in(rng, index))
+        real = images.from_uint8(batch.image[index])
+        text = encode_text(frozen.text, batch.tokens[index])
+        z = jax.random.normal(z_rng, (real.shape[0], GENERATOR.z_dim))
+        args = (state, real, text, z)
+        _, _, stats, spectral = forward(state.generator, state.discriminator, *args)
+        d_grads = jax.grad(d_loss)(state.discriminator, state.generator, *args)
+        if index == d_steps - 1:
+            g_grads = jax.grad(g_loss)(state.generator, state.discriminator, *args)
+            generator = descend(state.generator, g_grads)
+            new = {"params": generator, "batch_stats": stats}
+            ema = jax.tree.map(lambda e, x: EMA_DECAY * e + (1 - EMA_DECAY) * x, state.ema, new)
+            state = state.replace(
+                generator=generator, generator_stats=stats, ema=ema, step=state.step + 1
+            )
+        state = state.replace(
+            discriminator=descend(state.discriminator, d_grads), spectral=spectral
+        )
+    return state
+
+
+@pytest.mark.parametrize("d_steps", [1, 3])
+def test_equals_the_algorithm_written_out(frozen, d_steps):
+    batch, rng = jax.tree.map(jnp.asarray, make_batch(d_steps)), jax.random.key(3)
+    state = init()
+    # Biases before a batch normalisation have gradients of pure rounding: SGD leaves them small.
+    got, _ = jax.jit(make_step())(state, batch, frozen, rng)
+    want = jax.jit(plain_step)(state, batch, frozen, rng)
+    assert_close(
+        got.replace(generator_optimizer=(), discriminator_optimizer=()),
+        want.replace(generator_optimizer=(), discriminator_optimizer=()),
+    )
+    moved = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), got.generator, state.generator)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def run_on(num_devices, frozen, steps=2, **options):
+    mesh = sharding.make_mesh(jax.devices()[:num_devices])
+    state = sharding.put_replicated(jax.device_get(init()), mesh)
+    frozen = sharding.put_replicated(frozen, mesh)
+    step = jax.jit(make_step(mesh=mesh, **options))
+    for index in range(steps):
+        batch = sharding.put_batch(make_batch(b=16, seed=index), mesh, batch_axis=1)
+        state, metrics = step(state, batch, frozen, jax.random.key(3))
+    return state, metrics
+
+
+def test_one_and_eight_devices_agree(frozen):
+    """Loss, parameters after SGD (hence gradients), BN statistics, spectral norms: all of it."""
+    state_1, metrics_1 = run_on(1, frozen)
+    state_8, metrics_8 = run_on(8, frozen)
+    assert_close(metrics_8, metrics_1)
+    assert_close(state_8, state_1)
+
+
+def test_per_device_negatives_are_groups_on_one_device(frozen):
+    state_1, metrics_1 = run_on(1, frozen, steps=1, contrastive_group_size=2)
+    state_8, metrics_8 = run_on(8, frozen, steps=1, contrastive_group_size=2)
+    assert_close(metrics_8, metrics_1)
+    assert_close(state_8, state_1)
+    _, whole = run_on(1, frozen, steps=1)
+    assert abs(metrics_1["d/sentence"] - whole["d/sentence"]) > 0.1
+
+
+def test_word_term_on_eight_devices_gathers_words_and_no_scores_of_regions(frozen):
+    """No device may hold a tensor over all images, all captions, regions and words."""
+    mesh = sharding.make_mesh()
+    b, r, d = 64, 16, TEXT_WIDTH
+    from xmc_jax.train_step import make_contrastive_terms
+
+    _, word_nce = make_contrastive_terms(mesh, 0)
+    split = sharding.batch_sharding(mesh)
+    shapes = [(b, r, d), (b, NUM_TOKENS, d)]
+    args = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=split) for s in shapes]
+    args.append(jax.ShapeDtypeStruct((b, NUM_TOKENS), bool, sharding=split))
+    grad = jax.jit(jax.grad(lambda *a: word_nce(*a)[0]))
+    compiled = grad.lower(*args).compile()
+    whole = b * b * r * NUM_TOKENS * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < whole
+
+
+def test_compiles_once_and_is_a_function_of_state_batch_and_rng(frozen):
+    step = jax.jit(make_step(tx=optax.adam(1e-3)))
+    first = init(optax.adam(1e-3))
+    runs = []
+    for _ in range(2):
+        state = first
+        for index in range(3):
+            state, metrics = step(state, make_batch(seed=index), frozen, jax.random.key(0))
+        runs.append(jax.device_get((state, metrics)))
+    assert step._cache_size() == 1
+    jax.tree.map(np.testing.assert_array_equal, *runs)
+    assert int(runs[0][0].step) == 3
+
+
+def test_no_host_transfer_inside_the_step(frozen):
+    step = jax.jit(make_step())
+    args = jax.device_put((init(), make_batch(), frozen, jax.random.key(0)))
+    step(*args)
+    with jax.transfer_guard("disallow"):
+        _, metrics = step(*args)
+    assert np.isfinite(metrics["d/loss"])
+    text = jax.jit(make_step()).lower(*args).as_text()
+    assert "callback" not in text and "outfeed" not in text
+
+
+@pytest.mark.parametrize("name", LossWeights._fields)
+def test_weight_zero_removes_the_term(frozen, name):
+    weights = LossWeights(1.0, 1.0, 1.0, 1.0)._replace(**{name: 0.0})
+    args = (init(), make_batch(), frozen, jax.random.key(0))
+
+    @functools.cache
+    def flops(weights):
+        return jax.jit(make_step(weights)).lower(*args).compile().cost_analysis()["flops"]
+
+    _, metrics = jax.eval_shape(make_step(weights), *args)
+    assert f"g/{name}" not in metrics and f"d/{name}" not in metrics
+    assert flops(weights) < flops(LossWeights(1.0, 1.0, 1.0, 1.0))
+
+
+def test_every_term_reports_loss_and_accuracy(frozen):
+    _, metrics = jax.eval_shape(make_step(), init(), make_batch(), frozen, jax.random.key(0))
+    terms = {
+        "d": ["sentence", "word"],
+        "g": ["sentence", "word", "image_d", "image_pretrained"],
+    }
+    for player, names in terms.items():
+        for name in names:
+            assert {f"{player}/{name}", f"{player}/{name}_accuracy"} <= metrics.keys()
+    assert all(x.shape == () and x.dtype == jnp.float32 for x in metrics.values())
+
+
+def test_frozen_weights_are_arguments_not_constants(frozen):
+    args = (init(), make_batch(), frozen, jax.random.key(0))
+    closed = jax.make_jaxpr(make_step())(*args)
+    assert sum(np.size(c) for c in closed.consts) < 100
+
+
+def test_pretrained_term_without_network_is_refused():
+    with pytest.raises(ValueError, match="image_features is None"):
+        make_train_step(
+            generator=GENERATOR,
+            discriminator=DISCRIMINATOR,
+            generator_tx=optax.sgd(0.1),
+            discriminator_tx=optax.sgd(0.1),
+            encode_text=encode_text,
+            loss_weights=LossWeights(image_pretrained=1.0),
+            ema_decay=0.9,
+            flip=False,
+        )
+
+
+def test_samples_come_from_both_averages(frozen):
+    state = init()
+    sample = jax.jit(make_sample_step(generator=GENERATOR, encode_text=encode_text))
+    tokens, z = make_batch().tokens[0], jax.random.normal(jax.random.key(0), (8, 4))
+    base = sample(state.ema, frozen.text, tokens, z)
+    assert base.shape == (8, RESOLUTION, RESOLUTION, 3) and base.dtype == jnp.uint8
+    for name in ("params", "batch_stats"):
+        changed = state.ema | {name: jax.tree.map(lambda x: 2 * x + 1, state.ema[name])}
+        assert np.any(sample(changed, frozen.text, tokens, z) != base)
+
+
+def test_bfloat16_keeps_parameters_losses_and_logits_in_float32(frozen):
+    generator, discriminator = (
+        GENERATOR.clone(dtype=jnp.bfloat16),
+        DISCRIMINATOR.clone(dtype=jnp.bfloat16),
+    )
+    step = make_train_step(
+        generator=generator,
+        discriminator=discriminator,
+        generator_tx=optax.sgd(0.1),
+        discriminator_tx=optax.sgd(0.1),
+        encode_text=encode_text,
+        loss_weights=LossWeights(),
+        ema_decay=0.9,
+        flip=True,
+    )
+    state, metrics = jax.jit(step)(init(), make_batch(), frozen, jax.random.key(0))
+    floats = [x for x in jax.tree.leaves((state, metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+    assert all(np.isfinite(x) for x in metrics.values())

@@ -1,0 +1,134 @@
+"""The folder of a run: configs and metrics survive what happens to files."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from xmc_jax import workdir
+from xmc_jax.types import UserError
+
+
+def make_config(**changes) -> ConfigDict:
+    config = ConfigDict(
+        {
+            "num_steps": 10,
+            "model": {"width": 8, "multipliers": (4, 2, 1), "dtype": "float32"},
+            "text": {"encoder": "minilm", "num_tokens": 24},
+            "optimizer": {"learning_rate": 1.0, "schedule": None},
+        }
+    )
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def train_record(step: int, loss: float = 1.0) -> dict:
+    return {"kind": "train", "step": step, "d/loss": loss}
+
+
+def eval_record(step: int) -> dict:
+    return {"kind": "eval", "step": step, "metric": "fd_vgg16", "value": 3.5}
+
+
+def test_config_round_trip_keeps_tuples_floats_and_none_and_is_locked(tmp_path):
+    workdir.write_config(tmp_path, make_config())
+    workdir.write_config(tmp_path, make_config())
+    config = workdir.read_config(tmp_path)
+    assert config.to_dict() == make_config().to_dict()
+    assert isinstance(config.model.multipliers, tuple)
+    assert isinstance(config.optimizer.learning_rate, float)
+    with pytest.raises(AttributeError):
+        config.no_such_field = 1
+    assert [f.name for f in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_missing_and_damaged_configs_are_user_errors(tmp_path):
+    with pytest.raises(UserError, match="no run in .*config.json is missing"):
+        workdir.read_config(tmp_path / "none")
+    workdir.config_path(tmp_path).write_text('{"a": ')
+    with pytest.raises(UserError, match="not valid JSON"):
+        workdir.read_config(tmp_path)
+
+
+def test_check_config_refuses_another_model_and_names_the_fields(tmp_path):
+    workdir.check_config(tmp_path, make_config(**{"model.width": 99}))  # No run there yet.
+    workdir.write_config(tmp_path, make_config())
+    workdir.check_config(tmp_path, make_config())
+    workdir.check_config(tmp_path, make_config(num_steps=99, **{"optimizer.learning_rate": 2.0}))
+    with pytest.raises(UserError) as error:
+        workdir.check_config(
+            tmp_path, make_config(**{"model.width": 16, "text.num_tokens": 64, "num_steps": 99})
+        )
+    message = str(error.value)
+    assert "model.width (8 there, 16 now)" in message
+    assert "text.num_tokens (24 there, 64 now)" in message
+    assert "num_steps" not in message and "dtype" not in message and "\n" not in message
+
+    smaller = make_config()
+    del smaller.model.dtype
+    with pytest.raises(UserError, match=r"model.dtype \(float32 there, absent now\)"):
+        workdir.check_config(tmp_path, smaller)
+
+
+def test_metrics_append_and_come_back_in_order(tmp_path):
+    assert workdir.read_metrics(tmp_path) == []
+    workdir.append_metrics(tmp_path, [train_record(1), train_record(2)])
+    workdir.append_metrics(tmp_path, [eval_record(2)])
+    assert workdir.read_metrics(tmp_path) == [train_record(1), train_record(2), eval_record(2)]
+
+
+def test_metrics_take_array_scalars_and_write_strict_json(tmp_path):
+    values = {"a": np.float32(0.5), "b": jnp.float32(2), "c": np.int64(3), "d": float("nan")}
+    values |= {"e": jnp.float32(jnp.inf), "f": None, "g": "text"}
+    workdir.append_metrics(tmp_path, [{"kind": "train", "step": 1, **values}])
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    line = json.loads(workdir.metrics_path(tmp_path).read_text(), parse_constant=refuse)
+    assert line == {"kind": "train", "step": 1, "a": 0.5, "b": 2.0, "c": 3, "d": None, "e": None,
+                    "f": None, "g": "text"}  # fmt: skip
+
+
+def test_a_torn_last_line_is_left_out_and_does_not_spoil_the_next(tmp_path, capsys):
+    workdir.append_metrics(tmp_path, [train_record(1), train_record(2)])
+    path = workdir.metrics_path(tmp_path)
+    path.write_text(path.read_text()[:-9])
+    assert workdir.read_metrics(tmp_path) == [train_record(1)]
+    assert "1 incomplete line" in capsys.readouterr().err
+    workdir.append_metrics(tmp_path, [train_record(3)])
+    assert workdir.read_metrics(tmp_path) == [train_record(1), train_record(3)]
+
+
+def test_truncate_drops_later_training_only_and_repeats_harmlessly(tmp_path):
+    workdir.truncate_metrics(tmp_path, 1)  # No file: nothing to do, nothing made.
+    assert not workdir.metrics_path(tmp_path).exists()
+    workdir.append_metrics(
+        tmp_path, [train_record(1), train_record(2), eval_record(3), train_record(3)]
+    )
+    with workdir.metrics_path(tmp_path).open("a") as file:
+        file.write('{"kind": "tra')
+    for _ in range(2):
+        workdir.truncate_metrics(tmp_path, 2)
+        assert workdir.read_metrics(tmp_path) == [train_record(1), train_record(2), eval_record(3)]
+    assert [f.name for f in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_ensure_writable_makes_the_folder_and_leaves_nothing_in_it(tmp_path):
+    workdir.ensure_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_ensure_writable_says_why_not(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to workdir .*file/run: Not a directory"):
+        workdir.ensure_writable(tmp_path / "file" / "run")
+    with pytest.raises(UserError, match="cannot write to workdir /proc/run"):
+        workdir.ensure_writable("/proc/run")
+
+
+def test_paths_of_samples(tmp_path):
+    assert workdir.sample_path(tmp_path, 500).name == "step_00000500.png"
+    assert workdir.sample_path(tmp_path, 500).parent == workdir.captions_path(tmp_path).parent

@@ -1,0 +1,378 @@
+"""Checkpoints of a run: saved in the background, verified when read, kept by age and by merit.
+
+One checkpoint is one folder, ``<directory>/<step>``, with the items ``ema`` (what images are drawn
+with; restorable alone), ``state`` (everything else), ``manifest`` (shape, type and checksum of
+every array) and, where a metric came with the save, ``metrics``.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
+from jaxtyping import Array, UInt32
+from orbax.checkpoint import checkpoint_managers as ocp_managers
+
+from xmc_jax.train_state import TrainState
+from xmc_jax.types import UserError
+
+PyTree = Any
+Manifest = dict[str, list]  # Path of an array -> [shape, dtype, checksum].
+
+_WRITE_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+)
+
+
+class Checkpoints:
+    """The checkpoints in a folder. A context manager: leaving it waits for the last save.
+
+    Every process of a run makes one and calls the same methods in the same order.
+
+    Args:
+      directory: The folder, local or remote; made if it is not there, unless `read_only`.
+      keep_latest: How many of the newest checkpoints stay.
+      best_metric: Name, among the metrics given to `save`, of the number by which the best
+        checkpoint also stays; empty: none does.
+      lower_is_better: Whether a smaller value of that metric is the better one.
+      read_only: Never writes: for evaluating and sampling beside a run that trains.
+    """
+
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        *,
+        keep_latest: int = 2,
+        best_metric: str = "",
+        lower_is_better: bool = False,
+        read_only: bool = False,
+    ):
+        if keep_latest < 1:
+            raise UserError(f"keep_latest={keep_latest}: at least one checkpoint must stay")
+        self.directory = epath.Path(directory).expanduser().absolute()
+        self._read_only = read_only
+        self._damaged: set[int] = set()
+        policies = [ocp_managers.LatestN(keep_latest)]
+        merit = None
+        if best_metric:
+            worst = float("inf") if lower_is_better else float("-inf")
+            merit = _metric_getter(best_metric, worst)
+            policies.append(
+                ocp_managers.BestN(
+                    get_metric_fn=merit,
+                    reverse=lower_is_better,
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                # What stays is decided by the policy; Orbax writes metrics only where best_fn is.
+                best_fn=merit,
+                preservation_policy=ocp_managers.AnyPreservationPolicy(policies),
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+            ),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "ema": ocp.StandardCheckpointHandler(),
+                "manifest": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, exc_type, *_) -> None:
+        if exc_type is not None:
+            # Something is wrong already: finish what can be finished, and let that be told.
+            try:
+                self._manager.close()
+            except Exception as error:
+                self._say(f"closing the checkpoints failed too: {_first_line(error)}")
+            return
+        self.wait()
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints on disk, oldest first."""
+        # Read anew, since another process may be the one that writes; Orbax' own list is cached.
+        found = ocp.path.step.standard_name_format().find_all(self.directory)
+        return sorted(checkpoint.step for checkpoint in found)
+
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint, or None."""
+        return max(self.steps(), default=None)
+
+    def save(
+        self, step: int, state: TrainState, metrics: Mapping[str, float] | None = None
+    ) -> bool:
+        """Saves a state in the background; it may be donated as soon as this returns.
+
+        Args:
+          step: Names the checkpoint.
+          state: Arrays on devices.
+          metrics: Numbers to judge the checkpoint by.
+
+        Returns:
+          Whether it is being saved: False if a checkpoint of this step is there already.
+
+        Raises:
+          UserError: if this write or the one before it failed; the older checkpoints stand.
+        """
+        if self._read_only:
+            raise ValueError("these checkpoints were opened with read_only=True")
+        self._move_damaged_aside()
+        if step in self._manager.all_steps():
+            return False
+        self._check_space(state)
+        items = _split(state)
+        manifests = {name: _manifest(tree) for name, tree in items.items()}
+        with self._failed_write_is_user_error():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    manifest=ocp.args.JsonSave(manifests),
+                    **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+                ),
+                metrics=None if metrics is None else {k: float(v) for k, v in metrics.items()},
+                force=True,
+            )
+        return True
+
+    def wait(self) -> None:
+        """Waits until the last save is complete on disk.
+
+        Raises:
+          UserError: if it failed.
+        """
+        with self._failed_write_is_user_error():
+            self._manager.wait_until_finished()
+
+    def restore(self, abstract_state: TrainState, step: int | None = None) -> TrainState:
+        """Reads a whole state, onto the shardings of the abstract one.
+
+        Args:
+          abstract_state: Shapes, types and shardings (`jax.ShapeDtypeStruct`, or arrays).
+          step: Which checkpoint; None: the newest good one. A damaged one is passed over with a
+            notice on stderr, and moved aside at the next save.
+
+        Raises:
+          UserError: if there is no such checkpoint, it is damaged, or it holds another model.
+        """
+        _, items = self._restore(_split(abstract_state), step)
+        return dataclasses.replace(abstract_state, **items["state"], ema=items["ema"])
+
+    def restore_ema(self, abstract_ema: PyTree, step: int | None = None) -> tuple[int, PyTree]:
+        """Reads only what images are drawn with; see `restore`.
+
+        Returns:
+          The step that was read, and ``{"params", "batch_stats"}`` of the averaged generator.
+        """
+        found, items = self._restore({"ema": abstract_ema}, step)
+        return found, items["ema"]
+
+    def _restore(self, abstract: Mapping[str, PyTree], step: int | None) -> tuple[int, dict]:
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"no checkpoint in {self.directory}: train first, or check --workdir")
+        if step is not None and step not in steps:
+            raise UserError(
+                f"no checkpoint of step {step} in {self.directory}; there are {_listed(steps)}"
+            )
+        abstract = jax.tree.map(_with_sharding, abstract)
+        for candidate in reversed(steps) if step is None else [step]:
+            items, damage = self._try_to_restore(abstract, candidate)
+            # One process may meet damage that another does not: all must take the same one.
+            if _everywhere(not damage):
+                return candidate, items
+            self._say(f"checkpoint {candidate} in {self.directory} is damaged: {damage}")
+            self._damaged.add(candidate)
+        good = [s for s in steps if s not in self._damaged]
+        raise UserError(
+            f"no usable checkpoint in {self.directory}"
+            if step is None
+            else f"checkpoint {step} in {self.directory} is damaged; others are {_listed(good)}"
+        )
+
+    def _try_to_restore(self, abstract: Mapping[str, PyTree], step: int) -> tuple[dict, str]:
+        """The items and what is wrong with them: empty, if nothing is.
+
+        Raises:
+          UserError: if the checkpoint is sound but its arrays are others than the abstract ones.
+        """
+        # Truncation surfaces as a great many kinds of exception, depending on what was cut.
+        try:
+            args = ocp.args.Composite(manifest=ocp.args.JsonRestore())
+            manifests = self._manager.restore(step, args=args)["manifest"]
+        except Exception as error:
+            return {}, f"its manifest cannot be read ({_first_line(error)})"
+        for name, tree in abstract.items():
+            self._check_fit(step, _manifest(tree), manifests[name])
+        try:
+            args = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+            items = dict(self._manager.restore(step, args=ocp.args.Composite(**args)).items())
+        except Exception as error:
+            return {}, _first_line(error)
+        for name, tree in items.items():
+            for path, entry in _manifest(tree).items():
+                if entry != manifests[name][path]:
+                    return {}, f"the checksum of {name}{path} does not match"
+        return items, ""
+
+    def _check_fit(self, step: int, wanted: Manifest, found: Manifest) -> None:
+        for path in [*wanted, *found]:
+            here, there = (m[path][:2] if path in m else "absent" for m in (wanted, found))
+            if here != there:
+                raise UserError(
+                    f"checkpoint {step} in {self.directory} is of another model or optimizer: "
+                    f"{path} is {there} there and {here} in the config"
+                )
+
+    def _check_space(self, state: TrainState) -> None:
+        """Refuses before the first byte: on a full disk Orbax logs hundreds of stack traces."""
+        if "://" in str(self.directory):
+            return
+        needed, free = _local_bytes(state), shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise UserError(
+                f"cannot save a checkpoint in {self.directory}: it needs {needed / 1e6:.0f} MB and "
+                f"{free / 1e6:.0f} MB are free; make room and start again: the run goes on from "
+                f"the last complete one ({_listed(self.steps())})"
+            )
+
+    def _move_damaged_aside(self) -> None:
+        """Frees the steps of damaged checkpoints, which the run is about to save again."""
+        while self._damaged:
+            folder = self.directory / str(self._damaged.pop())
+            if jax.process_index() == 0:
+                aside = folder.parent / f"{folder.name}.damaged"
+                if aside.exists():
+                    aside.rmtree()
+                folder.replace(aside)
+            multihost_utils.sync_global_devices("xmc_jax.checkpoint.move_damaged_aside")
+            self._manager.reload()
+
+    @contextlib.contextmanager
+    def _failed_write_is_user_error(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            reason = _write_failure(error)
+            if not reason:
+                raise
+            raise UserError(
+                f"cannot save a checkpoint in {self.directory}: {reason}; mend that and start "
+                f"again: the run goes on from the last complete one ({_listed(self.steps())})"
+            ) from error
+
+    def _say(self, message: str) -> None:
+        if jax.process_index() == 0:
+            print(message, file=sys.stderr, flush=True)
+
+
+def _split(state: TrainState) -> dict[str, PyTree]:
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {"ema": fields.pop("ema"), "state": fields}
+
+
+def _manifest(tree: PyTree) -> Manifest:
+    """What every array is: for abstract ones, without the checksum."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    entries = {jax.tree_util.keystr(path): [list(x.shape), str(x.dtype)] for path, x in leaves}
+    arrays = [x for _, x in leaves]
+    if all(isinstance(x, jax.Array) for x in arrays):
+        for entry, checksum in zip(entries.values(), _checksums(arrays).tolist(), strict=True):
+            entry.append(checksum)
+    return entries
+
+
+@jax.jit
+def _checksums(arrays: list[Array]) -> UInt32[Array, " n"]:
+    """A checksum of each array, summed on the devices: integers add up alike in any order.
+
+    Each element's bits are mixed, one to one, with its place before they are added modulo 2^32:
+    a change of one element always shows, any other change but for one chance in four billion.
+    """
+    return jnp.stack([_checksum(x) for x in arrays])
+
+
+def _checksum(x: Array) -> UInt32[Array, ""]:
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    bits = jax.lax.bitcast_convert_type(x, f"uint{min(8 * x.dtype.itemsize, 32)}")
+    bits = bits.astype(jnp.uint32)
+    # No reshape to one axis: that would gather an array which is split over devices.
+    place, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+    for axis in reversed(range(bits.ndim)):
+        iota = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        place += iota * jnp.uint32(stride % 2**32)
+        stride *= bits.shape[axis]
+    mixed = bits + place * jnp.uint32(0x9E3779B9)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
+
+
+def _local_bytes(tree: PyTree) -> int:
+    """What this process writes: each shard once, however many devices hold a copy."""
+    shards = (s for x in jax.tree.leaves(tree) for s in x.addressable_shards)
+    return sum(shard.data.nbytes for shard in shards if shard.replica_id == 0)
+
+
+def _with_sharding(x: Any) -> jax.ShapeDtypeStruct:
+    """The abstract form of a leaf: without a sharding it goes to this process's first device."""
+    sharding = getattr(x, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _everywhere(good: bool) -> bool:
+    if jax.process_count() == 1:
+        return good
+    return bool(np.all(multihost_utils.process_allgather(np.array(good))))
+
+
+def _metric_getter(name: str, worst: float) -> Callable[[Mapping[str, float]], float]:
+    def get(metrics: Mapping[str, float]) -> float:
+        value = metrics.get(name, worst)
+        return worst if value != value else value  # NaN has no place in an order.
+
+    return get
+
+
+def _write_failure(error: BaseException | None) -> str:
+    """The system's words, if the disk is behind the error; else empty."""
+    while error is not None:
+        for words in map(os.strerror, _WRITE_ERRORS):
+            # TensorStore raises a ValueError that quotes them.
+            if words in str(error):
+                return words
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps)) or "none"
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text[:200]}{'…' * (len(text) > 200)}"

@@ -1,0 +1,221 @@
+"""From a configuration to the objects of a run: networks, optimizers, text, steps.
+
+The one place where `ml_collections` meets the library; what is built here takes typed arguments.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from xmc_jax import sharding
+from xmc_jax.data.tokenizer import Tokenizer
+from xmc_jax.frozen.image_features import ImageFeatures, load_image_features
+from xmc_jax.frozen.text_encoder import TextEncoder, load_text_encoder
+from xmc_jax.models.discriminator import Discriminator
+from xmc_jax.models.generator import Generator
+from xmc_jax.train_state import TrainState, create_train_state
+from xmc_jax.train_step import (
+    FrozenParams,
+    LossWeights,
+    make_sample_step,
+    make_train_step,
+)
+from xmc_jax.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The parts of one configured experiment; made by `create_experiment`.
+
+    Attributes:
+      config: The resolved configuration.
+      mesh: The devices of the run.
+      generator: The `Generator`.
+      discriminator: The `Discriminator`.
+      text_encoder: The frozen text encoder.
+      tokenizer: Captions to its token ids.
+      image_features: The frozen network of the pretrained-image term, or None.
+      frozen: The frozen weights, on the devices.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    generator: nn.Module
+    discriminator: nn.Module
+    text_encoder: TextEncoder
+    tokenizer: Tokenizer
+    image_features: ImageFeatures | None
+    frozen: FrozenParams
+
+    def init_state(self) -> TrainState:
+        """The state before the first step, on every device; a pure function of the config."""
+        init = jax.jit(
+            lambda rng: create_train_state(
+                rng,
+                generator=self.generator,
+                discriminator=self.discriminator,
+                generator_tx=self._optimizer("generator_learning_rate"),
+                discriminator_tx=self._optimizer("discriminator_learning_rate"),
+                text_width=self.text_encoder.width,
+            ),
+            out_shardings=sharding.replicated(self.mesh),
+        )
+        return init(jax.random.key(self.config.seed))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, types and shardings of the state, for restoring without computing one."""
+        spec = sharding.replicated(self.mesh)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spec),
+            jax.eval_shape(self.init_state),
+        )
+
+    def jit_train_step(self):
+        """The compiled training step ``(state, batch, frozen, rng) -> (state, metrics)``.
+
+        The state is donated; everything but the batch is replicated.
+        """
+        config = self.config
+        step = make_train_step(
+            generator=self.generator,
+            discriminator=self.discriminator,
+            generator_tx=self._optimizer("generator_learning_rate"),
+            discriminator_tx=self._optimizer("discriminator_learning_rate"),
+            encode_text=self.text_encoder.apply,
+            image_features=self.image_features and self.image_features.apply,
+            loss_weights=LossWeights(
+                sentence=config.loss.sentence_weight,
+                word=config.loss.word_weight,
+                image_d=config.loss.image_d_weight,
+                image_pretrained=config.loss.image_pretrained_weight,
+            ),
+            ema_decay=config.optimizer.ema_decay,
+            flip=config.data.flip,
+            contrastive_group_size=self._contrastive_group_size(),
+            mesh=self.mesh,
+        )
+        whole, split = (
+            sharding.replicated(self.mesh),
+            sharding.batch_sharding(self.mesh, batch_axis=1),
+        )
+        return jax.jit(
+            step,
+            in_shardings=(whole, split, whole, whole),
+            out_shardings=(whole, whole),
+            donate_argnums=0,
+        )
+
+    def jit_sample_step(self):
+        """The compiled ``(ema, text_params, tokens, z) -> uint8 images``, sharded like a batch."""
+        step = make_sample_step(generator=self.generator, encode_text=self.text_encoder.apply)
+        whole, split = sharding.replicated(self.mesh), sharding.batch_sharding(self.mesh)
+        return jax.jit(step, in_shardings=(whole, whole, split, split), out_shardings=whole)
+
+    def _optimizer(self, learning_rate: str) -> optax.GradientTransformation:
+        section = self.config.optimizer
+        return optax.adam(section[learning_rate], b1=section.beta1, b2=section.beta2)
+
+    def _contrastive_group_size(self) -> int:
+        if self.config.loss.negatives == "global":
+            return 0
+        return self.config.batch_size // self.mesh.shape[sharding.DATA_AXIS]
+
+
+def create_experiment(config: ConfigDict, *, training: bool = True) -> Experiment:
+    """Builds the parts of an experiment; loads the frozen networks.
+
+    Args:
+      config: A resolved configuration; see `configs/shapes_32.py` for every field.
+      training: Whether losses will be computed. Sampling needs no image features.
+
+    Raises:
+      UserError: a field has a value that cannot work, or weights are missing.
+    """
+    check_config(config)
+    mesh = sharding.make_mesh()
+    if training:
+        sharding.check_batch_size(config.batch_size, mesh)
+    dtype = jnp.dtype(config.model.dtype)
+    try:
+        generator = Generator(
+            resolution=config.model.resolution,
+            width=config.model.generator_width,
+            z_dim=config.model.z_dim,
+            modulation=config.model.modulation,
+            dtype=dtype,
+        )
+        discriminator = Discriminator(
+            resolution=config.model.resolution,
+            width=config.model.discriminator_width,
+            region_resolution=config.model.region_resolution,
+            dtype=dtype,
+        )
+    except ValueError as error:
+        raise UserError(f"config.model: {error}") from error
+
+    image_features = None
+    if training and config.loss.image_pretrained_weight:
+        image_features = load_image_features(
+            config.loss.image_pretrained_network,
+            config.loss.image_pretrained_weights,
+            config.loss.image_pretrained_resolution,
+        )
+    text_encoder = load_text_encoder(config.text.encoder)
+    tokenizer = Tokenizer(
+        text_encoder.vocabulary_file, config.text.num_tokens, text_encoder.lowercase
+    )
+    frozen = FrozenParams(
+        text=text_encoder.params, image=image_features.params if image_features else None
+    )
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        generator=generator,
+        discriminator=discriminator,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        image_features=image_features,
+        frozen=sharding.put_replicated(frozen, mesh),
+    )
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuses values that no run can use.
+
+    Raises:
+      UserError: naming the field, its value and the values that work.
+    """
+    positive = {
+        "batch_size": config.batch_size,
+        "d_steps": config.d_steps,
+        "num_steps": config.num_steps,
+        "log_every_steps": config.log_every_steps,
+        "sample_every_steps": config.sample_every_steps,
+        "checkpoint_every_steps": config.checkpoint_every_steps,
+        "model.generator_width": config.model.generator_width,
+        "model.discriminator_width": config.model.discriminator_width,
+        "model.z_dim": config.model.z_dim,
+        "eval.num_examples": config.eval.num_examples,
+        "eval.batch_size": config.eval.batch_size,
+    }
+    for name, value in positive.items():
+        if value < 1:
+            raise UserError(f"config.{name}={value} must be at least 1")
+    choices = {
+        "model.dtype": (config.model.dtype, ("float32", "bfloat16")),
+        "loss.negatives": (config.loss.negatives, ("global", "per_device")),
+        "data.crop": (config.data.crop, ("squash", "short_crop", "center_crop")),
+    }
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise UserError(f"config.{name}={value!r} is not one of {', '.join(known)}")
+    if config.text.num_tokens < 3:
+        raise UserError(
+            f"config.text.num_tokens={config.text.num_tokens} leaves no room for a word between "
+            "[CLS] and [SEP]; give at least 3"
+        )

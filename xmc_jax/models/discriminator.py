@@ -1,0 +1,149 @@
+"""The discriminator: a critic, and the image encoder of the contrastive losses (section 4.2)."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from xmc_jax.models.layers import SpectralConv, SpectralDense, average_pool
+
+# Output channels of each block after the first, in units of the width.
+CHANNEL_MULTIPLIERS = {
+    32: (2, 4, 8),
+    64: (2, 4, 8, 16),
+    128: (2, 4, 8, 16, 16),
+    256: (2, 4, 8, 8, 16, 16),
+}
+
+
+class DiscriminatorOutput(NamedTuple):
+    """What the discriminator says of ``v`` images a caption; everything is float32.
+
+    Attributes:
+      logits: Realism and agreement with the caption; large is real.
+      pooled: Image embeddings (sum over space of the last features).
+      sentence: The caption's embedding in the images' space.
+      regions: Embeddings of image regions, in the words' space.
+    """
+
+    logits: Float[Array, "b v"]
+    pooled: Float[Array, "b v c"]
+    sentence: Float[Array, "b c"]
+    regions: Float[Array, "b v r d"]
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block: [ReLU], conv 3x3, ReLU, conv 3x3, plus a 1x1 shortcut, [2x2 mean].
+
+    Attributes:
+      features: Output channels.
+      downsample: Whether to halve the resolution.
+      first: Whether the input is an image: no ReLU before the first convolution.
+      dtype: Compute type.
+    """
+
+    features: int
+    downsample: bool
+    first: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
+        """Maps ``[b, h, w, c]`` to `features` channels, at half the resolution if asked."""
+
+        def conv(kernel_size: int, name: str) -> SpectralConv:
+            return SpectralConv(self.features, kernel_size, self.dtype, name=name)
+
+        h = conv(3, "conv_1")(x if self.first else nn.relu(x), train=train)
+        h = conv(3, "conv_2")(nn.relu(h), train=train)
+        if not self.downsample:
+            # Nothing to match where neither resolution nor channels change: the identity.
+            same = x.shape[-1] == self.features
+            return h + (x if same else conv(1, "shortcut")(x, train=train))
+        # The 1x1 shortcut commutes with the mean; after it, it costs a quarter.
+        return average_pool(h) + conv(1, "shortcut")(average_pool(x), train=train)
+
+
+class Discriminator(nn.Module):
+    """Judges images against captions.
+
+    Every convolution and dense layer is spectrally normalised.
+
+    Attributes:
+      resolution: Side of the images, one of `CHANNEL_MULTIPLIERS`.
+      width: Base number of channels (96 in the paper).
+      region_resolution: Side of the feature map whose positions are the regions of the word loss
+        (16 in the paper).
+      dtype: Compute type of convolutions; embeddings and logits are float32.
+    """
+
+    resolution: int
+    width: int
+    region_resolution: int = 16
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        if self.resolution not in CHANNEL_MULTIPLIERS:
+            raise ValueError(
+                f"no discriminator for resolution {self.resolution}; "
+                f"there is one for {', '.join(map(str, CHANNEL_MULTIPLIERS))}"
+            )
+        sides = [self.resolution // 2**i for i in range(1, self._num_halvings + 1)]
+        if self.region_resolution not in sides:
+            raise ValueError(
+                f"region_resolution={self.region_resolution} is not a feature map of this "
+                f"discriminator; it has {', '.join(map(str, sides))}"
+            )
+        super().__post_init__()
+
+    @property
+    def _num_halvings(self) -> int:
+        return len(CHANNEL_MULTIPLIERS[self.resolution])  # The first block's and all but the last.
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "b v h w 3"],
+        sentence: Float[Array, "b d"],
+        *,
+        train: bool,
+    ) -> DiscriminatorOutput:
+        """Judges ``v`` images of every caption in one pass.
+
+        Real and fake images share a call as two views (``v = 2``): they meet the same spectral
+        norms, and the batch axis stays leading, so that a batch sharded over devices stays put.
+
+        Args:
+          images: Values in [-1, 1].
+          sentence: Sentence embeddings; their width is also that of the regions.
+          train: Whether the power iterations move on.
+        """
+        b, v, *image_shape = images.shape
+        text_width = sentence.shape[-1]
+        multipliers = CHANNEL_MULTIPLIERS[self.resolution]
+
+        x = images.reshape(b * v, *image_shape)
+        x = DiscriminatorBlock(self.width, True, True, self.dtype, name="block_0")(x, train=train)
+        regions = x
+        for index, multiplier in enumerate(multipliers):
+            downsample = index + 1 < len(multipliers)
+            block = DiscriminatorBlock(
+                multiplier * self.width, downsample, dtype=self.dtype, name=f"block_{index + 1}"
+            )
+            x = block(x, train=train)
+            if x.shape[1] == self.region_resolution and downsample:
+                regions = x
+
+        regions = SpectralConv(text_width, 1, self.dtype, name="regions")(regions, train=train)
+        pooled = jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2)).reshape(b, v, -1)
+        projection = SpectralDense(pooled.shape[-1], name="sentence")(sentence, train=train)
+        logits = SpectralDense(1, name="logit")(pooled, train=train)[..., 0]
+        logits = logits + jnp.einsum("bvc,bc->bv", pooled, projection)
+        return DiscriminatorOutput(
+            logits=logits,
+            pooled=pooled,
+            sentence=projection,
+            regions=regions.astype(jnp.float32).reshape(b, v, -1, text_width),
+        )

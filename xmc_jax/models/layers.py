@@ -1,0 +1,225 @@
+"""The building blocks that the generator and the discriminator are made of."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+KERNEL_INIT = nn.initializers.glorot_normal()
+SPECTRAL = "spectral"  # The collection that holds the power iterations' vectors.
+_SPECTRAL_EPS = 1e-10
+
+
+def upsample(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b h2 w2 c"]:
+    """Nearest-neighbour enlargement by a whole factor."""
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, factor, w, factor, c))
+    return x.reshape(b, h * factor, w * factor, c)
+
+
+def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """The mean of every 2x2 square."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
+class Condition(NamedTuple):
+    """What modulates the generator: one vector an image, and optionally a map of attended words.
+
+    The map ``s`` of the paper, ``concat(context, vector)`` at every position with
+    ``context = weights @ words``, is kept factored; see `ConditionalProjection`.
+
+    Attributes:
+      vector: The global condition.
+      weights: Attention of the positions of a square map over the words, or None.
+      words: The attended (L2-normalised) words, or None.
+    """
+
+    vector: Float[Array, "b k"]
+    weights: Float[Array, "b h0 w0 t"] | None = None
+    words: Float[Array, "b t d"] | None = None
+
+
+class ConditionalProjection(nn.Module):
+    """A 1x1 convolution of the condition: ``concat(context, vector) @ kernel + bias``.
+
+    Projecting the few words and then averaging them under the attention weights equals projecting
+    their average at every position, and costs a fraction: ``t d c + r t c`` multiplications an
+    image instead of ``r d c``. The vector's share is computed once an image.
+
+    Attributes:
+      features: Output channels.
+      dtype: Compute type.
+    """
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, condition: Condition) -> Float[Array, "b h0 w0 c"]:
+        """A map at the condition's own resolution, 1x1 if there are no attended words."""
+        text_width = 0 if condition.words is None else condition.words.shape[-1]
+        shape = (text_width + condition.vector.shape[-1], self.features)
+        kernel = self.param("kernel", KERNEL_INIT, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        out = condition.vector.astype(self.dtype) @ kernel[text_width:] + bias[None, :]
+        out = out[:, None, None, :]
+        if condition.words is not None:
+            words = condition.words.astype(self.dtype) @ kernel[:text_width]
+            weights = condition.weights.astype(self.dtype)
+            out = out + jnp.einsum("bhwt,btc->bhwc", weights, words)
+        return out
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch normalisation whose scale and shift are predicted from a condition.
+
+    ``BN(x) * (1 + Dense_gamma(condition)) + Dense_beta(condition)``, where BN has no parameters
+    (paper, section 4.1). The statistics are those of the global batch.
+
+    Attributes:
+      dtype: Compute type; statistics are float32 whatever it is.
+    """
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], condition: Condition, *, train: bool) -> Array:
+        """Normalises and modulates.
+
+        Args:
+          x: Activations.
+          condition: Its map, if any, must have sides that divide those of ``x``, and counts as
+            enlarged to ``x`` by nearest neighbour.
+          train: Whether to normalise by the batch's statistics (and update the running ones) or
+            by the running statistics.
+        """
+        x = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            use_bias=False,
+            use_scale=False,
+            dtype=self.dtype,
+            name="batch_norm",
+        )(x)
+        # A 1x1 convolution commutes with nearest-neighbour enlargement, so gamma and beta are
+        # computed at the condition's own resolution and broadcast over the pixels of each cell.
+        gamma, beta = (
+            ConditionalProjection(x.shape[-1], self.dtype, name=name)(condition)
+            for name in ("gamma", "beta")
+        )
+        b, h, w, c = x.shape
+        rows, columns = gamma.shape[1:3]
+        cells = x.reshape(b, rows, h // rows, columns, w // columns, c)
+        gamma, beta = (y[:, :, None, :, None, :] for y in (gamma, beta))
+        return (cells * (1.0 + gamma) + beta).reshape(b, h, w, c)
+
+
+class GeneratorBlock(nn.Module):
+    """Residual block that doubles the resolution under conditional normalisation.
+
+    cBN, ReLU, upsample, conv 3x3, cBN, ReLU, conv 3x3, plus an upsampled 1x1 shortcut.
+
+    Attributes:
+      features: Output channels.
+      dtype: Compute type.
+    """
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], condition: Condition, *, train: bool) -> Array:
+        """Maps ``[b, h, w, c]`` to ``[b, 2h, 2w, features]``; `condition` as in the cBN."""
+        norm_1 = ConditionalBatchNorm(self.dtype, name="norm_1")
+        norm_2 = ConditionalBatchNorm(self.dtype, name="norm_2")
+        conv_1, conv_2 = (
+            nn.Conv(self.features, (3, 3), kernel_init=KERNEL_INIT, dtype=self.dtype, name=name)
+            for name in ("conv_1", "conv_2")
+        )
+        shortcut = nn.Conv(
+            self.features, (1, 1), kernel_init=KERNEL_INIT, dtype=self.dtype, name="shortcut"
+        )
+
+        h = upsample(nn.relu(norm_1(x, condition, train=train)))
+        h = nn.relu(norm_2(conv_1(h), condition, train=train))
+        # The 1x1 shortcut commutes with the enlargement; before it, it costs a quarter.
+        return conv_2(h) + upsample(shortcut(x))
+
+
+def spectral_normalize(module: nn.Module, kernel: Array, *, train: bool) -> Array:
+    """Divides a kernel by its largest singular value, estimated by one power iteration.
+
+    The kernel counts as a matrix of its last axis against all others. The estimate's vector
+    ``u`` lives in the collection ``"spectral"`` of `module` and moves on when `train` is set.
+    Gradients flow through the kernel in ``sigma = v W u`` and not through ``u`` and ``v``
+    (Miyato et al. 2018).
+    """
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    state = module.variable(
+        SPECTRAL,
+        "u",
+        lambda: jax.random.normal(module.make_rng("params"), (1, matrix.shape[1])),
+    )
+
+    def unit(x: Array) -> Array:
+        return x / (jnp.linalg.norm(x) + _SPECTRAL_EPS)
+
+    frozen = jax.lax.stop_gradient(matrix)
+    v = unit(state.value @ frozen.T)
+    u = unit(v @ frozen)
+    if train and not module.is_initializing():
+        state.value = u
+    sigma = jnp.squeeze(v @ matrix @ u.T)
+    return kernel / sigma
+
+
+class SpectralConv(nn.Module):
+    """Convolution with bias, stride 1, same padding and a spectrally normalised kernel.
+
+    Attributes:
+      features: Output channels.
+      kernel_size: Side of the square kernel.
+      dtype: Compute type; the normalisation itself is float32.
+    """
+
+    features: int
+    kernel_size: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
+        """Maps ``[b, h, w, c]`` to ``[b, h, w, features]``; `train` moves the power iteration."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", KERNEL_INIT, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = spectral_normalize(self, kernel, train=train).astype(self.dtype)
+        x = jax.lax.conv_general_dilated(
+            x.astype(self.dtype), kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return x + jnp.expand_dims(bias.astype(self.dtype), (0, 1, 2))
+
+
+class SpectralDense(nn.Module):
+    """Dense layer with bias and a spectrally normalised kernel.
+
+    Attributes:
+      features: Output width.
+      dtype: Compute type; the normalisation itself is float32.
+    """
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Array:
+        """Maps the last axis to `features`; `train` moves the power iteration."""
+        kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = spectral_normalize(self, kernel, train=train).astype(self.dtype)
+        bias = jnp.expand_dims(bias.astype(self.dtype), range(x.ndim - 1))
+        return x.astype(self.dtype) @ kernel + bias

@@ -1,0 +1,132 @@
+"""Draws captions of your own with a trained model.
+
+    python -m xmc_jax.sample --workdir=runs/shapes_32 --caption="a red circle" --out=pictures
+    python -m xmc_jax.sample --workdir=runs/shapes_32 --captions_file=captions.txt --out=pictures
+
+Writes to --out: one PNG a picture, and grid.png, a row of pictures under each caption.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from xmc_jax import cli
+from xmc_jax.types import UserError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
+_CAPTIONS = flags.DEFINE_multi_string("caption", [], "What to draw; may be given several times.")
+_CAPTIONS_FILE = flags.DEFINE_string("captions_file", None, "Text file with a caption a line.")
+_OUT = flags.DEFINE_string("out", None, "Folder for the pictures (made if it is not there).")
+_NUM_IMAGES = flags.DEFINE_integer("num_images", 4, "Pictures of each caption.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Chooses the noise: same seed, same pictures.")
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint to draw with; the newest if not given.")
+
+_BATCH_SIZE = 16
+_SHOWN_SIDE = 128  # Small pictures are enlarged to about this many pixels in the grid.
+
+
+def main() -> None:
+    """Reads the flags and draws."""
+    workdir, out = cli.required(_WORKDIR), Path(cli.required(_OUT)).expanduser()
+    captions = _read_captions()
+    # What can be found wrong at once is, before anything slow begins.
+    from xmc_jax import workdir as run
+
+    config = run.read_config(workdir)
+    run.ensure_writable(out)
+    cli.set_up_jax()
+
+    from xmc_jax import images
+    from xmc_jax.checkpoint import Checkpoints
+    from xmc_jax.experiment import create_experiment
+    from xmc_jax.sampling import Sampler
+
+    experiment = create_experiment(config, training=False)
+    tokens = experiment.tokenizer(captions)
+    _tell_what_is_lost(experiment.tokenizer, captions)
+    with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
+        step, ema = checkpoints.restore_ema(experiment.abstract_state().ema, _STEP.value)
+
+    n = _NUM_IMAGES.value
+    drawn = Sampler(experiment, _BATCH_SIZE)(ema, tokens.repeat(n, axis=0), seed=_SEED.value)
+    for index, pixels in enumerate(drawn):
+        caption, copy = divmod(index, n)
+        name = f"{caption:04d}_{_slug(captions[caption])}_{copy}.png"
+        (out / name).write_bytes(images.encode_png(pixels))
+    rows = drawn.reshape(len(captions), n, *drawn.shape[1:])
+    (out / "grid.png").write_bytes(_captioned_rows(captions, rows))
+    print(f"drew {len(drawn)} pictures with step {step}; see {out / 'grid.png'}")
+
+
+def _read_captions() -> list[str]:
+    captions = list(_CAPTIONS.value)
+    if _CAPTIONS_FILE.value:
+        path = Path(_CAPTIONS_FILE.value).expanduser()
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise UserError(f"cannot read --captions_file={path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"--captions_file={path} is not UTF-8 text ({error.reason})") from error
+        captions += [line for line in lines if line.strip()]
+    if not captions:
+        raise UserError('nothing to draw: give --caption="…" or --captions_file=…')
+    for caption in captions:
+        if not caption.strip():
+            raise UserError("a caption is empty; say what to draw")
+    return captions
+
+
+def _tell_what_is_lost(tokenizer, captions: list[str]) -> None:
+    """Notices for captions that the model will not see as they were written."""
+    for caption, length, unknown in zip(
+        captions, tokenizer.lengths(captions), tokenizer.unknown_counts(captions), strict=True
+    ):
+        shown = caption if len(caption) <= 60 else caption[:57] + "..."
+        if length > tokenizer.num_tokens:
+            print(
+                f"notice: {shown!r} has {length} word pieces; this model reads the first "
+                f"{tokenizer.num_tokens}",
+                file=sys.stderr,
+            )
+        if unknown:
+            print(
+                f"notice: {shown!r} has {unknown} word piece(s) that the text encoder does not "
+                "know; it was trained on English",
+                file=sys.stderr,
+            )
+
+
+def _slug(caption: str) -> str:
+    """The caption as part of a file name: at most 40 characters of a-z, 0-9 and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")[:40].strip("-") or "caption"
+
+
+def _captioned_rows(captions: list[str], rows) -> bytes:
+    """A PNG with a row of pictures under each caption."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    from xmc_jax import images
+
+    factor = max(1, _SHOWN_SIDE // rows.shape[2])
+    grids = [images.enlarge(images.make_grid(row, num_columns=len(row)), factor) for row in rows]
+    font, line = ImageFont.load_default(size=16), 26
+    height, width = grids[0].shape[:2]
+    width = max(width, 400)
+    page = Image.new("RGB", (width, len(grids) * (height + line)), "white")
+    draw = ImageDraw.Draw(page)
+    for index, (caption, grid) in enumerate(zip(captions, grids, strict=True)):
+        top = index * (height + line)
+        text = " ".join(caption.split())
+        while text and draw.textlength(text, font=font) > width - 12:
+            text = text[:-2].rstrip("…") + "…"
+        draw.text((6, top + 5), text, fill="black", font=font)
+        page.paste(Image.fromarray(grid), (0, top + line))
+    return images.encode_png(np.asarray(page))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,61 @@
+"""Drawing any number of captions with one compiled program.
+
+The picture of a caption depends on the weights, its tokens, the seed and its index alone: not on
+the other captions, on the batch size or on the number of devices.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int32, UInt8
+
+from xmc_jax.experiment import Experiment
+from xmc_jax.sharding import DATA_AXIS
+
+
+class Sampler:
+    """Draws captions in batches of a fixed size.
+
+    Args:
+      experiment: What to draw with.
+      batch_size: Captions a device program takes at once; rounded up to fill all devices.
+    """
+
+    def __init__(self, experiment: Experiment, batch_size: int):
+        devices = experiment.mesh.shape[DATA_AXIS]
+        self._batch_size = -(-batch_size // devices) * devices
+        self._step = experiment.jit_sample_step()
+        self._text_params = experiment.frozen.text
+        self._z_dim = experiment.config.model.z_dim
+
+    def __call__(
+        self, ema, tokens: Int32[np.ndarray, "n t"], *, seed: int, first_index: int = 0
+    ) -> UInt8[np.ndarray, "n h w 3"]:
+        """Draws one image a caption.
+
+        Args:
+          ema: Averaged parameters and statistics of the generator.
+          tokens: Token ids of the captions.
+          seed: Chooses the noise, together with each caption's index.
+          first_index: Index of the first caption.
+
+        Returns:
+          Pixels, 0..255, on the host.
+        """
+        images = []
+        for start in range(0, len(tokens), self._batch_size):
+            part = tokens[start : start + self._batch_size]
+            padded = np.concatenate([part, np.repeat(part[-1:], self._batch_size - len(part), 0)])
+            z = make_noise(self._batch_size, self._z_dim, seed, first_index + start)
+            images.append(np.asarray(self._step(ema, self._text_params, padded, z))[: len(part)])
+        return np.concatenate(images)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def make_noise(count: int, z_dim: int, seed: int, first_index: int) -> Float[Array, "count z"]:
+    """Standard normal noise; row i depends on the seed and on ``first_index + i`` alone."""
+    key = jax.random.key(seed)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first_index + jnp.arange(count))
+    return jax.vmap(lambda k: jax.random.normal(k, (z_dim,)))(keys)

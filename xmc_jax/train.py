@@ -1,0 +1,264 @@
+"""Trains a text-to-image model; started again with the same command, it goes on where it was.
+
+    python -m xmc_jax.train --config=configs/shapes_32.py --workdir=runs/shapes_32
+    python -m xmc_jax.train --config=configs/shapes_32.py:s_w --workdir=runs/s_w \
+        --config.batch_size=64
+
+Writes to the workdir: config.json, metrics.jsonl, TensorBoard events, samples/, checkpoints/.
+"""
+
+import time
+from collections.abc import Iterator
+
+from absl import flags
+
+from xmc_jax import cli
+from xmc_jax.types import UserError
+
+_CONFIG = cli.define_config_flag()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (made if it is not there).")
+_DATA_DIR = cli.define_data_dir_flag()
+
+NUM_GRID_CAPTIONS = 32
+GRID_COLUMNS = 8
+
+
+def main() -> None:
+    """Reads the flags and trains."""
+    config = cli.load_config(_CONFIG)
+    workdir = cli.required(_WORKDIR)
+    cli.set_up_jax()
+    train(config, workdir, _DATA_DIR.value)
+
+
+def train(config, workdir: str, data_dir: str) -> None:
+    """Trains until ``config.num_steps``, from the newest checkpoint of the workdir if it has any.
+
+    Args:
+      config: A resolved experiment; see `configs/shapes_32.py`.
+      workdir: Folder of the run.
+      data_dir: Folder of the prepared data sets.
+
+    Raises:
+      UserError: a setting cannot work, something is missing, or a loss is no longer finite.
+    """
+    import jax
+    from clu import metric_writers
+
+    from xmc_jax import sharding
+    from xmc_jax import workdir as run
+    from xmc_jax.checkpoint import Checkpoints
+    from xmc_jax.experiment import create_experiment
+
+    # Act 1: the folder of the run, and whether this config belongs to it.
+    run.ensure_writable(workdir)
+    run.check_config(workdir, config)
+
+    # Act 2: networks, data, state.
+    print(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}", flush=True)
+    experiment = create_experiment(config)
+    source, preview = _open_data(experiment, data_dir)
+    run.write_config(workdir, config)
+    _write_captions(workdir, preview.captions)
+
+    with Checkpoints(
+        run.checkpoints_dir(workdir), keep_latest=config.keep_checkpoints
+    ) as checkpoints:
+        if checkpoints.latest_step() is None:
+            state = experiment.init_state()
+        else:
+            state = checkpoints.restore(experiment.abstract_state())
+        first_step = int(state.step)
+        if first_step >= config.num_steps:
+            print(f"nothing to do: {workdir} is at step {first_step} of {config.num_steps}")
+            return
+        run.truncate_metrics(workdir, first_step)
+        print(f"training from step {first_step} to {config.num_steps}", flush=True)
+
+        # Act 3: the loop.
+        batches = (
+            sharding.put_batch(batch, experiment.mesh, batch_axis=1)
+            for batch in _batches(experiment, source, first_step)
+        )
+        writer = metric_writers.SummaryWriter(workdir)
+        log = _Log(config, workdir, writer, first_step)
+        draw = _make_preview(experiment, preview, workdir, writer)
+        train_step = experiment.jit_train_step()
+        rng = jax.device_put(jax.random.key(config.seed + 1), sharding.replicated(experiment.mesh))
+        for step in range(first_step + 1, config.num_steps + 1):
+            state, metrics = train_step(state, next(batches), experiment.frozen, rng)
+            last = step == config.num_steps
+            log.add(step, metrics)
+            # A checkpoint follows a look at the losses: what is not finite is never saved.
+            if last or step % config.log_every_steps == 0 or step == first_step + 1:
+                log.flush()
+            if last or step % config.sample_every_steps == 0:
+                draw(step, state.ema)
+            if last or step % config.checkpoint_every_steps == 0:
+                log.flush()
+                checkpoints.save(step, state)
+        writer.close()
+    print(f"done: {workdir} is at step {config.num_steps}", flush=True)
+
+
+def _open_data(experiment, data_dir: str):
+    """The training split, and the captions whose pictures show the progress."""
+    from xmc_jax.data import reader
+
+    config = experiment.config
+    options = {
+        "resolution": config.model.resolution,
+        "data_dir": data_dir,
+        "narrative": config.data.narrative,
+        "scale": config.data.scale,
+    }
+    # Only the procedural data can be made on the spot; others need archives.
+    build = config.data.name == "shapes"
+    source = reader.open_split(
+        config.data.name, split=config.data.train_split, build=build, **options
+    )
+    examples = reader.eval_examples(
+        reader.open_split(config.data.name, split=config.data.eval_split, **options),
+        experiment.tokenizer,
+        resolution=config.model.resolution,
+        batch_size=NUM_GRID_CAPTIONS,
+        num_examples=NUM_GRID_CAPTIONS,
+        seed=config.eval.seed,
+        crop=config.data.crop,
+        antialias=config.data.antialias,
+    )
+    return source, next(iter(examples))
+
+
+def _batches(experiment, source, first_step: int) -> Iterator:
+    import jax
+
+    from xmc_jax.data import reader
+
+    config = experiment.config
+    return reader.train_batches(
+        source,
+        experiment.tokenizer,
+        resolution=config.model.resolution,
+        batch_size=config.batch_size,
+        num_micro_batches=config.d_steps,
+        seed=config.seed,
+        start_step=first_step,
+        crop=config.data.crop,
+        antialias=config.data.antialias,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _write_captions(workdir: str, captions: list[str]) -> None:
+    import json
+
+    from xmc_jax import workdir as run
+
+    run.samples_dir(workdir).mkdir(parents=True, exist_ok=True)
+    layout = {"captions": captions, "columns": GRID_COLUMNS}
+    run.captions_path(workdir).write_text(json.dumps(layout, indent=2) + "\n")
+
+
+def _make_preview(experiment, preview, workdir: str, writer):
+    """``draw(step, ema)``: the fixed captions' pictures, as a PNG in the workdir and an event."""
+    import jax
+
+    from xmc_jax import images
+    from xmc_jax import workdir as run
+    from xmc_jax.sampling import Sampler
+
+    sampler = Sampler(experiment, NUM_GRID_CAPTIONS)
+    tokens = preview.tokens[preview.valid]
+
+    def draw(step: int, ema) -> None:
+        drawn = sampler(ema, tokens, seed=experiment.config.eval.seed)
+        if jax.process_index() == 0:
+            grid = images.make_grid(drawn, num_columns=GRID_COLUMNS)
+            factor = max(1, 96 // experiment.config.model.resolution)
+            run.sample_path(workdir, step).write_bytes(
+                images.encode_png(images.enlarge(grid, factor))
+            )
+            writer.write_images(step, {"samples": grid[None]})
+
+    return draw
+
+
+class _Log:
+    """The numbers of training: to the screen, to metrics.jsonl and to TensorBoard.
+
+    Metrics stay on the device until `flush`, so that the loop never waits for a step to end.
+    """
+
+    def __init__(self, config, workdir: str, writer, first_step: int):
+        self._config, self._workdir, self._writer = config, workdir, writer
+        self._pending: list[tuple[int, dict]] = []
+        self._flushed_step = first_step
+        self._flushed_at = time.monotonic()
+        self._compiled = False
+
+    def add(self, step: int, metrics: dict) -> None:
+        """Takes the metrics of one step, still on the device."""
+        self._pending.append((step, metrics))
+
+    def flush(self) -> None:
+        """Fetches what has been added, checks it, and writes the lines that are due.
+
+        Raises:
+          UserError: a metric is not finite; names the first one and its step.
+        """
+        import jax
+
+        if not self._pending:
+            return
+        steps, metrics = zip(*self._pending, strict=True)
+        self._pending.clear()
+        metrics = jax.device_get(metrics)
+        for step, values in zip(steps, metrics, strict=True):
+            self._check_finite(step, values)
+
+        now = time.monotonic()
+        rate = len(steps) / max(now - self._flushed_at, 1e-9)
+        if not self._compiled:
+            print(f"first step, compilation included: {now - self._flushed_at:.0f} s", flush=True)
+        self._compiled, self._flushed_at = True, now
+        for step, values in zip(steps, metrics, strict=True):
+            if step % self._config.log_every_steps == 0 and jax.process_index() == 0:
+                self._write(step, {k: float(v) for k, v in values.items()}, rate)
+
+    def _write(self, step: int, values: dict[str, float], rate: float) -> None:
+        from xmc_jax import workdir as run
+
+        config = self._config
+        run.append_metrics(
+            self._workdir,
+            [{"kind": "train", "step": step, **values, "steps_per_second": rate}],
+        )
+        self._writer.write_scalars(step, {**values, "steps_per_second": rate})
+        remaining = (config.num_steps - step) / rate
+        images_per_second = rate * config.batch_size * config.d_steps
+        shown = ["d/loss", "g/loss", *(k for k in values if k.endswith("sentence_accuracy"))]
+        print(
+            f"step {step}/{config.num_steps}  "
+            + "  ".join(f"{name} {values[name]:.3f}" for name in shown)
+            + f"  {rate:.2f} steps/s  {images_per_second:.0f} images/s"
+            f"  ETA {cli.format_duration(remaining)}",
+            flush=True,
+        )
+
+    def _check_finite(self, step: int, values: dict) -> None:
+        import numpy as np
+
+        for name, value in values.items():
+            if not np.isfinite(value):
+                raise UserError(
+                    f"{name} is {value} at step {step}: the run stops, and its checkpoints "
+                    f"up to step {self._flushed_step} are good; try a lower learning rate or "
+                    "--config.model.dtype=float32"
+                )
+        self._flushed_step = step
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,81 @@
+"""Everything that training changes, as one pytree."""
+
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from xmc_jax.models.layers import SPECTRAL
+
+BATCH_STATS = "batch_stats"
+PyTree = Any  # The same structure also holds shapes, shardings or host arrays.
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state of a run after `step` steps.
+
+    Attributes:
+      step: Generator updates done, an int32 scalar.
+      generator: The generator's parameters.
+      generator_stats: Running statistics of its batch normalisations.
+      discriminator: The discriminator's parameters.
+      spectral: The vectors of its spectral norms' power iterations.
+      ema: Exponential moving averages of the generator's parameters and running statistics,
+        ``{"params", "batch_stats"}``: what images are drawn with.
+      generator_optimizer: Optimizer state.
+      discriminator_optimizer: Optimizer state.
+    """
+
+    step: PyTree
+    generator: PyTree
+    generator_stats: PyTree
+    discriminator: PyTree
+    spectral: PyTree
+    ema: PyTree
+    generator_optimizer: optax.OptState
+    discriminator_optimizer: optax.OptState
+
+
+def create_train_state(
+    rng: Array,
+    *,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    generator_tx: optax.GradientTransformation,
+    discriminator_tx: optax.GradientTransformation,
+    text_width: int,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      rng: Key of the initial parameters.
+      generator: A `Generator`.
+      discriminator: A `Discriminator`.
+      generator_tx: Its optimizer.
+      discriminator_tx: Its optimizer.
+      text_width: Width ``d`` of the word embeddings, which fixes the text-facing kernels.
+    """
+    g_rng, d_rng = jax.random.split(rng)
+    side = generator.resolution
+    words, sentence = jnp.zeros((1, 1, text_width)), jnp.zeros((1, text_width))
+    mask = jnp.ones((1, 1), bool)
+    z, images = jnp.zeros((1, generator.z_dim)), jnp.zeros((1, 1, side, side, 3))
+
+    g = generator.init({"params": g_rng}, z, words, sentence, mask, train=False)
+    d = discriminator.init({"params": d_rng}, images, sentence, train=False)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        generator=g["params"],
+        generator_stats=g[BATCH_STATS],
+        discriminator=d["params"],
+        spectral=d[SPECTRAL],
+        # Copies: the step donates its input, and one buffer cannot be donated twice.
+        ema=jax.tree.map(jnp.copy, {"params": g["params"], BATCH_STATS: g[BATCH_STATS]}),
+        generator_optimizer=generator_tx.init(g["params"]),
+        discriminator_optimizer=discriminator_tx.init(d["params"]),
+    )

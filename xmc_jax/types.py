@@ -1,0 +1,26 @@
+"""The few types that every layer shares."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Int32, UInt8
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: one line that names the thing and the mend.
+
+    The verbs print it as ``error: …`` and exit with code 2, without a stack trace.
+    """
+
+
+class Batch(NamedTuple):
+    """Examples as they travel to the device: bytes of pixels and token ids.
+
+    Training batches carry a leading axis of micro-batches (``d_steps`` of them a step).
+
+    Attributes:
+      image: RGB pixels, 0..255.
+      tokens: WordPiece ids, ``[CLS] … [SEP]`` then 0 (``[PAD]``) to the fixed length ``t``.
+    """
+
+    image: UInt8[Array, "*m b h w 3"]
+    tokens: Int32[Array, "*m b t"]
