@@ -45,7 +45,7 @@ cat <<DONE
 
 Done. In $workdir:
   report.html       curves, samples and the table of metrics: open it in a browser
-  captions          pictures of three captions; draw your own with
+  captions/         pictures of three captions, all of them in grid.png; draw your own with
                       $python -m xmc_jax.sample --workdir=$workdir --caption="…" --out=…
   checkpoints/      what training goes on from, when this command is run again
   metrics.jsonl     every number

@@ -20,6 +20,10 @@ from xmc_jax.sharding import make_mesh
 from xmc_jax.train_state import TrainState
 from xmc_jax.types import UserError
 
+# A failed read closes the event loop that TensorStore's other reads still want to call, which is
+# told whenever rubbish is collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 def make_state(step: int, width: int = 8) -> TrainState:
     """A small state whose every array depends on the step."""
@@ -169,8 +173,6 @@ DAMAGES = {
 }
 
 
-# A failed read closes the event loop that TensorStore's other reads still want to call.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_newest_checkpoint_is_reported_passed_over_and_replaced(tmp_path, capsys, damage):
     save(tmp_path, 1, 2)
@@ -191,7 +193,6 @@ def test_a_damaged_newest_checkpoint_is_reported_passed_over_and_replaced(tmp_pa
     assert (tmp_path / "2.damaged" / "ema").is_dir()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_nothing_usable_is_an_error_and_nothing_is_lost(tmp_path, capsys):
     save(tmp_path, 1)
     truncate(tmp_path / "1" / "state")
@@ -225,20 +226,20 @@ def test_restores_onto_another_number_of_devices(tmp_path, num_devices):
 
 def test_checksum_sees_every_bit_and_no_sharding():
     values = np.zeros((8, 3), np.float32)
-    clean = checkpoint._checksums([jnp.asarray(values)])[0]
+    clean = checkpoint._checksum(jnp.asarray(values))
     seen = {int(clean)}
     for place in range(values.size):
         for bit in (0, 12, 31):
             flipped = values.copy()
             flipped.reshape(-1).view(np.uint32)[place] ^= np.uint32(1 << bit)
-            seen.add(int(checkpoint._checksums([jnp.asarray(flipped)])[0]))
+            seen.add(int(checkpoint._checksum(jnp.asarray(flipped))))
     assert len(seen) == 1 + 3 * values.size
 
     split = NamedSharding(make_mesh(), PartitionSpec("data"))
-    assert checkpoint._checksums([jax.device_put(values, split)])[0] == clean
+    assert checkpoint._checksum(jax.device_put(values, split)) == clean
     for dtype in ("bool", "uint8", "bfloat16", "int32"):
         zeros, ones = jnp.zeros(5, dtype), jnp.ones(5, dtype)
-        assert checkpoint._checksums([zeros])[0] != checkpoint._checksums([ones])[0]
+        assert checkpoint._checksum(zeros) != checkpoint._checksum(ones)
 
 
 def run_child(tmp_path, code: str) -> subprocess.CompletedProcess:

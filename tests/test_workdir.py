@@ -123,9 +123,9 @@ def test_ensure_writable_makes_the_folder_and_leaves_nothing_in_it(tmp_path):
 
 def test_ensure_writable_says_why_not(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to workdir .*file/run: Not a directory"):
+    with pytest.raises(UserError, match="cannot write to .*file/run: Not a directory"):
         workdir.ensure_writable(tmp_path / "file" / "run")
-    with pytest.raises(UserError, match="cannot write to workdir /proc/run"):
+    with pytest.raises(UserError, match="cannot write to /proc/run"):
         workdir.ensure_writable("/proc/run")
 
 

@@ -298,24 +298,21 @@ def _manifest(tree: PyTree) -> Manifest:
     """What every array is: for abstract ones, without the checksum."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     entries = {jax.tree_util.keystr(path): [list(x.shape), str(x.dtype)] for path, x in leaves}
-    arrays = [x for _, x in leaves]
-    if all(isinstance(x, jax.Array) for x in arrays):
-        for entry, checksum in zip(entries.values(), _checksums(arrays).tolist(), strict=True):
-            entry.append(checksum)
+    # All are started before the first is waited for. An array at a time, and not all in one
+    # program: parameters, averages and moments share their shapes, hence their compiled programs.
+    checksums = [_checksum(x) for _, x in leaves if isinstance(x, jax.Array)]
+    for entry, checksum in zip(entries.values(), checksums, strict=bool(checksums)):
+        entry.append(int(checksum))
     return entries
 
 
 @jax.jit
-def _checksums(arrays: list[Array]) -> UInt32[Array, " n"]:
-    """A checksum of each array, summed on the devices: integers add up alike in any order.
+def _checksum(x: Array) -> UInt32[Array, ""]:
+    """A checksum, summed where the array is: integers add up alike in any order and split.
 
     Each element's bits are mixed, one to one, with its place before they are added modulo 2^32:
     a change of one element always shows, any other change but for one chance in four billion.
     """
-    return jnp.stack([_checksum(x) for x in arrays])
-
-
-def _checksum(x: Array) -> UInt32[Array, ""]:
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     bits = jax.lax.bitcast_convert_type(x, f"uint{min(8 * x.dtype.itemsize, 32)}")

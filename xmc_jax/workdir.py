@@ -62,22 +62,20 @@ def report_path(workdir: epath.PathLike) -> epath.Path:
     return epath.Path(workdir) / "report.html"
 
 
-def ensure_writable(workdir: epath.PathLike) -> None:
+def ensure_writable(folder: epath.PathLike) -> None:
     """Creates the folder if need be and proves, with a file, that it takes writes.
 
     Raises:
       UserError: if it does not, with the reason the system gave.
     """
-    probe = epath.Path(workdir) / ".writable"
+    probe = epath.Path(folder) / ".writable"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_text("x")
         probe.unlink()
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(
-            f"cannot write to workdir {workdir}: {reason}; choose another --workdir"
-        ) from error
+        raise UserError(f"cannot write to {folder}: {reason}; choose another folder") from error
 
 
 def write_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:

@@ -1,0 +1,1 @@
+"""From archives and generators to batches."""

@@ -1,0 +1,87 @@
+"""Captions to WordPiece ids, with tensorflow-text."""
+
+import os
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_text as tf_text
+from jaxtyping import Int32
+
+from xmc_jax.types import UserError
+
+tf.config.set_visible_devices([], "GPU")  # TensorFlow reads text here; the devices are JAX's.
+
+
+class Tokenizer:
+    """BERT's tokenizer with a fixed length: ``[CLS] pieces [SEP]``, then 0.
+
+    Outer white space is stripped and inner white space collapsed. A caption that is too long is
+    cut; ``[SEP]`` stays.
+
+    Args:
+      vocabulary_file: WordPiece vocabulary, one piece a line.
+      num_tokens: Length ``t`` of a row, at least 3.
+      lowercase: Whether the vocabulary is uncased.
+    """
+
+    def __init__(self, vocabulary_file: str | os.PathLike, num_tokens: int, lowercase: bool = True):
+        with open(vocabulary_file, encoding="utf-8") as file:
+            self._vocabulary = [line.rstrip("\n") for line in file]
+        self.num_tokens = num_tokens
+        ids = {piece: index for index, piece in enumerate(self._vocabulary)}
+        self._cls, self._sep, self._unk = (ids[name] for name in ("[CLS]", "[SEP]", "[UNK]"))
+        self._tokenizer = tf_text.FastBertTokenizer(
+            self._vocabulary, token_out_type=tf.int32, lower_case_nfd_strip_accents=False
+        )
+        self._lowercase = lowercase
+
+    def __call__(self, captions: Sequence[str]) -> Int32[np.ndarray, "n t"]:
+        """Token ids of each caption.
+
+        Raises:
+          UserError: a caption is empty.
+        """
+        tokens = np.zeros((len(captions), self.num_tokens), np.int32)
+        for row, pieces in zip(tokens, self._pieces(captions), strict=True):
+            pieces = [self._cls, *pieces[: self.num_tokens - 2], self._sep]
+            row[: len(pieces)] = pieces
+        return tokens
+
+    def lengths(self, captions: Sequence[str]) -> list[int]:
+        """How long each caption is in tokens, with [CLS] and [SEP], before anything is cut."""
+        return [len(pieces) + 2 for pieces in self._pieces(captions)]
+
+    def unknown_counts(self, captions: Sequence[str]) -> list[int]:
+        """How many pieces of each caption the vocabulary does not hold."""
+        return [pieces.count(self._unk) for pieces in self._pieces(captions)]
+
+    def _pieces(self, captions: Sequence[str]) -> list[list[int]]:
+        cleaned = [_clean(caption) for caption in captions]
+        if self._lowercase:
+            cleaned = [_uncase(caption) for caption in cleaned]
+        if "" in cleaned:
+            raise UserError("a caption is empty; every picture needs words")
+        return self._tokenizer.tokenize(tf.constant(cleaned)).to_list()
+
+
+def _clean(text: str) -> str:
+    """Single spaces, and none of the control and format characters that BERT never saw."""
+    if not text.isascii() or not text.isprintable():
+        text = "".join(c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
+        text = text.replace("\ufffd", "")
+    return " ".join(text.split())
+
+
+def _uncase(text: str) -> str:
+    """Lower case without accents, as BERT's uncased vocabularies were made.
+
+    Not left to tensorflow-text, which folds case instead: it would turn the ligature "fi" (one
+    character) into two letters, and so into other pieces than the original's.
+    """
+    text = text.lower()
+    if text.isascii():
+        return text
+    decomposed = unicodedata.normalize("NFD", text)
+    return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")

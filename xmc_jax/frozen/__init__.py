@@ -1,0 +1,1 @@
+"""Pretrained networks that no update touches."""

