@@ -1,0 +1,195 @@
+"""The embedded data set: captioned scenes of coloured shapes, ``example = f(split, index)``.
+
+A scene is a background and one to four objects (two to five for narratives), each in a cell of a
+3x3 grid. Everything is drawn from a seed made of the split and the index alone, so an example is
+the same whether it is made on the fly or read from disk, in any process and any order, and the
+same scene renders at any resolution.
+
+What is said of a scene is in `shapes_captions.py`.
+"""
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+Rgb = tuple[int, int, int]
+
+SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring", "heart", "star")
+COLOURS: dict[str, Rgb] = {
+    "red": (220, 30, 40),
+    "orange": (250, 140, 20),
+    "yellow": (245, 225, 40),
+    "green": (30, 150, 60),
+    "cyan": (60, 215, 225),
+    "blue": (40, 70, 225),
+    "purple": (135, 45, 175),
+    "pink": (250, 130, 185),
+}
+BACKGROUNDS: dict[str, Rgb] = {"white": (255, 255, 255), "gray": (128, 128, 128), "black": (0, 0, 0)}
+# Half the side of an object's bounding box, in cells.
+SIZES: dict[str, float] = {"small": 0.28, "large": 0.42}
+LOCATIONS = (
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "center",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+)
+GRID = 3  # Cells along a side.
+SPLITS = {"train": 40_000, "val": 5_000, "test": 5_000, "test_comp": 5_000}
+# A tenth of the pairs never occurs outside test_comp, where every scene holds at least one.
+HELD_OUT_PAIRS = frozenset(zip(SHAPES[:6], ("purple", "cyan", "red", "blue", "pink", "green"), strict=True))
+
+_PAIRS = tuple((shape, colour) for shape in SHAPES for colour in COLOURS)
+_SEEN_PAIRS = tuple(pair for pair in _PAIRS if pair not in HELD_OUT_PAIRS)
+_MARGIN = 0.04  # Between an object and the border of its cell, in cells.
+_SUPERSAMPLING = 4  # Samples along each side of a pixel.
+
+
+class SceneObject(NamedTuple):
+    """One object.
+
+    Attributes:
+      shape: One of `SHAPES`.
+      colour: One of `COLOURS`.
+      size: One of `SIZES`.
+      cell: 0..8, row by row.
+      offset: Of its centre from the cell's centre, ``(x, y)`` in cells, y downwards.
+    """
+
+    shape: str
+    colour: str
+    size: str
+    cell: int
+    offset: tuple[float, float]
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """``(x, y)`` in units of the image's side, y downwards."""
+        row, column = divmod(self.cell, GRID)
+        return (column + 0.5 + self.offset[0]) / GRID, (row + 0.5 + self.offset[1]) / GRID
+
+
+class Scene(NamedTuple):
+    """A background and the objects on it; no two share a cell or a shape-colour pair."""
+
+    background: str
+    objects: tuple[SceneObject, ...]
+
+
+def random_generator(split: str, index: int, purpose: str) -> np.random.Generator:
+    """A generator that depends on nothing but its arguments."""
+    return np.random.default_rng([zlib.crc32(f"{split}/{purpose}".encode()), index])
+
+
+def make_scene(split: str, index: int, *, narrative: bool = False) -> Scene:
+    """Draws the scene of an example.
+
+    Args:
+      split: One of `SPLITS`.
+      index: From 0.
+      narrative: Scenes for narratives hold 2 to 5 objects instead of 1 to 4.
+
+    Raises:
+      ValueError: there is no such split, or the index is negative.
+    """
+    if split not in SPLITS or index < 0:
+        raise ValueError(f"no example {index} of split {split!r}; splits are {', '.join(SPLITS)}")
+    rng = random_generator(split, index, "narrative" if narrative else "scene")
+    count = int(rng.integers(1, 5)) + narrative
+    pairs = _draw_pairs(rng, count, compositional=split == "test_comp")
+    cells = rng.permutation(GRID * GRID)[:count]
+    objects = []
+    for (shape, colour), cell in zip(pairs, cells, strict=True):
+        size = tuple(SIZES)[rng.integers(len(SIZES))]
+        slack = 0.5 - SIZES[size] - _MARGIN
+        x, y = (float(v) for v in rng.uniform(-slack, slack, 2))
+        objects.append(SceneObject(shape, colour, size, int(cell), (x, y)))
+    background = tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
+    return Scene(background, tuple(objects))
+
+
+def _draw_pairs(rng: np.random.Generator, count: int, *, compositional: bool) -> list:
+    """Distinct shape-colour pairs; in compositional scenes at least one that is held out."""
+    if not compositional:
+        return [_SEEN_PAIRS[i] for i in rng.permutation(len(_SEEN_PAIRS))[:count]]
+    held_out = sorted(HELD_OUT_PAIRS)
+    first = held_out[rng.integers(len(held_out))]
+    others = [pair for pair in _PAIRS if pair != first]
+    pairs = [first, *(others[i] for i in rng.permutation(len(others))[: count - 1])]
+    return [pairs[i] for i in rng.permutation(count)]
+
+
+def render(scene: Scene, resolution: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Paints a scene, antialiased.
+
+    Args:
+      scene: What to paint.
+      resolution: Side in pixels.
+    """
+    image = np.empty((resolution, resolution, 3), np.float32)
+    image[:] = BACKGROUNDS[scene.background]
+    for item in scene.objects:
+        radius = SIZES[item.size] / GRID * resolution
+        x, y = (v * resolution for v in item.centre)
+        left, top = (max(int(np.floor(v - radius)), 0) for v in (x, y))
+        right, bottom = (min(int(np.ceil(v + radius)), resolution) for v in (x, y))
+        box = image[top:bottom, left:right]
+        alpha = _coverage(item.shape, box.shape[:2], (x - left, y - top), radius)[..., None]
+        box += alpha * (np.asarray(COLOURS[item.colour], np.float32) - box)
+    return np.round(image).astype(np.uint8)
+
+
+def _coverage(
+    shape: str, size: tuple[int, int], centre: tuple[float, float], radius: float
+) -> Float[np.ndarray, "h w"]:
+    """Which share of each pixel of a box the shape covers."""
+    n = _SUPERSAMPLING
+    ys, xs = ((np.arange(side * n) + 0.5) / n for side in size)
+    inside = silhouette(shape, (xs[None, :] - centre[0]) / radius, (ys[:, None] - centre[1]) / radius)
+    return inside.reshape(size[0], n, size[1], n).mean((1, 3), dtype=np.float32)
+
+
+def silhouette(
+    shape: str, x: Float[np.ndarray, "1 w"], y: Float[np.ndarray, "h 1"]
+) -> Bool[np.ndarray, "h w"]:
+    """Which points belong to a shape that fills the square [-1, 1] x [-1, 1]; y points down.
+
+    Raises:
+      ValueError: there is no such shape.
+    """
+    ax, ay = np.abs(x), np.abs(y)
+    squared = x * x + y * y
+    if shape == "circle":
+        return squared <= 0.92
+    if shape == "square":
+        return (ax <= 0.84) & (ay <= 0.84)
+    if shape == "triangle":
+        return (y <= 0.85) & (ax <= (y + 0.95) * 0.56)
+    if shape == "diamond":
+        return ax * 1.25 + ay <= 1.0
+    if shape == "cross":
+        return np.minimum(ax, ay) + 0 * squared <= 0.3
+    if shape == "ring":
+        return (squared <= 1.0) & (squared >= 0.32)
+    if shape == "heart":
+        lobes = (ax - 0.46) ** 2 + (y + 0.38) ** 2 <= 0.27
+        point = (y >= -0.25) & (ax * 0.98 + y * 0.94 <= 0.88) & (ax <= 0.98)
+        return lobes | point
+    if shape == "star":
+        # Five straight-sided points: fold the plane into one tenth of the turn.
+        angle = np.arctan2(x, -y)
+        fold = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
+        inner, outer = 0.46, 1.05
+        tip = np.array([outer, 0.0])
+        notch = inner * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
+        u, v = np.sqrt(squared) * np.cos(fold), np.sqrt(squared) * np.sin(fold)
+        edge = notch - tip
+        return edge[0] * (v - tip[1]) - edge[1] * (u - tip[0]) >= 0
+    raise ValueError(f"no shape {shape!r}; there are {', '.join(SHAPES)}")
