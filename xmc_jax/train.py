@@ -115,7 +115,7 @@ def _open_data(experiment, data_dir: str):
     # Only the procedural data can be made on the spot; others need archives.
     build = config.data.name == "shapes"
     source = reader.open_split(
-        config.data.name, split=config.data.train_split, build=build, **options
+        config.data.name, split=config.data.train_split, build_missing=build, **options
     )
     examples = reader.eval_examples(
         reader.open_split(config.data.name, split=config.data.eval_split, **options),

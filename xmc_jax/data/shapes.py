@@ -27,7 +27,11 @@ COLOURS: dict[str, Rgb] = {
     "purple": (135, 45, 175),
     "pink": (250, 130, 185),
 }
-BACKGROUNDS: dict[str, Rgb] = {"white": (255, 255, 255), "gray": (128, 128, 128), "black": (0, 0, 0)}
+BACKGROUNDS: dict[str, Rgb] = {
+    "white": (255, 255, 255),
+    "gray": (128, 128, 128),
+    "black": (0, 0, 0),
+}
 # Half the side of an object's bounding box, in cells.
 SIZES: dict[str, float] = {"small": 0.28, "large": 0.42}
 LOCATIONS = (
@@ -44,7 +48,9 @@ LOCATIONS = (
 GRID = 3  # Cells along a side.
 SPLITS = {"train": 40_000, "val": 5_000, "test": 5_000, "test_comp": 5_000}
 # A tenth of the pairs never occurs outside test_comp, where every scene holds at least one.
-HELD_OUT_PAIRS = frozenset(zip(SHAPES[:6], ("purple", "cyan", "red", "blue", "pink", "green"), strict=True))
+HELD_OUT_PAIRS = frozenset(
+    zip(SHAPES[:6], ("purple", "cyan", "red", "blue", "pink", "green"), strict=True)
+)
 
 _PAIRS = tuple((shape, colour) for shape in SHAPES for colour in COLOURS)
 _SEEN_PAIRS = tuple(pair for pair in _PAIRS if pair not in HELD_OUT_PAIRS)
@@ -152,7 +158,9 @@ def _coverage(
     """Which share of each pixel of a box the shape covers."""
     n = _SUPERSAMPLING
     ys, xs = ((np.arange(side * n) + 0.5) / n for side in size)
-    inside = silhouette(shape, (xs[None, :] - centre[0]) / radius, (ys[:, None] - centre[1]) / radius)
+    inside = silhouette(
+        shape, (xs[None, :] - centre[0]) / radius, (ys[:, None] - centre[1]) / radius
+    )
     return inside.reshape(size[0], n, size[1], n).mean((1, 3), dtype=np.float32)
 
 

@@ -199,7 +199,9 @@ def _say_count(scene: Scene, rng: np.random.Generator) -> Caption:
         text = _pick((f"only {phrase}", f"{phrase} and nothing else"), rng)
     else:
         number = _NUMBERS[count]
-        text = _pick((f"{number} shapes, one is {phrase}", f"{phrase}, {number} shapes in all"), rng)
+        text = _pick(
+            (f"{number} shapes, one is {phrase}", f"{phrase}, {number} shapes in all"), rng
+        )
     return Caption(text, {"type": "count", "objects": [mentioned], "count": count})
 
 

@@ -5,13 +5,11 @@ import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_text as tf_text
 from jaxtyping import Int32
 
+from xmc_jax.data.cpu_tensorflow import tf
 from xmc_jax.types import UserError
-
-tf.config.set_visible_devices([], "GPU")  # TensorFlow reads text here; the devices are JAX's.
 
 
 class Tokenizer:

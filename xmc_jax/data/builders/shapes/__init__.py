@@ -1,0 +1,1 @@
+"""Procedural captioned scenes of coloured shapes."""
