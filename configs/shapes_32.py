@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     text = config.text = ConfigDict()
     text.encoder = "minilm"  # The packaged one, a BERT folder, or a keras-hub preset.
-    text.num_tokens = 24  # Longest caption in word pieces, with [CLS] and [SEP].
+    text.num_tokens = 20  # Longest caption in word pieces, with [CLS] and [SEP].
 
     model = config.model = ConfigDict()
     model.resolution = 32

@@ -59,7 +59,10 @@ def test_weights_are_arguments(minilm):
     closed = jax.make_jaxpr(minilm.apply)(minilm.params, tokens)
     assert sum(np.size(c) for c in closed.consts) < 1000
     doubled = jax.tree.map(lambda x: 2 * x, minilm.params)
-    assert np.max(np.abs(minilm.apply(doubled, tokens)[1] - minilm.apply(minilm.params, tokens)[1])) > 0.1
+    assert (
+        np.max(np.abs(minilm.apply(doubled, tokens)[1] - minilm.apply(minilm.params, tokens)[1]))
+        > 0.1
+    )
 
 
 def make_backbone(vocabulary_size):

@@ -84,6 +84,8 @@ def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; a `UserError` becomes one line and exit code 2."""
     # TensorFlow's greeting (INFO) says nothing that a user of this package can act on.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # Before anything imports Keras, as TensorFlow's friends do.
+    os.environ["KERAS_BACKEND"] = "jax"
     logging.set_verbosity(logging.INFO)
 
     def main_without_arguments(argv: Sequence[str]) -> None:

@@ -8,15 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
+import jax
+import jax.numpy as jnp
+import keras
+import keras_hub
+from jaxtyping import Array, Bool, Float, Int32
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import keras  # noqa: E402
-import keras_hub  # noqa: E402
-from jaxtyping import Array, Bool, Float, Int32  # noqa: E402
-
-from xmc_jax.types import UserError  # noqa: E402
+from xmc_jax.types import UserError
 
 PyTree = Any
 EncodedText = tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t"]]
