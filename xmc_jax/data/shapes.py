@@ -183,7 +183,7 @@ def silhouette(
     if shape == "diamond":
         return ax * 1.25 + ay <= 1.0
     if shape == "cross":
-        return np.minimum(ax, ay) + 0 * squared <= 0.3
+        return (np.minimum(ax, ay) <= 0.3) & (np.maximum(ax, ay) <= 1.0)
     if shape == "ring":
         return (squared <= 1.0) & (squared >= 0.32)
     if shape == "heart":
