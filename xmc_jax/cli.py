@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -20,9 +21,13 @@ from xmc_jax.types import UserError
 USAGE_ERROR = 2
 
 
-def define_config_flag() -> flags.FlagHolder:
+# The flags below belong to the verb that asks for them, so that its --help shows them.
+flags.disclaim_key_flags()
+
+
+def define_config_flag() -> None:
     """The flag ``--config=configs/NAME.py[:ARGUMENT]`` and its overrides ``--config.a.b=value``."""
-    return config_flags.DEFINE_config_file(
+    config_flags.DEFINE_config_file(
         "config",
         None,
         "Experiment, e.g. configs/shapes_32.py or configs/coco_256.py:s_w. "
@@ -31,37 +36,31 @@ def define_config_flag() -> flags.FlagHolder:
     )
 
 
-def load_config(holder: flags.FlagHolder) -> ConfigDict:
-    """The value of the config flag.
-
-    Raises:
-      UserError: the flag is missing, or its file is.
-    """
-    known = ", ".join(str(path) for path in sorted(Path("configs").glob("*_[0-9]*.py")))
-    hint = f"; there are {known}" if known else ""
-    if holder.value is None:
-        raise UserError(f"--config is missing: give an experiment's file{hint}")
-    return holder.value
+def define_workdir_flag() -> None:
+    """The flag ``--workdir``: the folder of a run."""
+    flags.DEFINE_string("workdir", None, "Folder of the training run.")
 
 
-def define_data_dir_flag() -> flags.FlagHolder:
+def define_data_dir_flag() -> None:
     """The flag ``--data_dir``: where prepared data sets are; the TFDS convention by default."""
-    return flags.DEFINE_string(
+    flags.DEFINE_string(
         "data_dir",
         os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"),
         "Folder of the prepared data sets (also: the environment's TFDS_DATA_DIR).",
     )
 
 
-def required(holder: flags.FlagHolder) -> str:
+def required(name: str) -> Any:
     """The value of a flag that the verb cannot do without.
 
     Raises:
       UserError: it was not given.
     """
-    if not holder.value:
-        raise UserError(f"--{holder.name} is missing; --help explains it")
-    return holder.value
+    value = flags.FLAGS[name].value
+    if value is None or value == "":
+        hint = f", e.g. --config={known[0]}" if name == "config" and (known := _configs()) else ""
+        raise UserError(f"--{name} is missing{hint}; --help explains it")
+    return value
 
 
 def set_up_jax() -> None:
@@ -109,12 +108,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     except flags.Error as error:
         _fail(_first_line(error))
     except FileNotFoundError as error:
-        known = ", ".join(str(path) for path in sorted(Path("configs").glob("*_[0-9]*.py")))
-        _fail(f"no config file {error.filename}" + (f"; there are {known}" if known else ""))
+        hint = f"; there are {', '.join(known)}" if (known := _configs()) else ""
+        _fail(f"no config file {error.filename}{hint}")
     except (AttributeError, KeyError) as error:
         _fail(_explain_unknown_field(argv, error))
     except (TypeError, ValueError) as error:
         _fail(f"--config: {_first_line(error)}")
+
+
+def _configs() -> list[str]:
+    return [str(path) for path in sorted(Path("configs").glob("*_[0-9]*.py"))]
 
 
 def _explain_unknown_field(argv: Sequence[str], error: Exception) -> str:

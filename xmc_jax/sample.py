@@ -15,21 +15,13 @@ from absl import flags
 from xmc_jax import cli
 from xmc_jax.types import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
-_CAPTIONS = flags.DEFINE_multi_string("caption", [], "What to draw; may be given several times.")
-_CAPTIONS_FILE = flags.DEFINE_string("captions_file", None, "Text file with a caption a line.")
-_OUT = flags.DEFINE_string("out", None, "Folder for the pictures (made if it is not there).")
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 4, "Pictures of each caption.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Chooses the noise: same seed, same pictures.")
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint to draw with; the newest if not given.")
-
 _BATCH_SIZE = 16
 _SHOWN_SIDE = 128  # Small pictures are enlarged to about this many pixels in the grid.
 
 
 def main() -> None:
     """Reads the flags and draws."""
-    workdir, out = cli.required(_WORKDIR), Path(cli.required(_OUT)).expanduser()
+    workdir, out = cli.required("workdir"), Path(cli.required("out")).expanduser()
     captions = _read_captions()
     # What can be found wrong at once is, before anything slow begins.
     from xmc_jax import workdir as run
@@ -47,10 +39,10 @@ def main() -> None:
     tokens = experiment.tokenizer(captions)
     _tell_what_is_lost(experiment.tokenizer, captions)
     with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
-        step, ema = checkpoints.restore_ema(experiment.abstract_state().ema, _STEP.value)
+        step, ema = checkpoints.restore_ema(experiment.abstract_state().ema, flags.FLAGS.step)
 
-    n = _NUM_IMAGES.value
-    drawn = Sampler(experiment, _BATCH_SIZE)(ema, tokens.repeat(n, axis=0), seed=_SEED.value)
+    n = flags.FLAGS.num_images
+    drawn = Sampler(experiment, _BATCH_SIZE)(ema, tokens.repeat(n, axis=0), seed=flags.FLAGS.seed)
     for index, pixels in enumerate(drawn):
         caption, copy = divmod(index, n)
         name = f"{caption:04d}_{_slug(captions[caption])}_{copy}.png"
@@ -61,9 +53,9 @@ def main() -> None:
 
 
 def _read_captions() -> list[str]:
-    captions = list(_CAPTIONS.value)
-    if _CAPTIONS_FILE.value:
-        path = Path(_CAPTIONS_FILE.value).expanduser()
+    captions = list(flags.FLAGS.caption)
+    if flags.FLAGS.captions_file:
+        path = Path(flags.FLAGS.captions_file).expanduser()
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
@@ -128,5 +120,16 @@ def _captioned_rows(captions: list[str], rows) -> bytes:
     return images.encode_png(np.asarray(page))
 
 
+def _define_flags() -> None:
+    cli.define_workdir_flag()
+    flags.DEFINE_multi_string("caption", [], "What to draw; may be given several times.")
+    flags.DEFINE_string("captions_file", None, "Text file with a caption a line.")
+    flags.DEFINE_string("out", None, "Folder for the pictures (made if it is not there).")
+    flags.DEFINE_integer("num_images", 4, "Pictures of each caption.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Chooses the noise: same seed, same pictures.")
+    flags.DEFINE_integer("step", None, "Checkpoint to draw with; the newest if not given.")
+
+
 if __name__ == "__main__":
+    _define_flags()
     cli.run(main)

@@ -15,20 +15,15 @@ from absl import flags
 from xmc_jax import cli
 from xmc_jax.types import UserError
 
-_CONFIG = cli.define_config_flag()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (made if it is not there).")
-_DATA_DIR = cli.define_data_dir_flag()
-
 NUM_GRID_CAPTIONS = 32
 GRID_COLUMNS = 8
 
 
 def main() -> None:
     """Reads the flags and trains."""
-    config = cli.load_config(_CONFIG)
-    workdir = cli.required(_WORKDIR)
+    config, workdir = cli.required("config"), cli.required("workdir")
     cli.set_up_jax()
-    train(config, workdir, _DATA_DIR.value)
+    train(config, workdir, flags.FLAGS.data_dir)
 
 
 def train(config, workdir: str, data_dir: str) -> None:
@@ -261,4 +256,7 @@ class _Log:
 
 
 if __name__ == "__main__":
+    cli.define_config_flag()
+    cli.define_workdir_flag()
+    cli.define_data_dir_flag()
     cli.run(main)

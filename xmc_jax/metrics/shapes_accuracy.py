@@ -112,9 +112,7 @@ def make_parser(
                 mask = labels == blob
                 if np.sum(coverage[index][mask]) < min_area:
                     continue
-                template, x, y = _match(
-                    coverage[index], mask, half, templates, bank, squared_norms
-                )
+                template, x, y = _match(coverage[index], mask, half, templates, bank, squared_norms)
                 shape, size = (template.shape, template.size) if template else (None, "")
                 if not size:
                     area = np.sum(coverage[index][mask])
@@ -145,9 +143,7 @@ def _rasterise(
     return templates, np.array(bank, np.float32)
 
 
-def _nearest_background(
-    pixels: Float[np.ndarray, "h w 3"], backgrounds: Mapping[str, Rgb]
-) -> str:
+def _nearest_background(pixels: Float[np.ndarray, "h w 3"], backgrounds: Mapping[str, Rgb]) -> str:
     """The background colour that most pixels are nearest to, out of those near to any."""
     table = np.array(list(backgrounds.values()), np.float32)
     distances = np.linalg.norm(pixels[:, :, None] - table, axis=-1)
@@ -216,8 +212,8 @@ def score(scene: ParsedScene, form: Form) -> dict[str, tuple[int, int]]:
 
     An attribute that the caption does not mention is absent.
 
-    * ``object``: mentions for which an object of that shape and colour (and size, if said) is there.
-    * ``colour``, ``shape``: mentions whose colour (shape) is there, each object serving one mention.
+    * ``object``: mentions for which an object of that shape, colour (and size, if said) is there.
+    * ``colour``, ``shape``: mentions whose colour (shape) is there, each object serving once.
     * ``size``: mentions with a size for which the very object is there, in that size.
     * ``relation``: the two objects are there and stand so, mainly along the axis named.
     * ``location``: the object is there, in that ninth of the image.
@@ -272,7 +268,7 @@ def shapes_accuracy(
 
 
 def shuffle_captions(count: int, seed: int) -> Int[np.ndarray, " n"]:
-    """For each image the index of another image's caption: a seeded permutation without fixed points.
+    """For each image another image's caption: a seeded permutation without fixed points.
 
     Raises:
       ValueError: there are fewer than two images.
