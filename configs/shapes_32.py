@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log_every_steps = 50
     config.sample_every_steps = 500  # Grids of fixed captions.
     config.checkpoint_every_steps = 500
-    config.keep_checkpoints = 3  # The newest ones; the best by evaluation is kept besides.
+    config.keep_checkpoints = 3  # The newest ones.
 
     data = config.data = ConfigDict()
     data.name = "shapes"

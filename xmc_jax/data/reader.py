@@ -62,9 +62,10 @@ def make_builder(
         )
     except ValueError as error:
         raise UserError(f"data set {name}: {error}") from error
-    return shapes_dataset_builder.Builder(
-        data_dir=Path(data_dir).expanduser(), config=config, file_format=FILE_FORMAT
-    )
+    builder = shapes_dataset_builder.Builder
+    # TFDS takes the configs it lists as they are, and scaled ones as custom ones.
+    config = builder.builder_configs.get(config.name, config)
+    return builder(data_dir=Path(data_dir).expanduser(), config=config, file_format=FILE_FORMAT)
 
 
 def build(builder: tfds.core.DatasetBuilder) -> Path:

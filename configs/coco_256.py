@@ -1,0 +1,72 @@
+"""COCO-2014 at 256 px: the paper's main experiment.
+
+Command: python -m xmc_jax.train --config=configs/coco_256.py --workdir=gs://BUCKET/coco_256
+Cost, result: not run yet.
+
+The text encoder and VGG-19 need weights: see `text.encoder` and `loss.image_pretrained_weights`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import ablations
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The experiment; `arg` names an ablation row, see `configs/ablations.py`."""
+    config = ConfigDict()
+    config.seed = 0  # Of parameters, noise and the order of examples.
+    config.num_steps = 323_000  # Generator updates: 1000 epochs of 82,783 images at batch 256.
+    config.batch_size = 256  # Images of one micro-batch, over all devices.
+    config.d_steps = 2  # Discriminator updates, each on its own micro-batch, a step.
+
+    config.log_every_steps = 100
+    config.sample_every_steps = 2500  # Grids of fixed captions.
+    config.checkpoint_every_steps = 2500
+    config.keep_checkpoints = 3  # The newest ones.
+
+    data = config.data = ConfigDict()
+    data.name = "coco"
+    data.narrative = False  # Five short captions an image.
+    data.scale = 1.0  # Share of the full splits; only procedural data can be scaled.
+    data.flip = True  # As the released code does.
+    data.crop = "squash"  # Or short_crop, center_crop: how an image becomes square.
+    data.antialias = True  # NOTE(paper): the released code resizes without.
+    data.train_split = "train"
+    data.eval_split = "val"
+
+    text = config.text = ConfigDict()
+    text.encoder = "bert_base_en_uncased"  # A keras-hub preset, or a BERT folder.
+    text.num_tokens = 17  # Longest caption in word pieces, with [CLS] and [SEP].
+
+    model = config.model = ConfigDict()
+    model.resolution = 256
+    model.generator_width = 96
+    model.discriminator_width = 96
+    model.z_dim = 128
+    model.modulation = "attentional"  # Or self: the sentence alone modulates every block.
+    model.region_resolution = 16  # Regions of the word loss: 16x16 positions.
+    model.dtype = "bfloat16"  # Of convolutions; parameters and losses are float32.
+
+    loss = config.loss = ConfigDict()
+    loss.sentence_weight = 1.0
+    loss.word_weight = 1.0
+    loss.image_d_weight = 1.0
+    loss.image_pretrained_weight = 1.0
+    loss.image_pretrained_network = "vgg19"  # NOTE(paper): the released code has resnet50.
+    loss.image_pretrained_weights = ""  # Path of vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5.
+    loss.image_pretrained_resolution = 224  # Pixels: what the network was trained on.
+    loss.negatives = "global"  # Or per_device, as in the released code.
+
+    optimizer = config.optimizer = ConfigDict()
+    optimizer.generator_learning_rate = 1e-4
+    optimizer.discriminator_learning_rate = 4e-4
+    optimizer.beta1 = 0.5
+    optimizer.beta2 = 0.999
+    optimizer.ema_decay = 0.999
+
+    evaluation = config.eval = ConfigDict()
+    evaluation.num_examples = 30_000  # Captions, each drawn once.
+    evaluation.batch_size = 256
+    evaluation.seed = 0  # Of the captions' choice and the noise.
+
+    return ablations.apply(config, arg)

@@ -1,0 +1,22 @@
+"""Procedural shapes at 64 px, for a GPU or a patient CPU.
+
+Command: python -m xmc_jax.train --config=configs/shapes_64.py --workdir=runs/shapes_64
+Cost, result: not run yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import ablations, shapes_32
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`shapes_32` at twice the resolution; `arg` names an ablation row."""
+    config = shapes_32.get_config()
+    config.num_steps = 20_000
+    config.batch_size = 64
+    config.model.resolution = 64
+    config.model.generator_width = 16
+    config.model.discriminator_width = 32
+    config.model.region_resolution = 16  # As in the paper.
+    config.optimizer.ema_decay = 0.999  # As in the paper, for a run that is long enough.
+    return ablations.apply(config, arg)

@@ -1,0 +1,252 @@
+"""The verbs as a user runs them: real processes on a real, tiny run."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = [
+    "--config=configs/shapes_32.py",
+    "--config.data.scale=0.001",
+    "--config.batch_size=4",
+    "--config.log_every_steps=2",
+    "--config.sample_every_steps=4",
+    "--config.checkpoint_every_steps=2",
+    "--config.model.generator_width=1",
+    "--config.model.discriminator_width=1",
+    "--config.eval.num_examples=2",
+    "--config.eval.batch_size=2",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("verbs")
+
+
+@pytest.fixture(scope="module")
+def run_verb(folder):
+    """``run(verb, *arguments) -> CompletedProcess`` in the checkout, data and caches aside."""
+
+    def run(verb, *arguments, devices=1):
+        environment = os.environ | {
+            "TFDS_DATA_DIR": str(folder / "data"),
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        return subprocess.run(
+            [sys.executable, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(folder, run_verb):
+    """A run of four steps, stopped, and taken up again to eight with the same command."""
+    workdir = folder / "run"
+    for steps in (4, 8):
+        done = run_verb("train", *TINY, f"--workdir={workdir}", f"--config.num_steps={steps}")
+        assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def leaves_of(workdir, step):
+    """Every array of a checkpoint, read with Orbax alone."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    reader = ocp.StandardCheckpointer()
+    items = [
+        reader.restore(workdir / "checkpoints" / str(step) / item) for item in ("state", "ema")
+    ]
+    return jax.tree.map(np.asarray, items)
+
+
+def train_records(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    records = [r for r in map(json.loads, lines) if r["kind"] == "train"]
+    return [{k: v for k, v in r.items() if k != "steps_per_second"} for r in records]
+
+
+def test_a_restarted_run_equals_an_uninterrupted_one(folder, trained, run_verb):
+    import jax
+
+    workdir, done = trained
+    assert "training from step 4 to 8" in done.stdout
+    whole = folder / "whole"
+    done = run_verb("train", *TINY, f"--workdir={whole}", "--config.num_steps=8")
+    assert done.returncode == 0, done.stderr
+    jax.tree.map(np.testing.assert_array_equal, leaves_of(workdir, 8), leaves_of(whole, 8))
+    assert train_records(workdir) == train_records(whole)
+    assert [r["step"] for r in train_records(workdir)] == [2, 4, 6, 8]
+
+
+def test_training_reports_progress_and_leaves_everything_in_place(trained):
+    workdir, done = trained
+    assert re.search(r"step 8/8 .* steps/s  .* images/s  ETA 0:00", done.stdout)
+    assert "Traceback" not in done.stderr
+    names = {path.name for path in workdir.iterdir()}
+    assert {"config.json", "metrics.jsonl", "samples", "checkpoints"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    grid = np.asarray(Image.open(workdir / "samples" / "step_00000008.png"))
+    assert grid.ndim == 3 and grid.std() > 0
+    assert len(json.loads((workdir / "samples" / "captions.json").read_text())["captions"]) > 1
+    assert all("g/image_d_accuracy" in r for r in train_records(workdir))
+
+
+def test_a_finished_run_has_nothing_to_do(trained, run_verb):
+    workdir, _ = trained
+    done = run_verb("train", *TINY, f"--workdir={workdir}", "--config.num_steps=8")
+    assert done.returncode == 0 and "nothing to do" in done.stdout
+
+
+def test_sample_draws_captions_and_tells_what_is_lost(folder, trained, run_verb):
+    workdir, _ = trained
+    out = folder / "pictures"
+    captions = folder / "captions.txt"
+    captions.write_text("a green star\n\n赤い円 ☃\n")
+    long = "a red circle " * 20
+    done = run_verb(
+        "sample",
+        f"--workdir={workdir}",
+        f"--out={out}",
+        "--num_images=2",
+        f"--caption={long}",
+        f"--captions_file={captions}",
+    )
+    assert done.returncode == 0, done.stderr
+    names = sorted(p.name for p in out.iterdir())
+    assert len(names) == 7 and "grid.png" in names and "0001_a-green-star_0.png" in names
+    assert Image.open(out / names[0]).size == (32, 32)
+    assert re.search(r"notice: .* has 62 word pieces; this model reads the first 20", done.stderr)
+    assert re.search(r"notice: '赤い円 ☃' has \d+ word piece.*does not know", done.stderr)
+
+    again = folder / "again"
+    arguments = [f"--workdir={workdir}", f"--out={again}", "--num_images=2", f"--caption={long}"]
+    assert run_verb("sample", *arguments, devices=2).returncode == 0
+    one, two = (np.asarray(Image.open(f / names[0]), int) for f in (out, again))
+    assert np.max(np.abs(one - two)) <= 1  # Same seed, another batch and number of devices.
+
+
+def test_evaluate_and_report(trained, run_verb):
+    workdir, _ = trained
+    done = run_verb("evaluate", f"--workdir={workdir}", "--step=6")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    records = [r for r in records if r["kind"] == "eval"]
+    values = {r["metric"]: r for r in records}
+    assert "shapes_accuracy/colour" in values and "fd_vgg16" in values
+    colour = values["shapes_accuracy/colour"]
+    assert (colour["step"], colour["num_samples"], colour["ceiling"]) == (6, 2, 1.0)
+    assert values["fd_vgg16"]["weights"] and values["fd_vgg16"]["value"] > 0
+    assert "shapes_accuracy/colour" in done.stdout
+
+    done = run_verb("report", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    page = (workdir / "report.html").read_text()
+    assert re.search("shapes_accuracy.*colour", page, re.S) and "data:image/png;base64" in page
+
+
+def fails(done, *words):
+    """One clear line on stderr, exit code 2, no stack trace."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    for word in words:
+        assert word in errors[0]
+
+
+def test_wrong_settings_are_one_clear_line(folder, run_verb):
+    workdir = f"--workdir={folder / 'bad'}"
+    fails(run_verb("train", *TINY, workdir, "--config.batchsize=4"), "batchsize", "batch_size")
+    fails(run_verb("train", *TINY, workdir, "--config.batch_size=many"), "batch_size", "many")
+    fails(run_verb("train", *TINY, workdir, "--wrokdir=x"), "wrokdir")
+    fails(run_verb("train", *TINY, workdir, "stray"), "stray")
+    fails(run_verb("train", "--config=configs/none.py", workdir), "configs/none.py", "shapes_32")
+    fails(run_verb("train", "--config=configs/shapes_32.py:x", workdir), "'x'", "s_w")
+    fails(run_verb("train", *TINY), "--workdir is missing")
+    fails(run_verb("train", workdir), "--config is missing")
+    assert not (folder / "bad").exists()
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ("--config.num_steps=0", ["num_steps=0"]),
+        ("--config.model.resolution=48", ["resolution 48", "32, 64"]),
+        ("--config.text.encoder=/no/such", ["/no/such", "minilm"]),
+    ],
+)
+def test_values_that_cannot_work(folder, run_verb, change, words):
+    fails(run_verb("train", *TINY, f"--workdir={folder / 'bad'}", change), *words)
+
+
+def test_indivisible_batch(folder, run_verb):
+    done = run_verb("train", *TINY, f"--workdir={folder / 'bad'}", devices=3)
+    fails(done, "batch_size=4", "3 devices", "use 3 or 6")
+
+
+def test_pretrained_term_without_weights(folder, run_verb):
+    arguments = [
+        "--config.loss.image_pretrained_weight=1",
+        "--config.loss.image_pretrained_weights=",
+    ]
+    done = run_verb("train", *TINY, f"--workdir={folder / 'bad'}", *arguments)
+    fails(done, "no weights for vgg16", "set the loss's weight to 0")
+
+
+def test_unwritable_workdir(folder, run_verb):
+    (folder / "file").write_text("")
+    fails(run_verb("train", *TINY, f"--workdir={folder / 'file' / 'run'}"), "file/run")
+
+
+def test_workdir_of_another_model_is_left_alone(trained, run_verb):
+    workdir, _ = trained
+    before = (workdir / "config.json").read_bytes()
+    done = run_verb("train", *TINY, f"--workdir={workdir}", "--config.model.z_dim=9")
+    fails(done, "model.z_dim", "64", "9")
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_sample_mistakes(folder, trained, run_verb):
+    workdir, _ = trained
+    out = f"--out={folder / 'none'}"
+    fails(run_verb("sample", f"--workdir={workdir}", out), "--caption")
+    fails(run_verb("sample", f"--workdir={workdir}", out, "--caption= "), "empty")
+    fails(run_verb("sample", f"--workdir={folder / 'no'}", out, "--caption=x"), "no run in")
+    done = run_verb("sample", f"--workdir={workdir}", out, "--caption=x", "--step=99")
+    fails(done, "step 99", "there are")
+    done = run_verb("sample", f"--workdir={workdir}", out, "--captions_file=/no/file")
+    fails(done, "/no/file")
+
+
+def test_evaluate_mistakes(trained, run_verb):
+    workdir, _ = trained
+    fails(run_verb("evaluate", f"--workdir={workdir}", "--metrics=fid"), "'fid'", "fd_vgg16")
+
+
+def test_prepare(folder, run_verb):
+    arguments = ["--dataset=shapes", f"--data_dir={folder / 'p'}", "--scale=0.0002"]
+    assert "built" in run_verb("prepare", *arguments).stdout
+    assert "already built" in run_verb("prepare", *arguments).stdout
+    fails(run_verb("prepare", "--dataset=imagenet"), "imagenet", "shapes")
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "sample", "prepare", "report"])
+def test_help_explains(verb, run_verb):
+    text = run_verb(verb, "--help").stdout
+    assert f"python -m xmc_jax.{verb}" in text and "--" in text
