@@ -3,8 +3,6 @@
 Kept light: `--help` must not wait for JAX or TensorFlow.
 """
 
-import difflib
-import logging as python_logging
 import os
 import re
 import sys
@@ -63,6 +61,20 @@ def required(name: str) -> Any:
     return value
 
 
+def required_config() -> ConfigDict:
+    """The value of the config flag.
+
+    Raises:
+      UserError: it was not given, or its file is not there.
+    """
+    config = required("config")
+    try:
+        config.items()  # A missing file surfaces at the first use of the config.
+    except OSError as error:
+        raise UserError(_no_config_file()) from error
+    return config
+
+
 def set_up_jax() -> None:
     """Keeps compiled programs between runs, so that the same command starts faster again."""
     import jax
@@ -85,13 +97,12 @@ def run(main: Callable[[], None]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     # Before anything imports Keras, as TensorFlow's friends do.
     os.environ["KERAS_BACKEND"] = "jax"
-    logging.set_verbosity(logging.INFO)
 
     def main_without_arguments(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             _fail(f"unexpected argument {argv[1]!r}; flags are written --name=value")
         # The verbs print their own progress; libraries speak when something is wrong.
-        python_logging.getLogger("absl").setLevel(python_logging.WARNING)
+        logging.set_verbosity(logging.WARNING)
         try:
             main()
         except UserError as error:
@@ -104,50 +115,42 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
-        _fail(f"{_first_line(error)}; --help lists the flags")
+        _fail(f"{_one_line(error)}; --help lists the flags")
     except flags.Error as error:
-        _fail(_first_line(error))
-    except FileNotFoundError as error:
-        hint = f"; there are {', '.join(known)}" if (known := _configs()) else ""
-        _fail(f"no config file {error.filename}{hint}")
+        _fail(_one_line(error))
+    except OSError:
+        _fail(_no_config_file())
     except (AttributeError, KeyError) as error:
-        _fail(_explain_unknown_field(argv, error))
+        _fail(_explain_unknown_field(error))
     except (TypeError, ValueError) as error:
-        _fail(f"--config: {_first_line(error)}")
+        _fail(f"--config: {_one_line(error)}")
+
+
+def _no_config_file() -> str:
+    given = [a for a in sys.argv if re.match(r"--?config=", a)]
+    name = given[0].partition("=")[2] if given else "--config"
+    hint = f"; there are {', '.join(known)}" if (known := _configs()) else ""
+    return f"no config file {name}{hint}"
 
 
 def _configs() -> list[str]:
     return [str(path) for path in sorted(Path("configs").glob("*_[0-9]*.py"))]
 
 
-def _explain_unknown_field(argv: Sequence[str], error: Exception) -> str:
-    """Finds the override that names no field, and the field it is nearest to."""
-    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
-    if config is None:
-        return f"--config: {_first_line(error)}"
-    known = list(_field_names(config))
-    for argument in argv[1:]:
-        match = re.match(r"--?config\.([^=]+)", argument)
-        if match and match[1] not in known:
-            near = difflib.get_close_matches(match[1], known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else f"; fields: {', '.join(known)}"
-            return f"the config has no field {match[1]}{hint}"
-    return f"--config: {_first_line(error)}"
+def _explain_unknown_field(error: Exception) -> str:
+    suggestion = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', str(error))
+    if not suggestion:
+        return f"the config has no field {_one_line(error).strip("'")}"
+    near, given = suggestion.groups()
+    return f"the config has no field {given}; did you mean {near}?"
 
 
-def _field_names(config: ConfigDict, prefix: str = "") -> list[str]:
-    names = []
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            names += _field_names(value, f"{prefix}{name}.")
-        else:
-            names.append(f"{prefix}{name}")
-    return names
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error.args[0]) if error.args else type(error).__name__
-    return text.strip().splitlines()[0]
+def _one_line(error: Exception) -> str:
+    """The line of a message that tells most; a config's own error ends a quoted stack trace."""
+    lines = (str(error.args[0]) if error.args else type(error).__name__).strip().splitlines()
+    if any(line.startswith("Traceback") for line in lines):
+        return re.sub(r"^[\w.]+: ", "", lines[-1])
+    return lines[0]
 
 
 def _fail(message: str) -> None:

@@ -21,7 +21,7 @@ GRID_COLUMNS = 8
 
 def main() -> None:
     """Reads the flags and trains."""
-    config, workdir = cli.required("config"), cli.required("workdir")
+    config, workdir = cli.required_config(), cli.required("workdir")
     cli.set_up_jax()
     train(config, workdir, flags.FLAGS.data_dir)
 
