@@ -140,7 +140,8 @@ def _configs() -> list[str]:
 def _explain_unknown_field(error: Exception) -> str:
     suggestion = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', str(error))
     if not suggestion:
-        return f"the config has no field {_one_line(error).strip("'")}"
+        given = _one_line(error).strip("'")
+        return f"the config has no field {given}"
     near, given = suggestion.groups()
     return f"the config has no field {given}; did you mean {near}?"
 

@@ -17,20 +17,22 @@ from jaxtyping import Bool, Float, UInt8
 Rgb = tuple[int, int, int]
 
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring", "heart", "star")
+# No channel comes near 0 or 255, as in photographs: where it does, a generator that ends in tanh
+# saturates, gets no more gradient, and stays at one background for ever.
 COLOURS: dict[str, Rgb] = {
-    "red": (220, 30, 40),
-    "orange": (250, 140, 20),
-    "yellow": (245, 225, 40),
-    "green": (30, 150, 60),
-    "cyan": (60, 215, 225),
-    "blue": (40, 70, 225),
-    "purple": (135, 45, 175),
-    "pink": (250, 130, 185),
+    "red": (215, 35, 40),
+    "orange": (235, 135, 30),
+    "yellow": (232, 214, 45),
+    "green": (35, 145, 60),
+    "cyan": (60, 205, 215),
+    "blue": (45, 70, 215),
+    "purple": (135, 50, 175),
+    "pink": (235, 125, 180),
 }
 BACKGROUNDS: dict[str, Rgb] = {
-    "white": (255, 255, 255),
+    "white": (236, 236, 236),
     "gray": (128, 128, 128),
-    "black": (0, 0, 0),
+    "black": (20, 20, 20),
 }
 # Half the side of an object's bounding box, in cells.
 SIZES: dict[str, float] = {"small": 0.28, "large": 0.42}
