@@ -15,6 +15,12 @@ TERMS = {
     "s_w_vgg": ("s", "w", "vgg"),
     "all": ("s", "w", "d", "vgg"),
 }
+FIELDS = {
+    "s": "sentence_weight",
+    "w": "word_weight",
+    "d": "image_d_weight",
+    "vgg": "image_pretrained_weight",
+}
 
 
 def apply(config: ConfigDict, row: str) -> ConfigDict:
@@ -29,11 +35,11 @@ def apply(config: ConfigDict, row: str) -> ConfigDict:
       ValueError: there is no such row.
     """
     if row in TERMS:
-        kept = TERMS[row]
-        config.loss.sentence_weight = float("s" in kept)
-        config.loss.word_weight = float("w" in kept)
-        config.loss.image_d_weight = float("d" in kept)
-        config.loss.image_pretrained_weight = float("vgg" in kept)
+        for term, field in FIELDS.items():
+            if term not in TERMS[row]:
+                config.loss[field] = 0.0
+            elif not config.loss[field]:
+                config.loss[field] = 1.0  # The row asks for a term that the base leaves out.
     elif row == "self_modulation":
         config.model.modulation = "self"
     elif row == "per_device_negatives":

@@ -18,5 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.generator_width = 16
     config.model.discriminator_width = 32
     config.model.region_resolution = 16  # As in the paper.
+    config.sample_every_steps = 1000
+    config.checkpoint_every_steps = 1000
     config.optimizer.ema_decay = 0.999  # As in the paper, for a run that is long enough.
     return ablations.apply(config, arg)

@@ -1,0 +1,59 @@
+"""Every experiment and every ablation row builds its networks and has every field checked."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from configs import ablations
+from xmc_jax.experiment import check_config
+from xmc_jax.models.discriminator import Discriminator
+from xmc_jax.models.generator import Generator
+
+FILES = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*_[0-9]*.py"))
+
+
+def load(path, row=""):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(row)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_experiments_are_valid(path):
+    config = load(path)
+    check_config(config)
+    assert config.model.resolution == int(path.stem.rpartition("_")[2])
+    Generator(resolution=config.model.resolution, width=1, z_dim=config.model.z_dim)
+    Discriminator(
+        resolution=config.model.resolution,
+        width=1,
+        region_resolution=config.model.region_resolution,
+    )
+
+
+def test_all_experiments_have_the_same_fields():
+    def fields(config, prefix=""):
+        for name, value in config.items():
+            yield from (
+                fields(value, f"{prefix}{name}.") if hasattr(value, "items") else [prefix + name]
+            )
+
+    assert len({tuple(sorted(fields(load(path)))) for path in FILES}) == 1
+
+
+@pytest.mark.parametrize("row", ablations.TERMS)
+def test_rows_keep_their_terms(row):
+    loss = load(next(p for p in FILES if p.stem == "coco_256"), row).loss
+    kept = {term for term, field in ablations.FIELDS.items() if loss[field]}
+    assert kept == set(ablations.TERMS[row])
+    assert {loss[ablations.FIELDS[term]] for term in kept} <= {1.0}
+
+
+def test_the_other_rows():
+    path = next(p for p in FILES if p.stem == "coco_256")
+    assert load(path, "self_modulation").model.modulation == "self"
+    assert load(path, "per_device_negatives").loss.negatives == "per_device"
+    with pytest.raises(ValueError, match="no ablation row 'swd'; there are none, s, w"):
+        load(path, "swd")
