@@ -8,4 +8,4 @@ bash launch/setup.sh
 bin=${XMC_VENV:-$PWD/.venv}/bin
 
 "$bin/ruff" check .
-exec "$bin/python" -m pytest "$@"
+exec "$bin/python" -m pytest -n 2 "$@"

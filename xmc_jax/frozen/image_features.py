@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.util
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,8 +88,11 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
         model.set_weights(_read_packaged(path))
     else:
         try:
-            model.load_weights(path)
-        except (ValueError, OSError, KeyError) as error:
+            with warnings.catch_warnings():
+                # Keras warns, and goes on with random weights, where a layer is not in the file.
+                warnings.simplefilter("error", UserWarning)
+                model.load_weights(path)
+        except (ValueError, OSError, KeyError, UserWarning) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{path} does not hold the weights of {network}: {reason}") from error
     params = (
