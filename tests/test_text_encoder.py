@@ -100,6 +100,24 @@ def test_a_keras_hub_preset_folder(tmp_path):
     assert encoder.width == 8
 
 
+def test_a_hugging_face_folder(tmp_path, minilm):
+    folder = pathlib.Path(minilm.vocabulary_file).parent
+    for name in ("config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(folder / name)
+    encoder = load_text_encoder(str(tmp_path))
+    tokens = jnp.asarray(GOLDEN["tokens_24"][:2])
+    got, want = (jax.jit(e.apply)(e.params, tokens)[1] for e in (encoder, minilm))
+    np.testing.assert_array_equal(got, want)
+    assert (encoder.width, encoder.lowercase) == (384, True)
+
+    (tmp_path / "model.safetensors").unlink()
+    weights = (folder / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UserError, match="is not a BERT") as error:
+        load_text_encoder(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
 def test_a_missing_folder_is_one_clear_line():
     with pytest.raises(UserError, match="text.encoder='/no/such' is neither a folder.*minilm"):
         load_text_encoder("/no/such")

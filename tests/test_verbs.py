@@ -187,7 +187,7 @@ def test_wrong_settings_are_one_clear_line(folder, run_verb):
     "change,words",
     [
         ("--config.num_steps=0", ["num_steps=0"]),
-        ("--config.model.resolution=48", ["resolution 48", "32, 64"]),
+        ("--config.model.resolution=48", ["model.resolution=48", "32, 64"]),
         ("--config.text.encoder=/no/such", ["/no/such", "minilm"]),
     ],
 )

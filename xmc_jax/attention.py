@@ -1,4 +1,4 @@
-"""Cosine geometry and the attention between image regions and words (paper, sections 3 and 4)."""
+"""Cosine geometry and the attention between image regions and words (paper, section 4)."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def word_attention(
     """How much every region looks at every word, and the unit vectors it looks at.
 
     ``logits_rt = gamma * cos(region_r, word_t)`` and a softmax over the valid words (paper,
-    section 4.1).
+    "Attentional Self-Modulation Generator").
 
     Args:
       regions: Queries, any scale.

@@ -93,8 +93,6 @@ def format_duration(seconds: float) -> str:
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; a `UserError` becomes one line and exit code 2."""
-    # TensorFlow's greeting (INFO) says nothing that a user of this package can act on.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     # Before anything imports Keras, as TensorFlow's friends do.
     os.environ["KERAS_BACKEND"] = "jax"
 

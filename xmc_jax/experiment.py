@@ -17,7 +17,7 @@ from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.frozen.image_features import ImageFeatures, load_image_features
 from xmc_jax.frozen.text_encoder import TextEncoder, load_text_encoder
 from xmc_jax.models.discriminator import Discriminator
-from xmc_jax.models.generator import Generator
+from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS, Generator
 from xmc_jax.train_state import TrainState, create_train_state
 from xmc_jax.train_step import (
     FrozenParams,
@@ -207,13 +207,15 @@ def check_config(config: ConfigDict) -> None:
         if value < 1:
             raise UserError(f"config.{name}={value} must be at least 1")
     choices = {
+        "model.resolution": (config.model.resolution, tuple(CHANNEL_MULTIPLIERS)),
+        "model.modulation": (config.model.modulation, MODULATIONS),
         "model.dtype": (config.model.dtype, ("float32", "bfloat16")),
         "loss.negatives": (config.loss.negatives, ("global", "per_device")),
         "data.crop": (config.data.crop, ("squash", "short_crop", "center_crop")),
     }
     for name, (value, known) in choices.items():
         if value not in known:
-            raise UserError(f"config.{name}={value!r} is not one of {', '.join(known)}")
+            raise UserError(f"config.{name}={value!r} is not one of {', '.join(map(str, known))}")
     if config.text.num_tokens < 3:
         raise UserError(
             f"config.text.num_tokens={config.text.num_tokens} leaves no room for a word between "

@@ -1,4 +1,6 @@
-"""The losses of the paper, as pure functions of plain arrays, in float32 (paper, section 3).
+"""The losses of the paper, as pure functions of plain arrays, in float32.
+
+The contrastive ones are those of the paper's "Contrastive Losses for Text-to-Image Synthesis".
 
 Every reduction runs over the whole array it is given: hand in the global batch. Under `jax.jit`
 a batch that is sharded over devices is still one array here, so negatives are global.
@@ -21,13 +23,13 @@ _CHUNK_FLOATS = 2**23
 def hinge_d_loss(
     real_logits: Float[Array, " b"], fake_logits: Float[Array, " b"]
 ) -> Float[Array, ""]:
-    """The discriminator's hinge loss, ``mean(relu(1 - real) + relu(1 + fake))`` (section 3)."""
+    """The discriminator's hinge loss, ``mean(relu(1 - real) + relu(1 + fake))``."""
     real_logits, fake_logits = real_logits.astype(jnp.float32), fake_logits.astype(jnp.float32)
     return jnp.mean(jax.nn.relu(1.0 - real_logits) + jax.nn.relu(1.0 + fake_logits))
 
 
 def hinge_g_loss(fake_logits: Float[Array, " b"]) -> Float[Array, ""]:
-    """The generator's side of the hinge loss, ``-mean(fake)`` (section 3)."""
+    """The generator's side of the hinge loss, ``-mean(fake)``."""
     return -jnp.mean(fake_logits.astype(jnp.float32))
 
 
@@ -54,7 +56,7 @@ def symmetric_cross_entropy(scores: Float[Array, "b b"]) -> LossAndAccuracy:
 def info_nce(
     a: Float[Array, "b d"], b: Float[Array, "b d"], *, temperature: float = 0.1
 ) -> LossAndAccuracy:
-    """Contrastive loss between paired vectors, both directions summed (equations 1 to 4).
+    """Contrastive loss between paired vectors, both directions summed (InfoNCE).
 
     Args:
       a: One vector an item, any scale; only its direction counts.
@@ -76,7 +78,7 @@ def word_scores(
     gamma_region: float = 5.0,
     gamma_word: float = 5.0,
 ) -> Float[Array, "b n"]:
-    """How well each image shows each caption, word by word (equations 5 to 7).
+    """How well each image shows each caption, word by word.
 
     For every word of every caption, a softmax over the image's regions (sharpness
     ``gamma_region``) picks a context; the word's match is its cosine with that context; the
@@ -134,7 +136,7 @@ def word_nce(
     gamma_word: float = 5.0,
     gamma_match: float = 50.0,
 ) -> LossAndAccuracy:
-    """Contrastive loss between the regions of images and the words of captions (equation 8).
+    """Contrastive loss between the regions of images and the words of captions.
 
     Cross-entropy over rows plus over columns of ``gamma_match * word_scores(...)``; image i and
     caption i belong together.

@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Float, Int, Int32, UInt8
 
 from xmc_jax.experiment import Experiment
 from xmc_jax.sharding import DATA_AXIS
@@ -54,7 +54,9 @@ class Sampler:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def make_noise(count: int, z_dim: int, seed: int, first_index: int) -> Float[Array, "count z"]:
+def make_noise(
+    count: int, z_dim: int, seed: int | Int[Array, ""], first_index: int | Int[Array, ""]
+) -> Float[Array, "n z"]:
     """Standard normal noise; row i depends on the seed and on ``first_index + i`` alone."""
     key = jax.random.key(seed)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first_index + jnp.arange(count))

@@ -43,16 +43,18 @@ def train(config, workdir: str, data_dir: str) -> None:
     from xmc_jax import sharding
     from xmc_jax import workdir as run
     from xmc_jax.checkpoint import Checkpoints
-    from xmc_jax.experiment import create_experiment
+    from xmc_jax.experiment import check_config, create_experiment
 
     # Act 1: the folder of the run, and whether this config belongs to it.
     run.ensure_writable(workdir)
     run.check_config(workdir, config)
 
-    # Act 2: networks, data, state.
+    # Act 2: data, networks, state.
+    check_config(config)
+    source, eval_source = _open_splits(config, data_dir)
     print(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}", flush=True)
     experiment = create_experiment(config)
-    source, preview = _open_data(experiment, data_dir)
+    preview = _read_preview(experiment, eval_source)
     run.write_config(workdir, config)
     _write_captions(workdir, preview.captions)
 
@@ -96,24 +98,32 @@ def train(config, workdir: str, data_dir: str) -> None:
     print(f"done: {workdir} is at step {config.num_steps}", flush=True)
 
 
-def _open_data(experiment, data_dir: str):
-    """The training split, and the captions whose pictures show the progress."""
+def _open_splits(config, data_dir: str) -> tuple:
+    """The training split and the one that previews are drawn from."""
+    from xmc_jax.data import reader
+
+    return tuple(
+        reader.open_split(
+            config.data.name,
+            resolution=config.model.resolution,
+            split=split,
+            data_dir=data_dir,
+            narrative=config.data.narrative,
+            scale=config.data.scale,
+            # Only the procedural data can be made on the spot; others need archives.
+            build_missing=config.data.name == "shapes",
+        )
+        for split in (config.data.train_split, config.data.eval_split)
+    )
+
+
+def _read_preview(experiment, source):
+    """The captions whose pictures show the progress."""
     from xmc_jax.data import reader
 
     config = experiment.config
-    options = {
-        "resolution": config.model.resolution,
-        "data_dir": data_dir,
-        "narrative": config.data.narrative,
-        "scale": config.data.scale,
-    }
-    # Only the procedural data can be made on the spot; others need archives.
-    build = config.data.name == "shapes"
-    source = reader.open_split(
-        config.data.name, split=config.data.train_split, build_missing=build, **options
-    )
     examples = reader.eval_examples(
-        reader.open_split(config.data.name, split=config.data.eval_split, **options),
+        source,
         experiment.tokenizer,
         resolution=config.model.resolution,
         batch_size=NUM_GRID_CAPTIONS,
@@ -122,7 +132,7 @@ def _open_data(experiment, data_dir: str):
         crop=config.data.crop,
         antialias=config.data.antialias,
     )
-    return source, next(iter(examples))
+    return next(iter(examples))
 
 
 def _batches(experiment, source, first_step: int) -> Iterator:

@@ -43,10 +43,10 @@ class LossWeights(NamedTuple):
     """Weights of the contrastive terms; a term of weight 0 is not computed at all.
 
     Attributes:
-      sentence: Between an image and its sentence (equation 3).
-      word: Between an image's regions and its words (equation 8).
-      image_d: Between fake and real in the discriminator's features (equation 4).
-      image_pretrained: Between fake and real in a pretrained network's features (equation 4).
+      sentence: Between an image and its sentence.
+      word: Between an image's regions and its words.
+      image_d: Between fake and real in the discriminator's features.
+      image_pretrained: Between fake and real in a pretrained network's features.
     """
 
     sentence: float = 1.0
@@ -137,147 +137,213 @@ def make_train_step(
     if loss_weights.image_pretrained and image_features is None:
         raise ValueError("loss_weights.image_pretrained is not 0, but image_features is None")
     info_nce, word_nce = make_contrastive_terms(mesh, contrastive_group_size)
+    algorithm = _Algorithm(
+        players=_Players(generator, discriminator),
+        generator_tx=generator_tx,
+        discriminator_tx=discriminator_tx,
+        encode_text=encode_text,
+        objectives=_Objectives(loss_weights, info_nce, word_nce, image_features),
+        ema_decay=ema_decay,
+        flip=flip,
+    )
+    return algorithm.train_step
 
-    def forward(g_params: PyTree, d_params: PyTree, state: TrainState, real, text: Text, z):
-        """Both networks on one micro-batch: outputs and the state they moved."""
-        fake, g_moved = generator.apply(
+
+class _Example(NamedTuple):
+    """One micro-batch, ready for the networks."""
+
+    real: Float[Array, "b h w 3"]
+    text: Text
+    z: Float[Array, "b z"]
+
+
+class _Moved(NamedTuple):
+    """The state that a forward pass in training mode moves on."""
+
+    generator_stats: PyTree
+    spectral: PyTree
+
+
+class _Players(NamedTuple):
+    """The two networks."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+
+    def forward(
+        self, g_params: PyTree, d_params: PyTree, state: TrainState, example: _Example
+    ) -> tuple[tuple[Array, DiscriminatorOutput], _Moved]:
+        """Fakes, what the discriminator says of reals (view 0) and fakes (view 1), new state."""
+        fake, g_moved = self.generator.apply(
             {"params": g_params, BATCH_STATS: state.generator_stats},
-            z,
-            *text,
+            example.z,
+            *example.text,
             train=True,
             mutable=[BATCH_STATS],
         )
-        output, d_moved = discriminator.apply(
+        output, d_moved = self.discriminator.apply(
             {"params": d_params, SPECTRAL: state.spectral},
-            jnp.stack([real, fake], axis=1),
-            text.sentence,
+            jnp.stack([example.real, fake], axis=1),
+            example.text.sentence,
             train=True,
             mutable=[SPECTRAL],
         )
-        return fake, output, g_moved[BATCH_STATS], d_moved[SPECTRAL]
+        return (fake, output), _Moved(g_moved[BATCH_STATS], d_moved[SPECTRAL])
 
-    def total(terms: dict[str, tuple[float, Callable]], metrics: Metrics, prefix: str) -> Array:
-        """The weighted sum of the terms whose weight is not 0; their figures go to `metrics`."""
-        loss = metrics[f"{prefix}/hinge"]
-        for name, (weight, compute) in terms.items():
-            if weight:
-                value, accuracy = compute()
-                metrics[f"{prefix}/{name}"] = value
-                metrics[f"{prefix}/{name}_accuracy"] = accuracy
-                loss = loss + weight * value
-        metrics[f"{prefix}/loss"] = loss
-        return loss
 
-    def d_loss(output: DiscriminatorOutput, text: Text) -> tuple[Array, Metrics]:
+class _Objectives(NamedTuple):
+    """What each player minimises, as a function of the networks' outputs."""
+
+    weights: LossWeights
+    info_nce: Callable[..., losses.LossAndAccuracy]
+    word_nce: Callable[..., losses.LossAndAccuracy]
+    image_features: ImageFeatures | None
+
+    def d_loss(self, output: DiscriminatorOutput, text: Text) -> tuple[Array, Metrics]:
+        """Hinge, and real images against their captions."""
         real_logits, fake_logits = output.logits[:, 0], output.logits[:, 1]
+        pooled, regions = output.pooled[:, 0], output.regions[:, 0]
         metrics = {
             "d/hinge": losses.hinge_d_loss(real_logits, fake_logits),
             "d/real_logit": jnp.mean(real_logits),
             "d/fake_logit": jnp.mean(fake_logits),
         }
-        pooled, regions = output.pooled[:, 0], output.regions[:, 0]
-        terms = {
-            "sentence": (loss_weights.sentence, lambda: info_nce(pooled, output.sentence)),
-            "word": (loss_weights.word, lambda: word_nce(regions, text.words, text.word_mask)),
-        }
-        return total(terms, metrics, "d"), metrics
+        return self._total("d", metrics, self._text_terms(pooled, regions, output, text))
 
-    def g_loss(fake, output: DiscriminatorOutput, text: Text, real, frozen: FrozenParams):
-        metrics = {"g/hinge": losses.hinge_g_loss(output.logits[:, 1])}
+    def g_loss(
+        self,
+        fake: Float[Array, "b h w 3"],
+        output: DiscriminatorOutput,
+        example: _Example,
+        frozen: FrozenParams,
+    ) -> tuple[Array, Metrics]:
+        """Hinge, fake images against their captions, and against the real images of these."""
         pooled, regions = output.pooled[:, 1], output.regions[:, 1]
 
         def image_pretrained() -> losses.LossAndAccuracy:
-            real_features = jax.lax.stop_gradient(image_features(frozen.image, real))
-            return info_nce(real_features, image_features(frozen.image, fake))
+            real_features = self.image_features(frozen.image, example.real)
+            return self.info_nce(real_features, self.image_features(frozen.image, fake))
 
-        terms = {
-            "sentence": (loss_weights.sentence, lambda: info_nce(pooled, output.sentence)),
-            "word": (loss_weights.word, lambda: word_nce(regions, text.words, text.word_mask)),
-            "image_d": (loss_weights.image_d, lambda: info_nce(pooled, output.pooled[:, 0])),
-            "image_pretrained": (loss_weights.image_pretrained, image_pretrained),
+        metrics = {"g/hinge": losses.hinge_g_loss(output.logits[:, 1])}
+        terms = self._text_terms(pooled, regions, output, example.text)
+        terms["image_d"] = lambda: self.info_nce(pooled, output.pooled[:, 0])
+        terms["image_pretrained"] = image_pretrained
+        return self._total("g", metrics, terms)
+
+    def _text_terms(
+        self, pooled: Array, regions: Array, output: DiscriminatorOutput, text: Text
+    ) -> dict[str, Callable[[], losses.LossAndAccuracy]]:
+        return {
+            "sentence": lambda: self.info_nce(pooled, output.sentence),
+            "word": lambda: self.word_nce(regions, text.words, text.word_mask),
         }
-        return total(terms, metrics, "g"), metrics
 
-    def prepare(micro_batch: Batch, frozen: FrozenParams, rng: Array) -> tuple[Array, Text, Array]:
-        z_rng, flip_rng = jax.random.split(rng)
+    def _total(
+        self, player: str, metrics: Metrics, terms: dict[str, Callable]
+    ) -> tuple[Array, Metrics]:
+        """Adds the terms whose weight is not 0, and only computes these."""
+        loss = metrics[f"{player}/hinge"]
+        for name, compute in terms.items():
+            if weight := getattr(self.weights, name):
+                value, accuracy = compute()
+                metrics |= {f"{player}/{name}": value, f"{player}/{name}_accuracy": accuracy}
+                loss = loss + weight * value
+        return loss, metrics | {f"{player}/loss": loss}
+
+
+class _Algorithm(NamedTuple):
+    """The step of `make_train_step`, in parts."""
+
+    players: _Players
+    generator_tx: optax.GradientTransformation
+    discriminator_tx: optax.GradientTransformation
+    encode_text: EncodeText
+    objectives: _Objectives
+    ema_decay: float
+    flip: bool
+
+    def train_step(
+        self, state: TrainState, batch: Batch, frozen: FrozenParams, rng: Array
+    ) -> tuple[TrainState, Metrics]:
+        """One generator update; see `make_train_step`."""
+        rng = jax.random.fold_in(rng, state.step)
+        *for_discriminator, for_both = (
+            self._prepare(jax.tree.map(lambda x, i=i: x[i], batch), frozen, rng, i)
+            for i in range(batch.image.shape[0])
+        )
+        for example in for_discriminator:
+            state = self._update_discriminator(state, example)
+        return self._update_both(state, example=for_both, frozen=frozen)
+
+    def _prepare(self, micro_batch: Batch, frozen: FrozenParams, rng: Array, index: int):
+        z_rng, flip_rng = jax.random.split(jax.random.fold_in(rng, index))
         real = images.from_uint8(micro_batch.image)
-        if flip:
+        if self.flip:
             real = images.random_flip(real, flip_rng)
-        text = Text(*jax.lax.stop_gradient(encode_text(frozen.text, micro_batch.tokens)))
-        z = jax.random.normal(z_rng, (real.shape[0], generator.z_dim))
-        return real, text, z
+        text = Text(*self.encode_text(frozen.text, micro_batch.tokens))
+        z = jax.random.normal(z_rng, (real.shape[0], self.players.generator.z_dim))
+        return _Example(real, text, z)
 
-    def update(tx: optax.GradientTransformation, grads, optimizer_state, params):
-        updates, optimizer_state = tx.update(grads, optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state
-
-    def update_discriminator(state: TrainState, micro_batch: Batch, frozen, rng) -> TrainState:
-        real, text, z = prepare(micro_batch, frozen, rng)
-
+    def _update_discriminator(self, state: TrainState, example: _Example) -> TrainState:
         def loss(d_params: PyTree):
-            _, output, _, spectral = forward(state.generator, d_params, state, real, text, z)
-            return d_loss(output, text)[0], spectral
+            (_, output), moved = self.players.forward(state.generator, d_params, state, example)
+            return self.objectives.d_loss(output, example.text)[0], moved
 
-        grads, spectral = jax.grad(loss, has_aux=True)(state.discriminator)
-        params, optimizer_state = update(
-            discriminator_tx, grads, state.discriminator_optimizer, state.discriminator
+        # The generator's running statistics move with its own updates only.
+        grads, moved = jax.grad(loss, has_aux=True)(state.discriminator)
+        params, optimizer = _descend(
+            self.discriminator_tx, grads, state.discriminator_optimizer, state.discriminator
         )
         return state.replace(
-            discriminator=params, discriminator_optimizer=optimizer_state, spectral=spectral
+            discriminator=params, discriminator_optimizer=optimizer, spectral=moved.spectral
         )
 
-    def update_both(state: TrainState, micro_batch: Batch, frozen, rng):
-        real, text, z = prepare(micro_batch, frozen, rng)
-
-        def play(g_params: PyTree, d_params: PyTree):
-            fake, output, stats, spectral = forward(g_params, d_params, state, real, text, z)
-            return (fake, output), (stats, spectral)
-
+    def _update_both(
+        self, state: TrainState, example: _Example, frozen: FrozenParams
+    ) -> tuple[TrainState, Metrics]:
         # One forward pass and one gradient a player: each loss is differentiated down to the
         # networks' outputs, and only its own cotangent is pulled back. (Pulling both losses back
         # with weights (1, 0) and (0, 1) would compute the zero halves too.)
-        (fake, output), pull_back, (stats, spectral) = jax.vjp(
-            play, state.generator, state.discriminator, has_aux=True
+        (fake, output), pull_back, moved = jax.vjp(
+            lambda g, d: self.players.forward(g, d, state, example),
+            state.generator,
+            state.discriminator,
+            has_aux=True,
         )
-        d_cotangent, d_metrics = jax.grad(d_loss, has_aux=True)(output, text)
-        g_cotangents, g_metrics = jax.grad(g_loss, argnums=(0, 1), has_aux=True)(
-            fake, output, text, real, frozen
+        d_cotangent, d_metrics = jax.grad(self.objectives.d_loss, has_aux=True)(
+            output, example.text
+        )
+        g_cotangents, g_metrics = jax.grad(self.objectives.g_loss, argnums=(0, 1), has_aux=True)(
+            fake, output, example, frozen
         )
         _, d_grads = pull_back((jnp.zeros_like(fake), d_cotangent))
         g_grads, _ = pull_back(g_cotangents)
 
-        d_params, d_optimizer = update(
-            discriminator_tx, d_grads, state.discriminator_optimizer, state.discriminator
+        d_params, d_optimizer = _descend(
+            self.discriminator_tx, d_grads, state.discriminator_optimizer, state.discriminator
         )
-        g_params, g_optimizer = update(
-            generator_tx, g_grads, state.generator_optimizer, state.generator
+        g_params, g_optimizer = _descend(
+            self.generator_tx, g_grads, state.generator_optimizer, state.generator
         )
-        ema = optax.incremental_update(
-            {"params": g_params, BATCH_STATS: stats}, state.ema, 1.0 - ema_decay
-        )
+        new = {"params": g_params, BATCH_STATS: moved.generator_stats}
         state = TrainState(
             step=state.step + 1,
             generator=g_params,
-            generator_stats=stats,
+            generator_stats=moved.generator_stats,
             discriminator=d_params,
-            spectral=spectral,
-            ema=ema,
+            spectral=moved.spectral,
+            ema=optax.incremental_update(new, state.ema, 1.0 - self.ema_decay),
             generator_optimizer=g_optimizer,
             discriminator_optimizer=d_optimizer,
         )
         return state, d_metrics | g_metrics
 
-    def train_step(state: TrainState, batch: Batch, frozen: FrozenParams, rng: Array):
-        """One generator update; see `make_train_step`."""
-        rng = jax.random.fold_in(rng, state.step)
-        num_micro_batches = batch.image.shape[0]
-        for index in range(num_micro_batches - 1):
-            micro_batch = jax.tree.map(lambda x, i=index: x[i], batch)
-            state = update_discriminator(state, micro_batch, frozen, jax.random.fold_in(rng, index))
-        last = jax.tree.map(lambda x: x[-1], batch)
-        return update_both(state, last, frozen, jax.random.fold_in(rng, num_micro_batches - 1))
 
-    return train_step
+def _descend(
+    tx: optax.GradientTransformation, grads: PyTree, optimizer_state: PyTree, params: PyTree
+) -> tuple[PyTree, PyTree]:
+    updates, optimizer_state = tx.update(grads, optimizer_state, params)
+    return optax.apply_updates(params, updates), optimizer_state
 
 
 def make_sample_step(

@@ -1,7 +1,7 @@
 """Frozen ImageNet networks from keras.applications, as pure functions and their weights.
 
-They serve the pretrained image-image loss (paper, section 4.2) and Fréchet distances. Use one
-network for the loss and another for the measure.
+They serve the contrastive loss between fake and real images (paper, section 4) and Fréchet
+distances. Use one network for the loss and another for the measure.
 """
 
 import functools

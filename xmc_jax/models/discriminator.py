@@ -1,4 +1,4 @@
-"""The discriminator: a critic, and the image encoder of the contrastive losses (section 4.2)."""
+"""A critic that encodes images for the contrastive losses (paper, "Contrastive Discriminator")."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The one-stage generator with attentional self-modulation (paper, section 4.1)."""
+"""The one-stage generator (paper, "Attentional Self-Modulation Generator")."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ CHANNEL_MULTIPLIERS = {
     256: (16, 8, 8, 4, 2, 1),
 }
 
+MODULATIONS = ("attentional", "self")
+
 
 class Generator(nn.Module):
     """Draws images from noise and a caption.
@@ -32,7 +34,7 @@ class Generator(nn.Module):
       width: Base number of channels (96 in the paper).
       z_dim: Length of the noise vector, and of the projected sentence.
       modulation: ``"attentional"`` (the paper's), or ``"self"``: the global condition everywhere
-        (the ablation of the paper's section 6.2).
+        (one of the paper's ablations).
       dtype: Compute type of the convolutions; attention is float32.
     """
 
@@ -48,7 +50,7 @@ class Generator(nn.Module):
                 f"no generator for resolution {self.resolution}; "
                 f"there is one for {', '.join(map(str, CHANNEL_MULTIPLIERS))}"
             )
-        if self.modulation not in ("attentional", "self"):
+        if self.modulation not in MODULATIONS:
             raise ValueError(f"modulation is 'attentional' or 'self', not {self.modulation!r}")
         super().__post_init__()
 

@@ -78,7 +78,7 @@ class ConditionalBatchNorm(nn.Module):
     """Batch normalisation whose scale and shift are predicted from a condition.
 
     ``BN(x) * (1 + Dense_gamma(condition)) + Dense_beta(condition)``, where BN has no parameters
-    (paper, section 4.1). The statistics are those of the global batch.
+    (paper, "Attentional Self-Modulation Generator"). The statistics are those of the global batch.
 
     Attributes:
       dtype: Compute type; statistics are float32 whatever it is.

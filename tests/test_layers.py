@@ -1,0 +1,72 @@
+"""layers.py: the rewritten blocks equal the plain ones, and the basic shapes of things."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xmc_jax.models.discriminator import DiscriminatorBlock
+from xmc_jax.models.layers import Condition, GeneratorBlock, average_pool, upsample
+
+
+def convolve(x, params):
+    bias = params["bias"].reshape(1, 1, 1, -1)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return (
+        jax.lax.conv_general_dilated(x, params["kernel"], (1, 1), "SAME", dimension_numbers=numbers)
+        + bias
+    )
+
+
+def test_upsample_repeats_and_average_pool_undoes_it():
+    x = jnp.arange(12.0).reshape(1, 2, 3, 2)
+    up = upsample(x)
+    np.testing.assert_array_equal(up[0, :2, 2:4, 1], jnp.full((2, 2), x[0, 0, 1, 1]))
+    np.testing.assert_array_equal(average_pool(up), x)
+
+
+def test_generator_block_equals_the_plain_one():
+    """Upsample, then every convolution, at full resolution, as published."""
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 6))
+    condition = Condition(jax.random.normal(jax.random.key(1), (2, 5)))
+    block = GeneratorBlock(3)
+    variables = block.init(jax.random.key(2), x, condition, train=False)
+    variables = jax.tree.map(lambda v: v + 0.1, variables)  # No zero biases.
+    params, stats = variables["params"], variables["batch_stats"]
+
+    def norm(x, name):
+        mean, var = (stats[name]["batch_norm"][k].reshape(1, 1, 1, -1) for k in ("mean", "var"))
+        gamma, beta = (
+            (condition.vector @ params[name][k]["kernel"] + params[name][k]["bias"][None])[
+                :, None, None
+            ]
+            for k in ("gamma", "beta")
+        )
+        return (x - mean) / jnp.sqrt(var + 1e-5) * (1 + gamma) + beta
+
+    h = convolve(upsample(jax.nn.relu(norm(x, "norm_1"))), params["conv_1"])
+    h = convolve(jax.nn.relu(norm(h, "norm_2")), params["conv_2"])
+    want = h + convolve(upsample(x), params["shortcut"])
+    got = block.apply(variables, x, condition, train=False)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_discriminator_block_equals_the_plain_one():
+    """Every convolution at full resolution, then the mean, as published."""
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 6))
+    block = DiscriminatorBlock(3, downsample=True)
+    variables = block.init({"params": jax.random.key(2)}, x, train=False)
+    params = jax.tree.map(lambda v: v + 0.1, variables["params"])
+
+    def normalized(name):
+        matrix = params[name]["kernel"].reshape(-1, 3)
+        u = variables["spectral"][name]["u"]
+        v = u @ matrix.T / jnp.linalg.norm(u @ matrix.T)
+        u = v @ matrix / jnp.linalg.norm(v @ matrix)
+        sigma = jnp.squeeze(v @ matrix @ u.T)
+        return {"kernel": params[name]["kernel"] / sigma, "bias": params[name]["bias"]}
+
+    h = convolve(jax.nn.relu(x), normalized("conv_1"))
+    h = convolve(jax.nn.relu(h), normalized("conv_2"))
+    want = average_pool(h + convolve(x, normalized("shortcut")))
+    got = block.apply({**variables, "params": params}, x, train=False)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
