@@ -18,11 +18,11 @@ GOLDEN = {
     "head": ("train-000000", "black"),
     "objects": [("cross", "blue", "small", 5), ("cross", "yellow", "large", 4)],
     "captions": [
-        "there are a yellow cross and a blue cross",
+        "a large yellow cross and a blue cross",
+        "a blue cross on black",
+        "a small blue cross right of a large yellow cross",
+        "two shapes, one is a yellow cross",
         "on the right there is a blue cross",
-        "a blue cross to the right of a yellow cross",
-        "a large yellow cross on a black background",
-        "two shapes, one is a blue cross on black",
     ],
 }
 

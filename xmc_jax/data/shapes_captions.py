@@ -171,9 +171,7 @@ def _say_exists(scene: Scene, rng: np.random.Generator) -> Caption:
     phrases, objects = zip(*(_mention(item, rng) for item in chosen), strict=True)
     text = phrases[0] if count == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
     opening = _pick(("", "there is ") if count == 1 else ("", "there are "), rng)
-    caption = Caption(opening + text, {"type": "exists", "objects": list(objects)})
-    # Three objects and a background would be longer than the captions of any other kind.
-    return caption if count == 3 else _maybe_add_background(caption, scene, rng)
+    return Caption(opening + text, {"type": "exists", "objects": list(objects)})
 
 
 def _say_location(scene: Scene, rng: np.random.Generator) -> Caption:
@@ -182,8 +180,7 @@ def _say_location(scene: Scene, rng: np.random.Generator) -> Caption:
     location = location_of(item)
     place = _pick(_PLACES[location], rng)
     text = _pick((f"{phrase} {place}", f"{place} there is {phrase}"), rng)
-    form = {"type": "location", "objects": [mentioned], "location": location}
-    return _maybe_add_background(Caption(text, form), scene, rng)
+    return Caption(text, {"type": "location", "objects": [mentioned], "location": location})
 
 
 def _say_relation(
@@ -205,8 +202,7 @@ def _say_count(scene: Scene, rng: np.random.Generator) -> Caption:
         text = _pick(
             (f"{number} shapes, one is {phrase}", f"{phrase}, {number} shapes in all"), rng
         )
-    form = {"type": "count", "objects": [mentioned], "count": count}
-    return _maybe_add_background(Caption(text, form), scene, rng)
+    return Caption(text, {"type": "count", "objects": [mentioned], "count": count})
 
 
 def _say_background(scene: Scene, rng: np.random.Generator) -> Caption:
@@ -214,14 +210,6 @@ def _say_background(scene: Scene, rng: np.random.Generator) -> Caption:
     colour = scene.background
     text = _pick((f"{phrase} on a {colour} background", f"{phrase} on {colour}"), rng)
     return Caption(text, {"type": "background", "objects": [mentioned], "background": colour})
-
-
-def _maybe_add_background(caption: Caption, scene: Scene, rng: np.random.Generator) -> Caption:
-    """States the background too, half of the time."""
-    if rng.integers(2):
-        return caption
-    background = {"background": scene.background}
-    return Caption(f"{caption.text} on {scene.background}", caption.form | background)
 
 
 def make_narrative(split: str, index: int) -> tuple[Scene, Narrative]:
