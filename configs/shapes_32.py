@@ -1,7 +1,8 @@
 """Procedural shapes at 32 px: the default of launch/local.sh, made for two CPU cores.
 
 Command: python -m xmc_jax.train --config=configs/shapes_32.py --workdir=runs/shapes_32
-Cost, result: see README.md.
+Cost: 19 minutes on two CPU cores, data set included.
+Result: colours follow the caption (0.90; 0.16 by chance), shapes not yet. See README.md.
 """
 
 from ml_collections import ConfigDict
