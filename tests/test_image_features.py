@@ -68,9 +68,18 @@ def test_gradient_flows_to_the_images_and_weights_are_arguments(vgg16):
     assert sum(np.size(c) for c in closed.consts) < 100
 
 
+def test_packaged_weights_are_those_trained_on_rgb_with_mean_and_deviation(vgg16):
+    """The first rows of torchvision's vgg16, features.0.weight[0, :, 0], as PyTorch prints them.
+
+    Keras' own (Caffe, BGR) are others, and would want another preprocessing.
+    """
+    rgb = [[-0.5537, 0.1427, 0.5290], [0.1755, 0.0099, -0.0814], [0.3130, -0.1659, -0.4275]]
+    np.testing.assert_allclose(vgg16.params[0][0][0, :, :, 0].T, rgb, atol=5.1e-5)
+
+
 @pytest.mark.parametrize("network", ["vgg19", "resnet50"])
 def test_keras_weight_files(tmp_path, network):
-    """Seeded weights written in Keras' format; the reference is Keras' own preprocessing."""
+    """Seeded weights in both of Keras' formats; the reference is Keras' own preprocessing."""
     model = image_features._build(network, 32)
     rng = np.random.default_rng(0)
     model.set_weights(
@@ -91,6 +100,10 @@ def test_keras_weight_files(tmp_path, network):
     got = features.apply(features.params, images)
     np.testing.assert_allclose(got, want, rtol=2e-3, atol=1e-3 * float(jnp.max(jnp.abs(want))))
     assert len(features.fingerprint) == 64
+    legacy = tmp_path / "model.h5"  # The format in which keras.applications publishes.
+    model.save(legacy)
+    again = load_image_features(network, str(legacy), 32)
+    np.testing.assert_array_equal(again.apply(again.params, images), got)
 
 
 def test_missing_weights_say_what_to_do():

