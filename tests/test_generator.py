@@ -7,7 +7,8 @@ import pytest
 
 from xmc_jax.attention import attend_words
 from xmc_jax.models.generator import Generator
-from xmc_jax.models.layers import Condition, ConditionalBatchNorm, upsample
+from xmc_jax.models.layers import Condition, ConditionalBatchNorm
+from xmc_jax.models.resampling import upsample
 
 
 def init(generator, d=8, t=5, b=2):

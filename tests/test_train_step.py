@@ -284,7 +284,9 @@ def test_every_term_reports_loss_and_accuracy(frozen):
 def test_frozen_weights_are_arguments_not_constants(frozen):
     args = (init(), make_batch(), frozen, jax.random.key(0))
     closed = jax.make_jaxpr(make_step())(*args)
-    assert sum(np.size(c) for c in closed.consts) < 100
+    assert (
+        max(np.size(c) for c in closed.consts) <= 16 * 9
+    )  # What spreads a kernel; see resampling.
 
 
 def test_pretrained_term_without_network_is_refused():

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmc_jax.models.layers import SpectralConv, SpectralDense, average_pool
+from xmc_jax.models.layers import SpectralConv, SpectralDense
+from xmc_jax.models.resampling import average_pool
 
 # Output channels of each block after the first, in units of the width.
 CHANNEL_MULTIPLIERS = {
@@ -53,17 +54,16 @@ class DiscriminatorBlock(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
         """Maps ``[b, h, w, c]`` to `features` channels, at half the resolution if asked."""
 
-        def conv(kernel_size: int, name: str) -> SpectralConv:
-            return SpectralConv(self.features, kernel_size, self.dtype, name=name)
+        def conv(kernel_size: int, name: str, pool: bool = False) -> SpectralConv:
+            return SpectralConv(self.features, kernel_size, pool, self.dtype, name=name)
 
         h = conv(3, "conv_1")(x if self.first else nn.relu(x), train=train)
-        h = conv(3, "conv_2")(nn.relu(h), train=train)
-        if not self.downsample:
-            # Nothing to match where neither resolution nor channels change: the identity.
-            same = x.shape[-1] == self.features
-            return h + (x if same else conv(1, "shortcut")(x, train=train))
+        h = conv(3, "conv_2", pool=self.downsample)(nn.relu(h), train=train)
+        if not self.downsample and x.shape[-1] == self.features:
+            return h + x  # Nothing to match where neither resolution nor channels change.
         # The 1x1 shortcut commutes with the mean; after it, it costs a quarter.
-        return average_pool(h) + conv(1, "shortcut")(average_pool(x), train=train)
+        x = average_pool(x) if self.downsample else x
+        return h + conv(1, "shortcut")(x, train=train)
 
 
 class Discriminator(nn.Module):
@@ -136,7 +136,8 @@ class Discriminator(nn.Module):
             if x.shape[1] == self.region_resolution and downsample:
                 regions = x
 
-        regions = SpectralConv(text_width, 1, self.dtype, name="regions")(regions, train=train)
+        to_regions = SpectralConv(text_width, 1, dtype=self.dtype, name="regions")
+        regions = to_regions(regions, train=train).astype(jnp.float32)
         pooled = jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2)).reshape(b, v, -1)
         projection = SpectralDense(pooled.shape[-1], name="sentence")(sentence, train=train)
         logits = SpectralDense(1, name="logit")(pooled, train=train)[..., 0]
@@ -145,5 +146,5 @@ class Discriminator(nn.Module):
             logits=logits,
             pooled=pooled,
             sentence=projection,
-            regions=regions.astype(jnp.float32).reshape(b, v, -1, text_width),
+            regions=regions.reshape(b, v, -1, text_width),
         )

@@ -6,7 +6,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from xmc_jax.attention import word_attention
-from xmc_jax.models.layers import KERNEL_INIT, Condition, ConditionalBatchNorm, GeneratorBlock
+from xmc_jax.models.layers import (
+    KERNEL_INIT,
+    Condition,
+    ConditionalBatchNorm,
+    Conv,
+    GeneratorBlock,
+)
 
 BASE_RESOLUTION = 4
 NUM_GLOBAL_BLOCKS = 2  # Modulated by the sentence and noise alone, before the attention.
@@ -93,14 +99,14 @@ class Generator(nn.Module):
             x = block(x, condition, train=train)
 
         x = ConditionalBatchNorm(self.dtype, name="final_norm")(x, condition, train=train)
-        to_rgb = nn.Conv(3, (3, 3), kernel_init=KERNEL_INIT, dtype=self.dtype, name="to_rgb")
+        to_rgb = Conv(3, 3, dtype=self.dtype, name="to_rgb")
         return jnp.tanh(to_rgb(nn.relu(x)).astype(jnp.float32))
 
     def _attend(self, x: Array, words: Array, word_mask: Array, condition: Condition) -> Condition:
         """Adds to the condition what every region of `x` reads in the caption."""
         b, h, w, _ = x.shape
         width = words.shape[-1]
-        query = nn.Conv(width, (1, 1), kernel_init=KERNEL_INIT, dtype=self.dtype, name="query")
+        query = Conv(width, 1, dtype=self.dtype, name="query")
         regions = query(x).reshape(b, h * w, width)
         weights, keys = word_attention(regions, words, word_mask)
         return condition._replace(weights=weights.reshape(b, h, w, -1), words=keys)

@@ -8,22 +8,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from xmc_jax.models import resampling
+
 KERNEL_INIT = nn.initializers.glorot_normal()
 SPECTRAL = "spectral"  # The collection that holds the power iterations' vectors.
 _SPECTRAL_EPS = 1e-10
-
-
-def upsample(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b h2 w2 c"]:
-    """Nearest-neighbour enlargement by a whole factor."""
-    b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, factor, w, factor, c))
-    return x.reshape(b, h * factor, w * factor, c)
-
-
-def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """The mean of every 2x2 square."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
 class Condition(NamedTuple):
@@ -119,6 +108,32 @@ class ConditionalBatchNorm(nn.Module):
         return (cells * (1.0 + gamma) + beta).reshape(b, h, w, c)
 
 
+class Conv(nn.Module):
+    """Convolution with bias, stride 1 and same padding.
+
+    Attributes:
+      features: Output channels.
+      kernel_size: Side of the square kernel.
+      upsample: Whether the input counts as enlarged 2x by nearest neighbour; kernels of side 3.
+      dtype: Compute type.
+    """
+
+    features: int
+    kernel_size: int
+    upsample: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Array:
+        """Maps ``[b, h, w, c]`` to `features` channels, at twice the resolution if asked."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", KERNEL_INIT, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        convolve = resampling.upsample_convolve if self.upsample else resampling.convolve
+        x = convolve(x.astype(self.dtype), kernel)
+        return x + jnp.expand_dims(bias.astype(self.dtype), (0, 1, 2))
+
+
 class GeneratorBlock(nn.Module):
     """Residual block that doubles the resolution under conditional normalisation.
 
@@ -137,18 +152,14 @@ class GeneratorBlock(nn.Module):
         """Maps ``[b, h, w, c]`` to ``[b, 2h, 2w, features]``; `condition` as in the cBN."""
         norm_1 = ConditionalBatchNorm(self.dtype, name="norm_1")
         norm_2 = ConditionalBatchNorm(self.dtype, name="norm_2")
-        conv_1, conv_2 = (
-            nn.Conv(self.features, (3, 3), kernel_init=KERNEL_INIT, dtype=self.dtype, name=name)
-            for name in ("conv_1", "conv_2")
-        )
-        shortcut = nn.Conv(
-            self.features, (1, 1), kernel_init=KERNEL_INIT, dtype=self.dtype, name="shortcut"
-        )
+        conv_1 = Conv(self.features, 3, upsample=True, dtype=self.dtype, name="conv_1")
+        conv_2 = Conv(self.features, 3, dtype=self.dtype, name="conv_2")
+        shortcut = Conv(self.features, 1, dtype=self.dtype, name="shortcut")
 
-        h = upsample(nn.relu(norm_1(x, condition, train=train)))
-        h = nn.relu(norm_2(conv_1(h), condition, train=train))
+        h = conv_1(nn.relu(norm_1(x, condition, train=train)))
+        h = conv_2(nn.relu(norm_2(h, condition, train=train)))
         # The 1x1 shortcut commutes with the enlargement; before it, it costs a quarter.
-        return conv_2(h) + upsample(shortcut(x))
+        return h + resampling.upsample(shortcut(x))
 
 
 def spectral_normalize(module: nn.Module, kernel: Array, *, train: bool) -> Array:
@@ -184,23 +195,24 @@ class SpectralConv(nn.Module):
     Attributes:
       features: Output channels.
       kernel_size: Side of the square kernel.
+      pool: Whether the mean of every 2x2 square follows; kernels of side 3.
       dtype: Compute type; the normalisation itself is float32.
     """
 
     features: int
     kernel_size: int
+    pool: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
-        """Maps ``[b, h, w, c]`` to ``[b, h, w, features]``; `train` moves the power iteration."""
+        """Maps ``[b, h, w, c]`` to `features` channels; `train` moves the power iteration."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", KERNEL_INIT, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        kernel = spectral_normalize(self, kernel, train=train).astype(self.dtype)
-        x = jax.lax.conv_general_dilated(
-            x.astype(self.dtype), kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        kernel = spectral_normalize(self, kernel, train=train)
+        convolve = resampling.convolve_pool if self.pool else resampling.convolve
+        x = convolve(x.astype(self.dtype), kernel)
         return x + jnp.expand_dims(bias.astype(self.dtype), (0, 1, 2))
 
 

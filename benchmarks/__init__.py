@@ -1,0 +1,1 @@
+"""Claims about speed and memory, one command each; results are in RESULTS.md."""

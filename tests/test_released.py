@@ -1,0 +1,230 @@
+"""The library against the released formulation written out: the same numbers, whatever the algebra.
+
+Tolerances: all of it is float32 and sums in another order. A forward pass agrees to 1e-4 of its
+size, a gradient to 2e-3 of its norm (each is a sum over up to 10^4 positions, and ReLU's step flips
+where an activation is zero but for rounding). Over steps the two drift apart, for two networks that
+play against each other multiply such differences: ten steps are held to a hundredth of the distance
+moved.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from benchmarks import released
+from xmc_jax import losses
+from xmc_jax.models.discriminator import Discriminator
+from xmc_jax.models.generator import Generator
+from xmc_jax.train_state import create_train_state
+from xmc_jax.train_step import FrozenParams, LossWeights, make_train_step
+from xmc_jax.types import Batch
+
+TEXT_WIDTH, NUM_TOKENS, VOCABULARY, BATCH = 6, 5, 50, 4
+WEIGHTS = LossWeights(1.0, 1.0, 1.0, 1.0)
+
+
+def encode_text(params, tokens):
+    mask = tokens != 0
+    words = params[tokens] * mask[..., None]
+    return words, words.sum(1) / mask.sum(1, keepdims=True), mask
+
+
+def image_features(params, x):
+    return jnp.tanh(x.mean((1, 2)) @ params)
+
+
+def make_networks(module, resolution=32, modulation="attentional", dtype=jnp.float32):
+    generator, discriminator = (
+        (Generator, Discriminator) if module is None else (module.Generator, module.Discriminator)
+    )
+    regions = 8 if resolution == 32 else 16
+    return (
+        generator(resolution=resolution, width=3, z_dim=4, modulation=modulation, dtype=dtype),
+        discriminator(resolution=resolution, width=3, region_resolution=regions, dtype=dtype),
+    )
+
+
+def make_text(rng, b=BATCH):
+    tokens = rng.integers(1, VOCABULARY, (b, NUM_TOKENS))
+    tokens *= np.arange(NUM_TOKENS) < rng.integers(2, NUM_TOKENS + 1, (b, 1))
+    table = jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH)))
+    return encode_text(table, jnp.asarray(tokens))
+
+
+def perturb(tree, rng):
+    """No parameter is special: zero biases and gammas would hide mistakes."""
+    return jax.tree.map(lambda x: x + jnp.float32(rng.normal(size=x.shape) * 0.1), tree)
+
+
+def assert_close(got, want, rtol):
+    """Array by array, in norm; what is zero but for rounding is measured against the largest."""
+    scale = max(float(np.linalg.norm(x) / np.sqrt(x.size)) for x in jax.tree.leaves(want))
+
+    def check(path, x, y):
+        error = np.linalg.norm(np.asarray(x, np.float64) - np.asarray(y, np.float64))
+        bound = rtol * (np.linalg.norm(y) + 1e-2 * scale * np.sqrt(y.size))
+        assert error <= bound, f"{jax.tree_util.keystr(path)}: {error} > {bound}"
+
+    jax.tree_util.tree_map_with_path(check, jax.device_get(got), jax.device_get(want))
+
+
+@pytest.mark.parametrize(
+    ("resolution", "modulation", "train"),
+    [
+        (32, "attentional", True),
+        (32, "attentional", False),
+        (32, "self", True),
+        (128, "attentional", True),
+    ],
+)
+def test_generator(rng, resolution, modulation, train):
+    """Images, every gradient (noise and text included) and the running statistics."""
+    fast, plain = (make_networks(module, resolution, modulation)[0] for module in (None, released))
+    words, sentence, mask = make_text(rng)
+    z = jnp.float32(rng.normal(size=(BATCH, 4)))
+    variables = fast.init({"params": jax.random.key(0)}, z, words, sentence, mask, train=False)
+    variables = perturb(variables, rng)
+    variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
+    cotangent = jnp.float32(rng.normal(size=(BATCH, resolution, resolution, 3)))
+
+    def run(generator):
+        def draw(params, z, words, sentence):
+            return generator.apply(
+                {**variables, "params": params},
+                z,
+                words,
+                sentence,
+                mask,
+                train=train,
+                mutable=["batch_stats"],
+            )
+
+        images, pull_back, moved = jax.vjp(
+            draw, variables["params"], z, words, sentence, has_aux=True
+        )
+        return images, moved, pull_back(cotangent)
+
+    got, want = jax.jit(lambda: run(fast))(), jax.jit(lambda: run(plain))()
+    assert_close(got[:2], want[:2], rtol=1e-4)
+    assert_close(got[2], want[2], rtol=2e-3)
+
+
+@pytest.mark.parametrize("resolution", [32, 128])
+def test_discriminator(rng, resolution):
+    """Pairs of views against a concatenation: outputs, gradients and spectral vectors."""
+    fast, plain = (make_networks(module, resolution)[1] for module in (None, released))
+    _, sentence, _ = make_text(rng)
+    images = jnp.float32(rng.uniform(-1, 1, (BATCH, 2, resolution, resolution, 3)))
+    variables = fast.init({"params": jax.random.key(0)}, images, sentence, train=False)
+    variables = perturb(variables, rng)
+
+    def judge_pairs(params, images, sentence):
+        return fast.apply(
+            {**variables, "params": params}, images, sentence, train=True, mutable=["spectral"]
+        )
+
+    def judge_all(params, images, sentence):
+        out, moved = plain.apply(
+            {**variables, "params": params},
+            jnp.concatenate([images[:, 0], images[:, 1]]),
+            jnp.concatenate([sentence, sentence]),
+            train=True,
+            mutable=["spectral"],
+        )
+        paired = jax.tree.map(lambda x: jnp.stack([x[:BATCH], x[BATCH:]], 1), out)
+        return paired._replace(sentence=out.sentence[:BATCH]), moved
+
+    cotangent = jax.tree.map(
+        lambda x: jnp.float32(rng.normal(size=x.shape)),
+        jax.eval_shape(judge_pairs, variables["params"], images, sentence)[0],
+    )
+
+    def run(judge):
+        out, pull_back, moved = jax.vjp(judge, variables["params"], images, sentence, has_aux=True)
+        return out, moved, pull_back(cotangent)
+
+    got, want = jax.jit(lambda: run(judge_pairs))(), jax.jit(lambda: run(judge_all))()
+    assert_close(got[:2], want[:2], rtol=1e-4)
+    assert_close(got[2], want[2], rtol=2e-3)
+
+
+def test_word_term(rng):
+    """Values and gradients of the Gram-matrix form against contexts formed caption by caption."""
+    words, _, mask = make_text(rng, b=6)
+    regions = jnp.float32(rng.normal(size=(6, 9, TEXT_WIDTH)))
+    got = jax.value_and_grad(lambda r, w: losses.word_nce(r, w, mask)[0], (0, 1))(regions, words)
+    want = jax.value_and_grad(lambda r, w: released.word_nce(r, w, mask), (0, 1))(regions, words)
+    assert_close(got, want, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    rng = np.random.default_rng(1)
+    return FrozenParams(
+        text=jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH))),
+        image=jnp.float32(rng.normal(size=(3, 7))),
+    )
+
+
+def take_steps(module, frozen, num_steps):
+    """The states from the first on; by SGD, for Adam turns the rounding of a zero gradient into a
+    full step."""
+    generator, discriminator = make_networks(module)
+    tx = optax.sgd(5e-4)
+    library = make_networks(None)
+    state = create_train_state(
+        jax.random.key(0),
+        generator=library[0],
+        discriminator=library[1],
+        generator_tx=tx,
+        discriminator_tx=tx,
+        text_width=TEXT_WIDTH,
+    )
+    if module is None:
+        step = make_train_step(
+            generator=generator,
+            discriminator=discriminator,
+            generator_tx=tx,
+            discriminator_tx=tx,
+            encode_text=encode_text,
+            image_features=image_features,
+            loss_weights=WEIGHTS,
+            ema_decay=0.9,
+            flip=False,
+        )
+    else:
+        step = module.Step(
+            generator, discriminator, tx, tx, encode_text, image_features, WEIGHTS, 0.9
+        ).train_step
+    step, states = jax.jit(step), [state]
+    rng = np.random.default_rng(2)
+    for _ in range(num_steps):
+        tokens = rng.integers(1, VOCABULARY, (2, BATCH, NUM_TOKENS))
+        tokens *= np.arange(NUM_TOKENS) < rng.integers(2, NUM_TOKENS + 1, (2, BATCH, 1))
+        pixels = rng.integers(0, 256, (2, BATCH, 32, 32, 3))
+        batch = Batch(jnp.uint8(pixels), jnp.int32(tokens))
+        state, metrics = step(states[-1], batch, frozen, jax.random.key(5))
+        states.append(state)
+    return states, metrics
+
+
+def test_steps(frozen):
+    """Two discriminator updates and one generator update a step; all terms switched on."""
+    got, metrics = take_steps(None, frozen, 10)
+    want, released_metrics = take_steps(released, frozen, 10)
+
+    def moved(states, num_steps, name):
+        return jax.tree.map(
+            lambda x, y: np.asarray(x) - np.asarray(y),
+            getattr(states[num_steps], name),
+            getattr(states[0], name),
+        )
+
+    for num_steps, rtol in ((1, 2e-3), (10, 1e-2)):
+        assert int(got[num_steps].step) == int(want[num_steps].step) == num_steps
+        for name in ("generator", "discriminator", "generator_stats", "spectral", "ema"):
+            assert_close(*(moved(s, num_steps, name) for s in (got, want)), rtol=rtol)
+    for name, value in released_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-2)

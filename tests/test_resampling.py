@@ -1,0 +1,99 @@
+"""resampling.py: the merged convolutions equal the two steps they stand for, gradients too."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xmc_jax.models import resampling
+from xmc_jax.models.resampling import average_pool, convolve, upsample
+
+
+def in_two_steps_up(x, kernel):
+    return convolve(upsample(x), kernel)
+
+
+def in_two_steps_down(x, kernel):
+    return average_pool(convolve(x, kernel))
+
+
+PAIRS = {
+    "up": (resampling.upsample_convolve, in_two_steps_up),
+    "down": (resampling.convolve_pool, in_two_steps_down),
+}
+
+
+def make_inputs(rng, h=6, w=4, c=3, n=5):
+    x = jnp.float32(rng.normal(size=(2, h, w, c)))
+    return x, jnp.float32(rng.normal(size=(3, 3, c, n)))
+
+
+def test_convolve_by_hand(rng):
+    x, kernel = make_inputs(rng)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    want = sum(padded[:, i : i + 6, j : j + 4] @ kernel[i, j] for i in range(3) for j in range(3))
+    np.testing.assert_allclose(convolve(x, kernel), want, atol=1e-5)
+    np.testing.assert_allclose(convolve(x, kernel[:1, :1]), x @ kernel[0, 0], atol=1e-6)
+
+
+def test_upsample_repeats_and_average_pool_undoes_it():
+    x = jnp.arange(12.0).reshape(1, 2, 3, 2)
+    up = upsample(x)
+    np.testing.assert_array_equal(up[0, :2, 2:4, 1], jnp.full((2, 2), x[0, 0, 1, 1]))
+    np.testing.assert_array_equal(average_pool(up), x)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_equals_the_two_steps(rng, name):
+    merged, in_two_steps = PAIRS[name]
+    x, kernel = make_inputs(rng)
+    want, pull_back = jax.vjp(in_two_steps, x, kernel)
+    got, merged_pull_back = jax.vjp(merged, x, kernel)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    cotangent = jnp.float32(rng.normal(size=want.shape))
+    for a, b in zip(merged_pull_back(cotangent), pull_back(cotangent), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_second_derivatives_agree(rng, name):
+    """The backward passes are built from the same maps, hence differentiable themselves."""
+    x, kernel = make_inputs(rng, h=2, w=2, c=2, n=2)
+
+    def curvature(f):
+        def penalty(kernel):
+            return jnp.sum(jax.grad(lambda x: jnp.sum(f(x, kernel) ** 2))(x) ** 2)
+
+        return jax.grad(penalty)(kernel)
+
+    merged, in_two_steps = (curvature(f) for f in PAIRS[name])
+    np.testing.assert_allclose(merged, in_two_steps, rtol=1e-3, atol=1e-2)
+
+
+def test_both_forms_of_the_enlargement_agree(rng):
+    """The one that CPUs run and the one that accelerators run."""
+    x, kernel = make_inputs(rng)
+    spread = resampling._spread(kernel)
+    np.testing.assert_allclose(
+        resampling._enlarge_by_corners(x, spread), resampling._enlarge_dilated(x, spread), atol=1e-5
+    )
+
+
+def test_each_platform_lowers_its_own_form(rng):
+    x, kernel = make_inputs(rng)
+    for platform, dilated in (("cpu", False), ("tpu", True), ("cuda", True)):
+        traced = jax.jit(resampling.upsample_convolve).trace(x, kernel)
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("lhs_dilate = [2, 2]" in text) == dilated, platform
+
+
+def test_bfloat16_kernels_are_summed_before_they_are_rounded(rng):
+    """Rounding the 3x3 kernel first would add up to four roundings."""
+    x, kernel = make_inputs(rng)
+    x = x.astype(jnp.bfloat16)
+    for merged, in_two_steps in PAIRS.values():
+        got = merged(x, kernel)
+        assert got.dtype == jnp.bfloat16
+        exact = in_two_steps(x.astype(jnp.float32), kernel)
+        error = jnp.linalg.norm(got.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
+        assert error < 4e-3, error

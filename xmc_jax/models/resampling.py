@@ -1,0 +1,133 @@
+"""3x3 convolutions that double or halve the resolution, at less than half the multiplications.
+
+Nearest-neighbour enlargement followed by a 3x3 convolution gives all pixels of equal parity one 2x2
+kernel on the small map; a 3x3 convolution followed by a 2x2 mean is one 4x4 convolution with stride
+2. Either takes 2.25 times fewer multiplications than the two steps it stands for. Both are built
+from one pair of linear maps, `_shrink` and `_enlarge`, each the transpose of the other, with the
+kernel spread from 3x3 to 4x4.
+
+The gradients are spelled out because automatic differentiation would leave the choice of form to
+the compiler, which on CPUs falls back to slow loops for dilated and even-sized convolutions
+(benchmarks/resampling.py).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c n"]
+) -> Float[Array, "b h w n"]:
+    """Convolution with stride 1 and same padding, in the type of `x`."""
+    kernel = kernel.astype(x.dtype)
+    if kernel.shape[:2] == (1, 1):
+        return x @ kernel[0, 0]  # Compilers have better matrix products than 1x1 convolutions.
+    return _convolve(x, kernel, padding="SAME")
+
+
+def upsample_convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c n"]
+) -> Float[Array, "b h2 w2 n"]:
+    """Nearest-neighbour 2x enlargement, then `convolve`."""
+    return _enlarge(x, _spread(kernel).astype(x.dtype))
+
+
+def convolve_pool(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c n"]
+) -> Float[Array, "b h2 w2 n"]:
+    """`convolve`, then the mean of every 2x2 square; the sides of `x` must be even."""
+    return _shrink(x, (_spread(kernel) / 4.0).astype(x.dtype))
+
+
+def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Nearest-neighbour 2x enlargement."""
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+    return x.reshape(b, h * 2, w * 2, c)
+
+
+def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """The mean of every 2x2 square."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
+def _spread(kernel: Float[Array, "3 3 c n"]) -> Float[Array, "4 4 c n"]:
+    """The kernel convolved with a 2x2 square of ones."""
+    line = np.eye(4, 3) + np.eye(4, 3, -1)
+    # One matrix product: on CPUs much faster, there and back, than sums of shifted kernels.
+    square = jnp.asarray(np.kron(line, line), kernel.dtype)
+    spread = jnp.matmul(square, kernel.reshape(9, -1), precision=jax.lax.Precision.HIGHEST)
+    return spread.reshape(4, 4, *kernel.shape[2:])
+
+
+def _convolve(x: Array, kernel: Array, **options) -> Array:
+    options = {"window_strides": (1, 1)} | options
+    return jax.lax.conv_general_dilated(
+        x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
+    )
+
+
+def _transpose(kernel: Float[Array, "4 4 c n"]) -> Float[Array, "4 4 n c"]:
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _stride_2(x: Array, kernel: Array) -> Array:
+    return _convolve(x, kernel, window_strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def _kernel_gradient(x: Array, kernel: Array, g: Array) -> Array:
+    (gradient,) = jax.linear_transpose(lambda k: _stride_2(x, k), kernel)(g)
+    return gradient
+
+
+@jax.custom_vjp
+def _shrink(x: Array, kernel: Array) -> Array:
+    return _stride_2(x, kernel)
+
+
+def _shrink_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    return _enlarge(g, _transpose(kernel)), _kernel_gradient(x, kernel, g)
+
+
+@jax.custom_vjp
+def _enlarge(x: Array, kernel: Array) -> Array:
+    return jax.lax.platform_dependent(x, kernel, cpu=_enlarge_by_corners, default=_enlarge_dilated)
+
+
+def _enlarge_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    # <g, enlarge(x, k)> = <shrink(g, k'), x> for the transposed kernel k'.
+    x, kernel = residuals
+    transposed = _transpose(kernel)
+    return _shrink(g, transposed), _transpose(_kernel_gradient(g, transposed, x))
+
+
+_shrink.defvjp(lambda x, kernel: (_shrink(x, kernel), (x, kernel)), _shrink_backward)
+_enlarge.defvjp(lambda x, kernel: (_enlarge(x, kernel), (x, kernel)), _enlarge_backward)
+
+
+def _enlarge_dilated(x: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c n"]) -> Array:
+    """As a transposed convolution, which accelerators have in hardware or in their libraries."""
+    return _convolve(x, kernel, padding=((2, 2), (2, 2)), lhs_dilation=(2, 2))
+
+
+def _enlarge_by_corners(x: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c n"]) -> Array:
+    """As one dense 2x2 convolution.
+
+    The four pixels of the large map that meet at a corner of the small one see the same 2x2 window
+    of it, each through its own 2x2 kernel: one convolution gives all four as channels, and a
+    transposition puts them in their places.
+    """
+    b, h, w, c = x.shape
+    n = kernel.shape[-1]
+    taps = kernel.reshape(2, 2, 2, 2, c, n)[:, ::-1, :, ::-1]  # Tap and pixel, along h and w.
+    corners = _convolve(
+        x,
+        taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, c, 4 * n),
+        padding=((1, 1), (1, 1)),
+    )
+    pixels = corners.reshape(b, h + 1, w + 1, 2, 2, n).transpose(0, 1, 3, 2, 4, 5)
+    return pixels.reshape(b, 2 * h + 2, 2 * w + 2, n)[:, 1:-1, 1:-1]
