@@ -261,7 +261,7 @@ def word_nce(regions, words, word_mask):
         match = jnp.sum(cosine_normalize(contexts) * words[None], axis=-1)
         return jax.nn.logsumexp(5.0 * jnp.where(mask[None], match, -1e9), axis=-1) / 5.0
 
-    scores = jax.lax.map(score_caption, (words, word_mask))  # captions x images
+    scores = jax.vmap(score_caption)((words, word_mask))  # captions x images
     return cross_entropy_both_ways(50.0 * scores.T)
 
 

@@ -6,7 +6,9 @@ Every reduction runs over the whole array it is given: hand in the global batch.
 a batch that is sharded over devices is still one array here, so negatives are global.
 """
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +17,6 @@ from jaxtyping import Array, Bool, Float
 from xmc_jax.attention import inverse_norm, l2_normalize, normalized_words
 
 LossAndAccuracy = tuple[Float[Array, ""], Float[Array, ""]]
-
-# Floats that the word term may hold for one chunk of images: 32 MiB of similarities.
-_CHUNK_FLOATS = 2**23
 
 
 def hinge_d_loss(
@@ -85,10 +84,9 @@ def word_scores(
     caption's score is the soft maximum ``log(sum(exp(gamma_word * match))) / gamma_word`` over its
     valid words. A caption without valid words scores 0.
 
-    No context is ever formed: its product with the word reuses the similarities, and its norm
-    comes from the Gram matrix of the regions. The softmax is left unnormalised, since its
-    normaliser cancels in the cosine. A loop over small chunks of images, recomputed in the
-    backward pass, keeps memory linear in the number of captions.
+    No context is ever formed, see `_match_words`. A loop over the images, recomputed in the
+    backward pass, keeps memory linear in the number of captions; each turn is a large matrix
+    product, on CPUs faster than the batched products of several images at once.
 
     Args:
       regions: Region features of the images, any scale.
@@ -101,30 +99,72 @@ def word_scores(
       Scores in about [-1, 1 + log(t) / gamma_word], not yet multiplied by ``gamma_match``.
     """
     num_captions, num_words, width = words.shape
-    num_regions = regions.shape[1]
     queries = normalized_words(words, word_mask).reshape(num_captions * num_words, width)
 
-    def match_words(features: Float[Array, "r d"]) -> Float[Array, "n t"]:
-        similarity = features @ queries.T
-        largest = jax.lax.stop_gradient(jnp.max(similarity, axis=0, keepdims=True))
-        weights = jnp.exp(gamma_region * (similarity - largest))
-        gram = features @ features.T
-        word_dot_context = jnp.sum(weights * similarity, axis=0)
-        context_squared_norm = jnp.sum(weights * (gram @ weights), axis=0)
-        match = word_dot_context * inverse_norm(context_squared_norm)
-        return match.reshape(num_captions, num_words)
+    @jax.checkpoint
+    def match_image(regions: Float[Array, "r d"]) -> Float[Array, " m"]:
+        return _match_words(l2_normalize(regions), queries, gamma_region)
 
-    chunk = max(1, _CHUNK_FLOATS // (num_regions * num_captions * num_words))
-    features = l2_normalize(regions)
-    if chunk >= regions.shape[0]:
-        match = jax.vmap(match_words)(features)
-    else:
-        match = jax.lax.map(jax.checkpoint(match_words), features, batch_size=chunk)
-
+    match = jax.lax.map(match_image, regions).reshape(-1, num_captions, num_words)
     # Finite stand-in for -inf: a caption that is all padding must not turn gradients into NaN.
     match = jnp.where(word_mask, match, -1e9)
     soft_maximum = jax.nn.logsumexp(gamma_word * match, axis=-1) / gamma_word
     return jnp.where(jnp.any(word_mask, axis=-1), soft_maximum, 0.0)
+
+
+class _WordMatch(NamedTuple):
+    """The parts of ``match = dot * inverse`` for every word, see `_match_words`."""
+
+    similarity: Float[Array, "r m"]
+    weights: Float[Array, "r m"]
+    gram_weights: Float[Array, "r m"]
+    dot: Float[Array, "1 m"]
+    inverse: Float[Array, "1 m"]
+
+
+def _word_match(features: Array, words: Array, gamma: float) -> _WordMatch:
+    similarity = features @ words.T
+    weights = jnp.exp(gamma * (similarity - jnp.max(similarity, axis=0, keepdims=True)))
+    gram_weights = (features @ features.T) @ weights
+    dot = jnp.sum(weights * similarity, axis=0, keepdims=True)
+    squared_norm = jnp.sum(weights * gram_weights, axis=0, keepdims=True)
+    return _WordMatch(similarity, weights, gram_weights, dot, inverse_norm(squared_norm))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _match_words(
+    features: Float[Array, "r d"], words: Float[Array, "m d"], gamma: float
+) -> Float[Array, " m"]:
+    """The cosine of every word with its context in one image; all vectors of length one or zero.
+
+    With similarities S = F W', weights A = exp(gamma S) and the Gram matrix G = F F', word j has
+    the context F' a_j, so its cosine is ``a_j's_j / sqrt(a_j' G a_j)``: the context is never
+    formed, and A need not be normalised, nor its largest entry known to the gradient.
+
+    The gradient is spelled out because automatic differentiation does not know that G is
+    symmetric, and would multiply by it once more.
+    """
+    parts = _word_match(features, words, gamma)
+    return (parts.dot * parts.inverse)[0]
+
+
+def _match_words_backward(
+    gamma: float, residuals: tuple[Array, Array], cotangent: Float[Array, " m"]
+) -> tuple[Array, Array]:
+    features, words = residuals
+    similarity, weights, gram_weights, dot, inverse = _word_match(features, words, gamma)
+    d_dot = cotangent[None] * inverse
+    d_squared_norm = -0.5 * d_dot * dot * inverse**2
+    d_weights = d_dot * similarity + 2.0 * d_squared_norm * gram_weights
+    d_similarity = weights * (d_dot + gamma * d_weights)
+    d_gram = (weights * d_squared_norm) @ weights.T
+    return d_similarity @ words + 2.0 * d_gram @ features, d_similarity.T @ features
+
+
+_match_words.defvjp(
+    lambda features, words, gamma: (_match_words(features, words, gamma), (features, words)),
+    _match_words_backward,
+)
 
 
 def word_nce(
