@@ -20,7 +20,7 @@ import optax
 from xmc_jax.models.discriminator import CHANNEL_MULTIPLIERS as D_MULTIPLIERS
 from xmc_jax.models.discriminator import DiscriminatorOutput
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS as G_MULTIPLIERS
-from xmc_jax.train_step import LossWeights
+from xmc_jax.objectives import LossWeights
 
 _CONV_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -215,7 +215,7 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images, sentence, *, train):
-        """Returns logits [n], pooled [n, c], sentence [n, c], regions [n, r, d]."""
+        """Judges a concatenation of real and fake images."""
         multipliers = D_MULTIPLIERS[self.resolution]
         x = DiscriminatorBlock(self.width, True, True, self.dtype, name="block_0")(images, train)
         maps = {x.shape[1]: x}
@@ -352,13 +352,13 @@ class Step(NamedTuple):
 
         def text_terms(on_images):
             return weights.sentence * info_nce(
-                on_images.pooled, on_images.sentence
+                on_images.embedding, on_images.sentence
             ) + weights.word * word_nce(on_images.regions, words, word_mask)
 
         hinge = jnp.mean(nn.relu(1 - on_real.logits)) + jnp.mean(nn.relu(1 + on_fake.logits))
         d_loss = hinge + text_terms(on_real)
         g_loss = -jnp.mean(on_fake.logits) + text_terms(on_fake)
-        g_loss += weights.image_d * info_nce(on_fake.pooled, on_real.pooled)
+        g_loss += weights.image_d * info_nce(on_fake.embedding, on_real.embedding)
         if self.image_features:
             of_real, of_fake = (self.image_features(frozen.image, x) for x in (real, fake))
             g_loss += weights.image_pretrained * info_nce(of_real, of_fake)

@@ -1,4 +1,6 @@
-"""discriminator.py: sizes, spectral norms, paired views."""
+"""discriminator.py: sizes, spectral norms, heads."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,10 @@ from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.layers import SpectralConv, SpectralDense
 
 
-def init(discriminator, d=8, b=2, v=2):
+def init(discriminator, d=8, b=2):
     keys = jax.random.split(jax.random.key(0), 3)
     side = discriminator.resolution
-    images = jax.random.uniform(keys[0], (b, v, side, side, 3), minval=-1)
+    images = jax.random.uniform(keys[0], (b, side, side, 3), minval=-1)
     sentence = jax.random.normal(keys[1], (b, d))
     return discriminator.init({"params": keys[2]}, images, sentence, train=False), images, sentence
 
@@ -33,22 +35,52 @@ def test_output_shapes(resolution, regions):
     discriminator = Discriminator(resolution=resolution, width=2, region_resolution=regions)
     variables, images, sentence = init(discriminator)
     out = discriminator.apply(variables, images, sentence, train=False)
-    assert out.logits.shape == (2, 2)
-    assert out.pooled.shape[:2] == (2, 2) and out.sentence.shape == (2, out.pooled.shape[-1])
-    assert out.regions.shape == (2, 2, regions**2, 8)
+    assert out.logits.shape == (2,)
+    assert (
+        out.embedding.shape == out.sentence.shape == (2, 2 * {32: 8, 64: 16, 128: 16}[resolution])
+    )
+    assert out.regions.shape == (2, regions**2, 8)
     assert {x.dtype for x in out} == {jnp.dtype("float32")}
 
 
-def test_two_views_in_one_call_equal_two_calls():
-    variables, images, sentence = init(Discriminator(resolution=32, width=2, region_resolution=8))
+def test_no_image_sees_another():
+    """Hence reals and fakes may be judged in one call or in two."""
     discriminator = Discriminator(resolution=32, width=2, region_resolution=8)
-    both = discriminator.apply(variables, images, sentence, train=False)
-    for view in (0, 1):
-        one = discriminator.apply(variables, images[:, view : view + 1], sentence, train=False)
-        for name in ("logits", "pooled", "regions"):
-            np.testing.assert_allclose(
-                getattr(both, name)[:, view], getattr(one, name)[:, 0], rtol=1e-4, atol=1e-4
-            )
+    variables, images, sentence = init(discriminator, b=4)
+    whole = discriminator.apply(variables, images, sentence, train=False)
+    part = discriminator.apply(variables, images[1:3], sentence[1:3], train=False)
+    for name, value in part._asdict().items():
+        np.testing.assert_allclose(value, getattr(whole, name)[1:3], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("head", "layers"), [("none", 0), ("linear", 1), ("mlp", 2)])
+def test_contrastive_heads(head, layers):
+    """They project embedding and regions, each as wide as it was, and leave the logit alone."""
+    make = functools.partial(Discriminator, resolution=32, width=2, region_resolution=8)
+    plain_variables, images, sentence = init(make())
+    variables, *_ = init(make(contrastive_head=head))
+    names = {name for name in variables["params"] if "head" in name}
+    assert names == {f"{kind}_head_{i}" for kind in ("embedding", "regions") for i in range(layers)}
+
+    shared = {**variables["params"], **plain_variables["params"]}
+    spectral = {**variables["spectral"], **plain_variables["spectral"]}
+    out = make(contrastive_head=head).apply(
+        {"params": shared, "spectral": spectral}, images, sentence, train=False
+    )
+    plain = make().apply(plain_variables, images, sentence, train=False)
+    np.testing.assert_array_equal(out.logits, plain.logits)
+    assert out.embedding.shape == plain.embedding.shape
+    assert np.array_equal(out.embedding, plain.embedding) == (head == "none")
+    assert np.array_equal(out.regions, plain.regions) == (head == "none")
+    if head == "linear":  # One matrix, divided by its spectral norm.
+        product = plain.embedding @ shared["embedding_head_0"]["kernel"]
+        scale = jnp.vdot(product, out.embedding) / jnp.vdot(product, product)
+        np.testing.assert_allclose(out.embedding, scale * product, atol=1e-4)
+
+
+def test_unknown_head_is_refused():
+    with pytest.raises(ValueError, match="head is one of none, linear, mlp, not 'deep'"):
+        Discriminator(resolution=32, width=2, contrastive_head="deep")
 
 
 def test_logit_is_linear_plus_projection():
@@ -57,7 +89,7 @@ def test_logit_is_linear_plus_projection():
     out = discriminator.apply(variables, images, sentence, train=False)
     zero = discriminator.apply(variables, images, jnp.zeros_like(sentence), train=False)
     # With a zero sentence only the projection's bias, zero at the start, is left.
-    difference = jnp.einsum("bvc,bc->bv", out.pooled, out.sentence)
+    difference = jnp.sum(out.embedding * out.sentence, axis=-1)
     np.testing.assert_allclose(out.logits - zero.logits, difference, rtol=1e-3, atol=1e-3)
 
 

@@ -18,7 +18,7 @@ LAYERS = [
     {"types"},
     {"attention", "sharding", "images"},
     {"models", "losses", "frozen", "data", "metrics"},
-    {"train_state"},
+    {"train_state", "objectives"},
     {"train_step"},
     {"checkpoint", "workdir", "cli"},
     {"experiment"},  # The factory: from a config to the parts below.
@@ -29,7 +29,7 @@ RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 # What runs where only these exist: the mathematics.
 PURE = {"types", "attention", "sharding", "images", "models", "losses", "metrics"}
-PURE |= {"train_state", "train_step"}
+PURE |= {"train_state", "objectives", "train_step"}
 PURE_NEEDS = {"jax", "flax", "optax", "numpy", "jaxtyping", "scipy"}  # jax itself needs scipy.
 
 # Who may import what at the top of a file, and who inside functions besides.

@@ -11,10 +11,10 @@ import pytest
 from xmc_jax import images, losses, sharding
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
+from xmc_jax.objectives import LossWeights
 from xmc_jax.train_state import create_train_state
 from xmc_jax.train_step import (
     FrozenParams,
-    LossWeights,
     make_sample_step,
     make_train_step,
 )
@@ -121,25 +121,27 @@ def plain_step(state, batch, frozen, rng, weights=LossWeights(1.0, 1.0, 1.0, 1.0
         )
         out, spectral = DISCRIMINATOR.apply(
             {"params": d_params, "spectral": state.spectral},
-            jnp.stack([real, fake], 1),
-            text[1],
+            jnp.concatenate([real, fake]),
+            jnp.concatenate([text[1], text[1]]),
             train=True,
             mutable=["spectral"],
         )
-        return fake, out, stats["batch_stats"], spectral["spectral"]
+        on_real = jax.tree.map(lambda x: x[: len(real)], out)
+        on_fake = jax.tree.map(lambda x: x[len(real) :], out)
+        return fake, on_real, on_fake, stats["batch_stats"], spectral["spectral"]
 
     def d_loss(d_params, g_params, state, real, text, z):
-        _, out, _, _ = forward(g_params, d_params, state, real, text, z)
-        loss = losses.hinge_d_loss(out.logits[:, 0], out.logits[:, 1])
-        loss += weights.sentence * losses.info_nce(out.pooled[:, 0], out.sentence)[0]
-        return loss + weights.word * losses.word_nce(out.regions[:, 0], text[0], text[2])[0]
+        _, on_real, on_fake, _, _ = forward(g_params, d_params, state, real, text, z)
+        loss = losses.hinge_d_loss(on_real.logits, on_fake.logits)
+        loss += weights.sentence * losses.info_nce(on_real.embedding, on_real.sentence)[0]
+        return loss + weights.word * losses.word_nce(on_real.regions, text[0], text[2])[0]
 
     def g_loss(g_params, d_params, state, real, text, z):
-        fake, out, _, _ = forward(g_params, d_params, state, real, text, z)
-        loss = losses.hinge_g_loss(out.logits[:, 1])
-        loss += weights.sentence * losses.info_nce(out.pooled[:, 1], out.sentence)[0]
-        loss += weights.word * losses.word_nce(out.regions[:, 1], text[0], text[2])[0]
-        loss += weights.image_d * losses.info_nce(out.pooled[:, 1], out.pooled[:, 0])[0]
+        fake, on_real, on_fake, _, _ = forward(g_params, d_params, state, real, text, z)
+        loss = losses.hinge_g_loss(on_fake.logits)
+        loss += weights.sentence * losses.info_nce(on_fake.embedding, on_fake.sentence)[0]
+        loss += weights.word * losses.word_nce(on_fake.regions, text[0], text[2])[0]
+        loss += weights.image_d * losses.info_nce(on_fake.embedding, on_real.embedding)[0]
         features = (image_features(frozen.image, x) for x in (real, fake))
         return loss + weights.image_pretrained * losses.info_nce(*features)[0]
 
@@ -153,7 +155,7 @@ def plain_step(state, batch, frozen, rng, weights=LossWeights(1.0, 1.0, 1.0, 1.0
         text = encode_text(frozen.text, batch.tokens[index])
         z = jax.random.normal(z_rng, (real.shape[0], GENERATOR.z_dim))
         args = (state, real, text, z)
-        _, _, stats, spectral = forward(state.generator, state.discriminator, *args)
+        *_, stats, spectral = forward(state.generator, state.discriminator, *args)
         d_grads = jax.grad(d_loss)(state.discriminator, state.generator, *args)
         if index == d_steps - 1:
             g_grads = jax.grad(g_loss)(state.generator, state.discriminator, *args)
@@ -217,7 +219,7 @@ def test_word_term_on_eight_devices_gathers_words_and_no_scores_of_regions(froze
     """No device may hold a tensor over all images, all captions, regions and words."""
     mesh = sharding.make_mesh()
     b, r, d = 64, 16, TEXT_WIDTH
-    from xmc_jax.train_step import make_contrastive_terms
+    from xmc_jax.objectives import make_contrastive_terms
 
     _, word_nce = make_contrastive_terms(mesh, 0)
     split = sharding.batch_sharding(mesh)

@@ -18,10 +18,10 @@ from xmc_jax.frozen.image_features import ImageFeatures, load_image_features
 from xmc_jax.frozen.text_encoder import TextEncoder, load_text_encoder
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS, Generator
+from xmc_jax.objectives import LossWeights
 from xmc_jax.train_state import TrainState, create_train_state
 from xmc_jax.train_step import (
     FrozenParams,
-    LossWeights,
     make_sample_step,
     make_train_step,
 )

@@ -64,7 +64,7 @@ def create_train_state(
     side = generator.resolution
     words, sentence = jnp.zeros((1, 1, text_width)), jnp.zeros((1, text_width))
     mask = jnp.ones((1, 1), bool)
-    z, images = jnp.zeros((1, generator.z_dim)), jnp.zeros((1, 1, side, side, 3))
+    z, images = jnp.zeros((1, generator.z_dim)), jnp.zeros((1, side, side, 3))
 
     g = generator.init({"params": g_rng}, z, words, sentence, mask, train=False)
     d = discriminator.init({"params": d_rng}, images, sentence, train=False)

@@ -11,25 +11,43 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
-from xmc_jax import images, losses
+from xmc_jax import images
 from xmc_jax.models.discriminator import DiscriminatorOutput
-from xmc_jax.models.layers import SPECTRAL
-from xmc_jax.sharding import DATA_AXIS
+from xmc_jax.models.layers import BLOCK_OUTPUT, SPECTRAL
+from xmc_jax.objectives import (
+    Judged,
+    LossWeights,
+    Metrics,
+    Objectives,
+    Text,
+    make_contrastive_terms,
+)
 from xmc_jax.train_state import BATCH_STATS, TrainState
 from xmc_jax.types import Batch
 
 PyTree = Any
-Metrics = dict[str, Float[Array, ""]]
 EncodeText = Callable[
     [PyTree, Int32[Array, "b t"]],
     tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t"]],
 ]
 ImageFeatures = Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b n"]]
 
-WORD_GAMMA_MATCH = 50.0  # Inverse temperature of the word term.
+
+def _is_product_or_sum(primitive, *_, **__) -> bool:
+    return primitive.name in ("conv_general_dilated", "dot_general", "reduce_sum")
+
+
+# What a network's backward pass finds stored; it recomputes the rest. Nothing is the default:
+# convolutions and sums alone (normalisations and ReLUs are computed again, which costs little), or
+# the maps between residual blocks alone (every block is computed again).
+REMAT_POLICIES = {
+    "none": None,
+    "elementwise": _is_product_or_sum,
+    "blocks": jax.checkpoint_policies.save_only_these_names(BLOCK_OUTPUT),
+}
 
 
 class FrozenParams(NamedTuple):
@@ -37,60 +55,6 @@ class FrozenParams(NamedTuple):
 
     text: PyTree
     image: PyTree = None
-
-
-class LossWeights(NamedTuple):
-    """Weights of the contrastive terms; a term of weight 0 is not computed at all.
-
-    Attributes:
-      sentence: Between an image and its sentence.
-      word: Between an image's regions and its words.
-      image_d: Between fake and real in the discriminator's features.
-      image_pretrained: Between fake and real in a pretrained network's features.
-    """
-
-    sentence: float = 1.0
-    word: float = 1.0
-    image_d: float = 1.0
-    image_pretrained: float = 0.0
-
-
-class Text(NamedTuple):
-    """An encoded caption batch."""
-
-    words: Float[Array, "b t d"]
-    sentence: Float[Array, "b d"]
-    word_mask: Bool[Array, "b t"]
-
-
-def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable, Callable]:
-    """The contrastive losses for a mesh: ``(info_nce, word_nce)`` over global or grouped batches.
-
-    With global negatives the word term runs as an island of per-device code: each device scores
-    its own images against all captions, whose word embeddings it gathers, and only the score
-    matrix leaves the island. Left to the partitioner, the same loop moves whole activations.
-
-    Args:
-      mesh: The devices, or None for plain arrays.
-      group_size: Negatives come from groups of this many consecutive items; 0 means all.
-    """
-    info_nce = losses.in_groups(losses.info_nce, group_size)
-    if group_size or mesh is None or mesh.shape[DATA_AXIS] == 1:
-        return info_nce, losses.in_groups(losses.word_nce, group_size)
-
-    def score_local_images(regions: Array, words: Array, word_mask: Array) -> Array:
-        words, word_mask = jax.lax.all_gather((words, word_mask), DATA_AXIS, tiled=True)
-        return losses.word_scores(regions, words, word_mask)
-
-    split = PartitionSpec(DATA_AXIS)
-    scores = jax.shard_map(
-        score_local_images, mesh=mesh, in_specs=(split, split, split), out_specs=split
-    )
-
-    def word_nce(regions: Array, words: Array, word_mask: Array) -> losses.LossAndAccuracy:
-        return losses.symmetric_cross_entropy(WORD_GAMMA_MATCH * scores(regions, words, word_mask))
-
-    return info_nce, word_nce
 
 
 def make_train_step(
@@ -105,6 +69,8 @@ def make_train_step(
     ema_decay: float,
     flip: bool,
     contrastive_group_size: int = 0,
+    accumulation_steps: int = 1,
+    remat: str = "none",
     mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Batch, FrozenParams, Array], tuple[TrainState, Metrics]]:
     """Builds the training step.
@@ -124,6 +90,10 @@ def make_train_step(
       ema_decay: Decay of the generator's moving averages, 0..1, per generator update.
       flip: Whether to mirror real images at random.
       contrastive_group_size: See `make_contrastive_terms`.
+      accumulation_steps: Parts in which a micro-batch passes through the networks, for less memory
+        and one more forward pass. Losses are those of the whole micro-batch, negatives included;
+        only batch statistics are those of a part. Must divide the batch of each device.
+      remat: What the backward pass recomputes, for less memory; a name in `REMAT_POLICIES`.
       mesh: The devices the batch is sharded over, or None.
 
     Returns:
@@ -136,15 +106,15 @@ def make_train_step(
     """
     if loss_weights.image_pretrained and image_features is None:
         raise ValueError("loss_weights.image_pretrained is not 0, but image_features is None")
-    info_nce, word_nce = make_contrastive_terms(mesh, contrastive_group_size)
     algorithm = _Algorithm(
-        players=_Players(generator, discriminator),
+        networks=_Networks(generator, discriminator, image_features, REMAT_POLICIES[remat]),
         generator_tx=generator_tx,
         discriminator_tx=discriminator_tx,
         encode_text=encode_text,
-        objectives=_Objectives(loss_weights, info_nce, word_nce, image_features),
+        objectives=Objectives(loss_weights, *make_contrastive_terms(mesh, contrastive_group_size)),
         ema_decay=ema_decay,
         flip=flip,
+        accumulation_steps=accumulation_steps,
     )
     return algorithm.train_step
 
@@ -157,110 +127,67 @@ class _Example(NamedTuple):
     z: Float[Array, "b z"]
 
 
-class _Moved(NamedTuple):
-    """The state that a forward pass in training mode moves on."""
-
-    generator_stats: PyTree
-    spectral: PyTree
-
-
-class _Players(NamedTuple):
-    """The two networks."""
+class _Networks(NamedTuple):
+    """The networks in training mode."""
 
     generator: nn.Module
     discriminator: nn.Module
-
-    def forward(
-        self, g_params: PyTree, d_params: PyTree, state: TrainState, example: _Example
-    ) -> tuple[tuple[Array, DiscriminatorOutput], _Moved]:
-        """Fakes, what the discriminator says of reals (view 0) and fakes (view 1), new state."""
-        fake, g_moved = self.generator.apply(
-            {"params": g_params, BATCH_STATS: state.generator_stats},
-            example.z,
-            *example.text,
-            train=True,
-            mutable=[BATCH_STATS],
-        )
-        output, d_moved = self.discriminator.apply(
-            {"params": d_params, SPECTRAL: state.spectral},
-            jnp.stack([example.real, fake], axis=1),
-            example.text.sentence,
-            train=True,
-            mutable=[SPECTRAL],
-        )
-        return (fake, output), _Moved(g_moved[BATCH_STATS], d_moved[SPECTRAL])
-
-
-class _Objectives(NamedTuple):
-    """What each player minimises, as a function of the networks' outputs."""
-
-    weights: LossWeights
-    info_nce: Callable[..., losses.LossAndAccuracy]
-    word_nce: Callable[..., losses.LossAndAccuracy]
     image_features: ImageFeatures | None
+    remat_policy: Callable | None
 
-    def d_loss(self, output: DiscriminatorOutput, text: Text) -> tuple[Array, Metrics]:
-        """Hinge, and real images against their captions."""
-        real_logits, fake_logits = output.logits[:, 0], output.logits[:, 1]
-        pooled, regions = output.pooled[:, 0], output.regions[:, 0]
-        metrics = {
-            "d/hinge": losses.hinge_d_loss(real_logits, fake_logits),
-            "d/real_logit": jnp.mean(real_logits),
-            "d/fake_logit": jnp.mean(fake_logits),
-        }
-        return self._total("d", metrics, self._text_terms(pooled, regions, output, text))
+    def draw(self, params: PyTree, stats: PyTree, example: _Example) -> tuple[Array, PyTree]:
+        """Fake images, and the running statistics moved on."""
 
-    def g_loss(
-        self,
-        fake: Float[Array, "b h w 3"],
-        output: DiscriminatorOutput,
-        example: _Example,
-        frozen: FrozenParams,
-    ) -> tuple[Array, Metrics]:
-        """Hinge, fake images against their captions, and against the real images of these."""
-        pooled, regions = output.pooled[:, 1], output.regions[:, 1]
+        def apply(params: PyTree) -> tuple[Array, PyTree]:
+            return self.generator.apply(
+                {"params": params, BATCH_STATS: stats},
+                example.z,
+                *example.text,
+                train=True,
+                mutable=[BATCH_STATS],
+            )
 
-        def image_pretrained() -> losses.LossAndAccuracy:
-            real_features = self.image_features(frozen.image, example.real)
-            return self.info_nce(real_features, self.image_features(frozen.image, fake))
+        fake, moved = self._checkpoint(apply)(params)
+        return fake, moved[BATCH_STATS]
 
-        metrics = {"g/hinge": losses.hinge_g_loss(output.logits[:, 1])}
-        terms = self._text_terms(pooled, regions, output, example.text)
-        terms["image_d"] = lambda: self.info_nce(pooled, output.pooled[:, 0])
-        terms["image_pretrained"] = image_pretrained
-        return self._total("g", metrics, terms)
+    def judge(
+        self, params: PyTree, spectral: PyTree, images: Array, text: Text
+    ) -> tuple[DiscriminatorOutput, PyTree]:
+        """What the discriminator says of images, and its power iterations moved on."""
 
-    def _text_terms(
-        self, pooled: Array, regions: Array, output: DiscriminatorOutput, text: Text
-    ) -> dict[str, Callable[[], losses.LossAndAccuracy]]:
-        return {
-            "sentence": lambda: self.info_nce(pooled, output.sentence),
-            "word": lambda: self.word_nce(regions, text.words, text.word_mask),
-        }
+        def apply(params: PyTree, images: Array) -> tuple[DiscriminatorOutput, PyTree]:
+            return self.discriminator.apply(
+                {"params": params, SPECTRAL: spectral},
+                images,
+                text.sentence,
+                train=True,
+                mutable=[SPECTRAL],
+            )
 
-    def _total(
-        self, player: str, metrics: Metrics, terms: dict[str, Callable]
-    ) -> tuple[Array, Metrics]:
-        """Adds the terms whose weight is not 0, and only computes these."""
-        loss = metrics[f"{player}/hinge"]
-        for name, compute in terms.items():
-            if weight := getattr(self.weights, name):
-                value, accuracy = compute()
-                metrics |= {f"{player}/{name}": value, f"{player}/{name}_accuracy": accuracy}
-                loss = loss + weight * value
-        return loss, metrics | {f"{player}/loss": loss}
+        output, moved = self._checkpoint(apply)(params, images)
+        return output, moved[SPECTRAL]
+
+    def look(self, params: PyTree, images: Array) -> Array | None:
+        """The pretrained network's features, if it has a term."""
+        return self.image_features(params, images) if self.image_features else None
+
+    def _checkpoint(self, apply: Callable) -> Callable:
+        if self.remat_policy is None:
+            return apply
+        return jax.checkpoint(apply, policy=self.remat_policy)
 
 
 class _Algorithm(NamedTuple):
     """The step of `make_train_step`, in parts."""
 
-    players: _Players
+    networks: _Networks
     generator_tx: optax.GradientTransformation
     discriminator_tx: optax.GradientTransformation
     encode_text: EncodeText
-    objectives: _Objectives
+    objectives: Objectives
     ema_decay: float
     flip: bool
+    accumulation_steps: int
 
     def train_step(
         self, state: TrainState, batch: Batch, frozen: FrozenParams, rng: Array
@@ -273,51 +200,68 @@ class _Algorithm(NamedTuple):
         )
         for example in for_discriminator:
             state = self._update_discriminator(state, example)
-        return self._update_both(state, example=for_both, frozen=frozen)
+        return self._update_both(state, for_both, frozen)
 
-    def _prepare(self, micro_batch: Batch, frozen: FrozenParams, rng: Array, index: int):
+    def _prepare(
+        self, micro_batch: Batch, frozen: FrozenParams, rng: Array, index: int
+    ) -> _Example:
         z_rng, flip_rng = jax.random.split(jax.random.fold_in(rng, index))
         real = images.from_uint8(micro_batch.image)
         if self.flip:
             real = images.random_flip(real, flip_rng)
         text = Text(*self.encode_text(frozen.text, micro_batch.tokens))
-        z = jax.random.normal(z_rng, (real.shape[0], self.players.generator.z_dim))
+        z = jax.random.normal(z_rng, (real.shape[0], self.networks.generator.z_dim))
         return _Example(real, text, z)
 
     def _update_discriminator(self, state: TrainState, example: _Example) -> TrainState:
-        def loss(d_params: PyTree):
-            (_, output), moved = self.players.forward(state.generator, d_params, state, example)
-            return self.objectives.d_loss(output, example.text)[0], moved
+        judge = self.networks.judge
 
-        # The generator's running statistics move with its own updates only.
-        grads, moved = jax.grad(loss, has_aux=True)(state.discriminator)
+        def linearize(example: _Example):
+            # The generator's running statistics move with its own updates only.
+            fake, _ = self.networks.draw(state.generator, state.generator_stats, example)
+
+            def judge_both(params: PyTree):
+                real_output, spectral = judge(params, state.spectral, example.real, example.text)
+                fake_output, _ = judge(params, state.spectral, fake, example.text)
+                return (real_output, fake_output), spectral
+
+            outputs, pull_back, spectral = jax.vjp(judge_both, state.discriminator, has_aux=True)
+            return outputs, lambda cotangent: pull_back(cotangent)[0], spectral
+
+        outputs, pull_back, spectral = _in_parts(linearize, example, self.accumulation_steps)
+        cotangent, _ = jax.grad(
+            lambda outputs: self.objectives.d_loss(*outputs, example.text), has_aux=True
+        )(outputs)
         params, optimizer = _descend(
-            self.discriminator_tx, grads, state.discriminator_optimizer, state.discriminator
+            self.discriminator_tx,
+            pull_back(cotangent),
+            state.discriminator_optimizer,
+            state.discriminator,
         )
         return state.replace(
-            discriminator=params, discriminator_optimizer=optimizer, spectral=moved.spectral
+            discriminator=params,
+            discriminator_optimizer=optimizer,
+            spectral=_first(spectral, self.accumulation_steps),
         )
 
     def _update_both(
         self, state: TrainState, example: _Example, frozen: FrozenParams
     ) -> tuple[TrainState, Metrics]:
-        # One forward pass and one gradient a player: each loss is differentiated down to the
-        # networks' outputs, and only its own cotangent is pulled back. (Pulling both losses back
-        # with weights (1, 0) and (0, 1) would compute the zero halves too.)
-        (fake, output), pull_back, moved = jax.vjp(
-            lambda g, d: self.players.forward(g, d, state, example),
-            state.generator,
-            state.discriminator,
-            has_aux=True,
+        # One forward pass for both players: each loss is differentiated down to the outputs of
+        # the networks, and only its own cotangent is pulled back through them.
+        def linearize(example: _Example):
+            return self._linearize_both(state, example, frozen)
+
+        (real, fake), pull_back, (stats, spectral) = _in_parts(
+            linearize, example, self.accumulation_steps
         )
-        d_cotangent, d_metrics = jax.grad(self.objectives.d_loss, has_aux=True)(
-            output, example.text
+        d_cotangents, d_metrics = jax.grad(self.objectives.d_loss, argnums=(0, 1), has_aux=True)(
+            real.output, fake.output, example.text
         )
-        g_cotangents, g_metrics = jax.grad(self.objectives.g_loss, argnums=(0, 1), has_aux=True)(
-            fake, output, example, frozen
+        g_cotangent, g_metrics = jax.grad(self.objectives.g_loss, has_aux=True)(
+            fake, real, example.text
         )
-        _, d_grads = pull_back((jnp.zeros_like(fake), d_cotangent))
-        g_grads, _ = pull_back(g_cotangents)
+        d_grads, g_grads = pull_back((d_cotangents, g_cotangent))
 
         d_params, d_optimizer = _descend(
             self.discriminator_tx, d_grads, state.discriminator_optimizer, state.discriminator
@@ -325,18 +269,105 @@ class _Algorithm(NamedTuple):
         g_params, g_optimizer = _descend(
             self.generator_tx, g_grads, state.generator_optimizer, state.generator
         )
-        new = {"params": g_params, BATCH_STATS: moved.generator_stats}
+        stats = _mean(stats, self.accumulation_steps)
+        new = {"params": g_params, BATCH_STATS: stats}
         state = TrainState(
             step=state.step + 1,
             generator=g_params,
-            generator_stats=moved.generator_stats,
+            generator_stats=stats,
             discriminator=d_params,
-            spectral=moved.spectral,
+            spectral=_first(spectral, self.accumulation_steps),
             ema=optax.incremental_update(new, state.ema, 1.0 - self.ema_decay),
             generator_optimizer=g_optimizer,
             discriminator_optimizer=d_optimizer,
         )
         return state, d_metrics | g_metrics
+
+    def _linearize_both(self, state: TrainState, example: _Example, frozen: FrozenParams):
+        """``(real, fake), pull_back, (stats, spectral)`` of a part of the batch.
+
+        ``pull_back`` takes the discriminator's loss to the discriminator and the generator's to
+        the generator. Reals and fakes are judged in two calls, so that the generator's gradient
+        passes through the fakes alone.
+        """
+        networks, text = self.networks, example.text
+        fake, to_generator, stats = jax.vjp(
+            lambda params: networks.draw(params, state.generator_stats, example),
+            state.generator,
+            has_aux=True,
+        )
+        real_output, from_real, spectral = jax.vjp(
+            lambda params: networks.judge(params, state.spectral, example.real, text),
+            state.discriminator,
+            has_aux=True,
+        )
+        fake_output, from_fake, _ = jax.vjp(
+            lambda params, fake: networks.judge(params, state.spectral, fake, text),
+            state.discriminator,
+            fake,
+            has_aux=True,
+        )
+        features, from_features = jax.vjp(lambda fake: networks.look(frozen.image, fake), fake)
+
+        def pull_back(cotangents):
+            (d_real, d_fake), g_fake = cotangents
+            d_grads = jax.tree.map(jnp.add, from_real(d_real)[0], from_fake(d_fake)[0])
+            towards_fake = from_fake(g_fake.output)[1] + from_features(g_fake.features)[0]
+            return d_grads, to_generator(towards_fake)[0]
+
+        real = Judged(real_output, networks.look(frozen.image, example.real))
+        return (real, Judged(fake_output, features)), pull_back, (stats, spectral)
+
+
+def _in_parts(linearize: Callable, example: _Example, num_parts: int):
+    """`linearize` over a whole batch, a part at a time, as if it had been called once.
+
+    Outputs come in the order of the batch. Pulling back recomputes each part, so that one part's
+    activations are alive at a time; gradients are summed over the parts.
+
+    Args:
+      linearize: ``part -> (outputs, pull_back, moved)``; outputs have a batch axis.
+      example: The batch.
+      num_parts: 1 calls `linearize` directly.
+
+    Returns:
+      ``(outputs, pull_back, moved)``; ``moved`` has a leading axis of parts if there are several.
+    """
+    if num_parts == 1:
+        return linearize(example)
+
+    def split(x: Array) -> Array:
+        # Every num_parts-th item: each device of a sharded batch keeps a share of every part.
+        return jnp.swapaxes(x.reshape(-1, num_parts, *x.shape[1:]), 0, 1)
+
+    def join(x: Array) -> Array:
+        return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+
+    parts = jax.tree.map(split, example)
+    outputs, moved = jax.lax.map(lambda part: linearize(part)[::2], parts)
+
+    def pull_back(cotangents: PyTree) -> PyTree:
+        def add(total: PyTree, part: tuple) -> tuple[PyTree, None]:
+            example, cotangents = part
+            return jax.tree.map(jnp.add, total, linearize(example)[1](cotangents)), None
+
+        part_cotangents = jax.tree.map(split, cotangents)
+        one = jax.tree.map(lambda x: x[0], (parts, part_cotangents))
+        shapes = jax.eval_shape(lambda part, cotangents: linearize(part)[1](cotangents), *one)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.scan(add, zeros, (parts, part_cotangents))[0]
+
+    return jax.tree.map(join, outputs), pull_back, moved
+
+
+def _mean(moved: PyTree, num_parts: int) -> PyTree:
+    """Of running statistics that every part moved on from the same start."""
+    return moved if num_parts == 1 else jax.tree.map(lambda x: jnp.mean(x, axis=0), moved)
+
+
+def _first(moved: PyTree, num_parts: int) -> PyTree:
+    """Of what every part moved on in the same way."""
+    return moved if num_parts == 1 else jax.tree.map(lambda x: x[0], moved)
 
 
 def _descend(

@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmc_jax.models.layers import SpectralConv, SpectralDense
+from xmc_jax.models.layers import BLOCK_OUTPUT, SpectralConv, SpectralDense
 from xmc_jax.models.resampling import average_pool
 
 # Output channels of each block after the first, in units of the width.
@@ -19,20 +20,24 @@ CHANNEL_MULTIPLIERS = {
 }
 
 
+# Layers between the features and the contrastive terms.
+CONTRASTIVE_HEADS = {"none": 0, "linear": 1, "mlp": 2}
+
+
 class DiscriminatorOutput(NamedTuple):
-    """What the discriminator says of ``v`` images a caption; everything is float32.
+    """What the discriminator says of images; everything is float32.
 
     Attributes:
       logits: Realism and agreement with the caption; large is real.
-      pooled: Image embeddings (sum over space of the last features).
-      sentence: The caption's embedding in the images' space.
+      embedding: Image embeddings (sum over space of the last features).
+      sentence: The captions' embeddings in the images' space.
       regions: Embeddings of image regions, in the words' space.
     """
 
-    logits: Float[Array, "b v"]
-    pooled: Float[Array, "b v c"]
+    logits: Float[Array, " b"]
+    embedding: Float[Array, "b c"]
     sentence: Float[Array, "b c"]
-    regions: Float[Array, "b v r d"]
+    regions: Float[Array, "b r d"]
 
 
 class DiscriminatorBlock(nn.Module):
@@ -76,12 +81,16 @@ class Discriminator(nn.Module):
       width: Base number of channels (96 in the paper).
       region_resolution: Side of the feature map whose positions are the regions of the word loss
         (16 in the paper).
+      contrastive_head: What projects embedding and regions for the contrastive terms besides the
+        layers every discriminator has: ``"none"`` (the paper's best), or ``"linear"``, ``"mlp"``
+        (one layer, or two with a ReLU between; the paper's ablation "Deeper Contrastive Heads").
       dtype: Compute type of convolutions; embeddings and logits are float32.
     """
 
     resolution: int
     width: int
     region_resolution: int = 16
+    contrastive_head: str = "none"
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
@@ -96,6 +105,11 @@ class Discriminator(nn.Module):
                 f"region_resolution={self.region_resolution} is not a feature map of this "
                 f"discriminator; it has {', '.join(map(str, sides))}"
             )
+        if self.contrastive_head not in CONTRASTIVE_HEADS:
+            raise ValueError(
+                f"contrastive_head is one of {', '.join(CONTRASTIVE_HEADS)}, "
+                f"not {self.contrastive_head!r}"
+            )
         super().__post_init__()
 
     @property
@@ -105,29 +119,29 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "b v h w 3"],
+        images: Float[Array, "b h w 3"],
         sentence: Float[Array, "b d"],
         *,
         train: bool,
     ) -> DiscriminatorOutput:
-        """Judges ``v`` images of every caption in one pass.
+        """Judges one image a caption.
 
-        Real and fake images share a call as two views (``v = 2``): they meet the same spectral
-        norms, and the batch axis stays leading, so that a batch sharded over devices stays put.
+        Real and fake images are judged in two calls with the same state, hence under the same
+        spectral norms: no image sees another, and a gradient towards the fakes then never passes
+        through the reals.
 
         Args:
           images: Values in [-1, 1].
           sentence: Sentence embeddings; their width is also that of the regions.
           train: Whether the power iterations move on.
         """
-        b, v, *image_shape = images.shape
-        text_width = sentence.shape[-1]
         multipliers = CHANNEL_MULTIPLIERS[self.resolution]
-
-        x = images.reshape(b * v, *image_shape)
-        x = DiscriminatorBlock(self.width, True, True, self.dtype, name="block_0")(x, train=train)
+        x = DiscriminatorBlock(self.width, True, True, self.dtype, name="block_0")(
+            images, train=train
+        )
         regions = x
         for index, multiplier in enumerate(multipliers):
+            x = checkpoint_name(x, BLOCK_OUTPUT)
             downsample = index + 1 < len(multipliers)
             block = DiscriminatorBlock(
                 multiplier * self.width, downsample, dtype=self.dtype, name=f"block_{index + 1}"
@@ -136,15 +150,23 @@ class Discriminator(nn.Module):
             if x.shape[1] == self.region_resolution and downsample:
                 regions = x
 
+        text_width = sentence.shape[-1]
+        regions = self._head(regions, self.dtype, "regions_head", train)
         to_regions = SpectralConv(text_width, 1, dtype=self.dtype, name="regions")
         regions = to_regions(regions, train=train).astype(jnp.float32)
-        pooled = jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2)).reshape(b, v, -1)
+
+        pooled = jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2))
         projection = SpectralDense(pooled.shape[-1], name="sentence")(sentence, train=train)
-        logits = SpectralDense(1, name="logit")(pooled, train=train)[..., 0]
-        logits = logits + jnp.einsum("bvc,bc->bv", pooled, projection)
+        logits = SpectralDense(1, name="logit")(pooled, train=train)[:, 0]
         return DiscriminatorOutput(
-            logits=logits,
-            pooled=pooled,
+            logits=logits + jnp.sum(pooled * projection, axis=-1),
+            embedding=self._head(pooled, jnp.float32, "embedding_head", train),
             sentence=projection,
-            regions=regions.reshape(b, v, -1, text_width),
+            regions=regions.reshape(regions.shape[0], -1, text_width),
         )
+
+    def _head(self, x: Array, dtype: DTypeLike, name: str, train: bool) -> Array:
+        for index in range(CONTRASTIVE_HEADS[self.contrastive_head]):
+            layer = SpectralDense(x.shape[-1], dtype, name=f"{name}_{index}")
+            x = layer(nn.relu(x) if index else x, train=train)
+        return x

@@ -2,11 +2,13 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from xmc_jax.attention import word_attention
 from xmc_jax.models.layers import (
+    BLOCK_OUTPUT,
     KERNEL_INIT,
     Condition,
     ConditionalBatchNorm,
@@ -96,7 +98,7 @@ class Generator(nn.Module):
             if index == NUM_GLOBAL_BLOCKS and self.modulation == "attentional":
                 condition = self._attend(x, words, word_mask, condition)
             block = GeneratorBlock(multiplier * self.width, self.dtype, name=f"block_{index}")
-            x = block(x, condition, train=train)
+            x = checkpoint_name(block(x, condition, train=train), BLOCK_OUTPUT)
 
         x = ConditionalBatchNorm(self.dtype, name="final_norm")(x, condition, train=train)
         to_rgb = Conv(3, 3, dtype=self.dtype, name="to_rgb")

@@ -12,6 +12,7 @@ from xmc_jax.models import resampling
 
 KERNEL_INIT = nn.initializers.glorot_normal()
 SPECTRAL = "spectral"  # The collection that holds the power iterations' vectors.
+BLOCK_OUTPUT = "block_output"  # What checkpoint policies call the maps between blocks.
 _SPECTRAL_EPS = 1e-10
 
 

@@ -1,0 +1,127 @@
+"""Compiles programs, runs them in turns and prints them side by side."""
+
+import importlib.metadata
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import jaxprs_in_params
+
+
+class Program(NamedTuple):
+    """A compiled function and what the compiler says of it.
+
+    Attributes:
+      name: Its column in tables.
+      run: The executable.
+      compile_seconds: Tracing, lowering and compiling.
+      megabytes: Peak temporary memory (10^6 bytes), beyond arguments and results.
+      gigaflops: 10^9 floating-point operations by the compiler's count; bodies of loops, which it
+        counts once, count as often as they run.
+    """
+
+    name: str
+    run: Callable
+    compile_seconds: float
+    megabytes: float
+    gigaflops: float
+
+
+def compile_program(name: str, function: Callable, *args: Any, **jit_options: Any) -> Program:
+    """Compiles `function` for arguments like `args`, arrays or their shapes."""
+    start = time.perf_counter()
+    traced = jax.jit(function, **jit_options).trace(*args)
+    compiled = traced.lower().compile()
+    seconds = time.perf_counter() - start
+    return Program(
+        name=name,
+        run=compiled,
+        compile_seconds=seconds,
+        megabytes=compiled.memory_analysis().temp_size_in_bytes / 1e6,
+        gigaflops=(compiled.cost_analysis()["flops"] + _repeated_flops(traced.jaxpr.jaxpr)) / 1e9,
+    )
+
+
+def _repeated_flops(jaxpr: Any) -> int:
+    """Operations of matrix products in all turns of loops but the first."""
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = list(jaxprs_in_params(equation.params))
+        total += sum(map(_repeated_flops, inner))
+        if equation.primitive.name == "scan":
+            total += (equation.params["length"] - 1) * sum(map(_product_flops, inner))
+    return total
+
+
+def _product_flops(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        total += sum(map(_product_flops, jaxprs_in_params(equation.params)))
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            out = math.prod(equation.outvars[0].aval.shape)
+            total += 2 * out * math.prod(left[axis] for axis in contracted)
+    return total
+
+
+def time_in_turns(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median seconds of each: they take turns, so that a busy machine slows all of them alike."""
+    for run in runs:
+        jax.block_until_ready(run())  # First touch of memory and thread pools.
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, own in zip(runs, seconds, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            own.append(time.perf_counter() - start)
+    return [statistics.median(own) for own in seconds]
+
+
+def print_environment() -> None:
+    """One line: devices and versions."""
+    device = jax.devices()[0]
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax", "numpy")
+    )
+    print(
+        f"{len(jax.devices())} x {device.device_kind} ({device.platform}), "
+        f"{platform.machine()}, Python {platform.python_version()}, {versions}"
+    )
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Markdown, numbers to four figures."""
+
+    def cell(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    print("| " + " | ".join(header) + " |")
+    print("| --- |" + " ---: |" * (len(header) - 1))
+    for row in rows:
+        print("| " + " | ".join(map(cell, row)) + " |", flush=True)
+
+
+def print_comparison(ours: Program, released: Program, unit: str, *seconds: float) -> None:
+    """Both programs and how many times better ours is.
+
+    Args:
+      ours: The library's.
+      released: The baseline's.
+      unit: What `seconds` are for: "step", "image".
+      *seconds: Of ours and the baseline, or nothing if they were not run.
+    """
+    rows = [
+        (f"seconds a {unit}", *seconds) if seconds else None,
+        ("peak temporary memory, MB", ours.megabytes, released.megabytes),
+        ("GFLOP", ours.gigaflops, released.gigaflops),
+        ("seconds to compile", ours.compile_seconds, released.compile_seconds),
+    ]
+    print_table(
+        ("", ours.name, released.name, "ratio"),
+        [(name, a, b, f"{b / a:.2f}x") for name, a, b in filter(None, rows)],
+    )

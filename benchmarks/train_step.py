@@ -1,0 +1,164 @@
+"""A full training step (discriminator step, then the step of both) against the released one.
+
+    python -m benchmarks.train_step                                    # the CPU setting
+    python -m benchmarks.train_step --resolution=256 --width=96 --batch_size=32 --dtype=bfloat16
+    python -m benchmarks.train_step --resolution=256 --width=96 --batch_size=8 --dtype=bfloat16 \
+        --topology=v4:2x2x1                                            # compiled only, needs libtpu
+
+Both sides take the same state, pixels and word embeddings; the text encoder, the same on both
+sides, is left out. Prints seconds, memory, FLOPs and their ratios, and how far the two states are
+apart after one step.
+"""
+
+import functools
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+
+from benchmarks import measure, released
+from xmc_jax.models.discriminator import Discriminator
+from xmc_jax.models.generator import Generator
+from xmc_jax.objectives import LossWeights
+from xmc_jax.train_state import create_train_state
+from xmc_jax.train_step import REMAT_POLICIES, FrozenParams, make_train_step
+from xmc_jax.types import Batch
+
+RESOLUTION = flags.DEFINE_integer("resolution", 128, "Side of the images.")
+WIDTH = flags.DEFINE_integer("width", 16, "Base channels of both networks; 96 in the paper.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images of a micro-batch.")
+TEXT_WIDTH = flags.DEFINE_integer("text_width", 768, "Width of the word embeddings.")
+NUM_TOKENS = flags.DEFINE_integer("num_tokens", 17, "Words a caption.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the convolutions.")
+REMAT = flags.DEFINE_enum("remat", "none", list(REMAT_POLICIES), "Ours: what is recomputed.")
+ACCUMULATION = flags.DEFINE_integer("accumulation_steps", 1, "Ours: parts of a micro-batch.")
+REPEATS = flags.DEFINE_integer("repeats", 9, "Timed steps of each side.", lower_bound=1)
+TOPOLOGY = flags.DEFINE_string("topology", None, "Compile for one chip of a TPU slice.")
+
+NUM_MICRO_BATCHES = 2
+VOCABULARY = 1000
+
+
+def encode_text(table, tokens):
+    """Word embeddings from a table: stands for the frozen encoder, at no cost."""
+    mask = tokens != 0
+    words = table[tokens] * mask[..., None]
+    return words, words.sum(1) / mask.sum(1, keepdims=True), mask
+
+
+def make_steps(resolution, width, dtype):
+    """``(create_state, ours, released)``, all uncompiled."""
+    networks = {"resolution": resolution, "width": width, "dtype": jnp.dtype(dtype)}
+    tx = {
+        "generator_tx": optax.adam(1e-4, b1=0.5, b2=0.999),
+        "discriminator_tx": optax.adam(4e-4, b1=0.5, b2=0.999),
+    }
+    ours = {
+        "generator": Generator(z_dim=128, **networks),
+        "discriminator": Discriminator(**networks),
+    }
+    step = make_train_step(
+        **ours,
+        **tx,
+        encode_text=encode_text,
+        loss_weights=LossWeights(),
+        ema_decay=0.999,
+        flip=False,
+        remat=REMAT.value,
+        accumulation_steps=ACCUMULATION.value,
+    )
+    baseline = released.Step(
+        released.Generator(z_dim=128, **networks),
+        released.Discriminator(**networks),
+        **tx,
+        encode_text=encode_text,
+        image_features=None,
+        weights=LossWeights(),
+        ema_decay=0.999,
+    )
+    create = functools.partial(create_train_state, **ours, **tx)
+    return create, step, baseline.train_step
+
+
+def make_arguments(create_state):
+    """State, batch, frozen weights and key of the flags' setting, on the default device."""
+    rng = np.random.default_rng(0)
+    shape = (NUM_MICRO_BATCHES, BATCH_SIZE.value)
+    lengths = rng.integers(min(5, NUM_TOKENS.value), NUM_TOKENS.value + 1, (*shape, 1))
+    tokens = rng.integers(1, VOCABULARY, (*shape, NUM_TOKENS.value))
+    tokens *= np.arange(NUM_TOKENS.value) < lengths
+    pixels = rng.integers(0, 256, (*shape, RESOLUTION.value, RESOLUTION.value, 3))
+    state = create_state(jax.random.key(0), text_width=TEXT_WIDTH.value)
+    table = jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH.value)))
+    batch = Batch(jnp.uint8(pixels), jnp.int32(tokens))
+    return state, batch, FrozenParams(table), jax.random.key(1)
+
+
+def distance(got, want, start):
+    """How far two updated states are apart, as a share of what the step changed."""
+
+    def norm(a, b):
+        squares = [
+            jnp.sum((x - y) ** 2) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
+        ]
+        return float(jnp.sqrt(sum(squares)))
+
+    return norm(got, want) / norm(want, start)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    create_state, ours, baseline = make_steps(RESOLUTION.value, WIDTH.value, DTYPE.value)
+    make = functools.partial(make_arguments, create_state)
+    if TOPOLOGY.value:
+        # So that the compiler does not look for a TPU around it.
+        os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+        from jax.experimental import topologies
+
+        devices = topologies.get_topology_desc(TOPOLOGY.value, "tpu").devices
+        print(f"compiled for one {devices[0].device_kind}, not run; jax {jax.__version__}")
+        place = jax.sharding.SingleDeviceSharding(devices[0])
+        args = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), jax.eval_shape(make)
+        )
+    else:
+        measure.print_environment()
+        args = make()
+    fast = measure.compile_program("ours", ours, *args, donate_argnums=0)
+    plain = measure.compile_program("released", baseline, *args, donate_argnums=0)
+    if TOPOLOGY.value:
+        measure.print_comparison(fast, plain, "step")
+        return
+
+    start, *rest = args
+    states = {}
+
+    def one_step(program):
+        # The state is donated: each side goes on from its own.
+        states[program.name], _ = program.run(states[program.name], *rest)
+        return states[program.name]
+
+    for program in (fast, plain):
+        states[program.name] = jax.tree.map(jnp.copy, start)
+        one_step(program)
+    apart = {
+        name: distance(
+            *(getattr(states[p.name], name) for p in (fast, plain)), getattr(start, name)
+        )
+        for name in ("generator_stats", "spectral")
+    }
+    seconds = measure.time_in_turns(
+        [functools.partial(one_step, program) for program in (fast, plain)], REPEATS.value
+    )
+    measure.print_comparison(fast, plain, "step", *seconds)
+    print(
+        "after one step the two differ by", ", ".join(f"{v:.1e} of {k}" for k, v in apart.items())
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

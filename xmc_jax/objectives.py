@@ -1,0 +1,136 @@
+"""What each player minimises, as a function of the networks' outputs (paper, section 4)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float
+
+from xmc_jax import losses
+from xmc_jax.models.discriminator import DiscriminatorOutput
+from xmc_jax.sharding import DATA_AXIS
+
+Metrics = dict[str, Float[Array, ""]]
+
+WORD_GAMMA_MATCH = 50.0  # Inverse temperature of the word term.
+
+
+class LossWeights(NamedTuple):
+    """Weights of the contrastive terms; a term of weight 0 is not computed at all.
+
+    Attributes:
+      sentence: Between an image and its sentence.
+      word: Between an image's regions and its words.
+      image_d: Between fake and real in the discriminator's features.
+      image_pretrained: Between fake and real in a pretrained network's features.
+    """
+
+    sentence: float = 1.0
+    word: float = 1.0
+    image_d: float = 1.0
+    image_pretrained: float = 0.0
+
+
+class Text(NamedTuple):
+    """An encoded caption batch."""
+
+    words: Float[Array, "b t d"]
+    sentence: Float[Array, "b d"]
+    word_mask: Bool[Array, "b t"]
+
+
+class Judged(NamedTuple):
+    """What the networks say of a batch of images.
+
+    Attributes:
+      output: The discriminator's words.
+      features: The pretrained network's, or None without its term.
+    """
+
+    output: DiscriminatorOutput
+    features: Float[Array, "b n"] | None = None
+
+
+def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable, Callable]:
+    """The contrastive losses for a mesh: ``(info_nce, word_nce)`` over global or grouped batches.
+
+    With global negatives the word term runs as an island of per-device code: each device scores
+    its own images against all captions, whose word embeddings it gathers, and only the score
+    matrix leaves the island. Left to the partitioner, the same loop moves whole activations.
+
+    Args:
+      mesh: The devices, or None for plain arrays.
+      group_size: Negatives come from groups of this many consecutive items; 0 means all.
+    """
+    info_nce = losses.in_groups(losses.info_nce, group_size)
+    if group_size or mesh is None or mesh.shape[DATA_AXIS] == 1:
+        return info_nce, losses.in_groups(losses.word_nce, group_size)
+
+    def score_local_images(regions: Array, words: Array, word_mask: Array) -> Array:
+        words, word_mask = jax.lax.all_gather((words, word_mask), DATA_AXIS, tiled=True)
+        return losses.word_scores(regions, words, word_mask)
+
+    split = PartitionSpec(DATA_AXIS)
+    scores = jax.shard_map(
+        score_local_images, mesh=mesh, in_specs=(split, split, split), out_specs=split
+    )
+
+    def word_nce(regions: Array, words: Array, word_mask: Array) -> losses.LossAndAccuracy:
+        return losses.symmetric_cross_entropy(WORD_GAMMA_MATCH * scores(regions, words, word_mask))
+
+    return info_nce, word_nce
+
+
+class Objectives(NamedTuple):
+    """The two players' losses.
+
+    Attributes:
+      weights: Of the contrastive terms.
+      info_nce: See `make_contrastive_terms`.
+      word_nce: See `make_contrastive_terms`.
+    """
+
+    weights: LossWeights
+    info_nce: Callable[..., losses.LossAndAccuracy]
+    word_nce: Callable[..., losses.LossAndAccuracy]
+
+    def d_loss(
+        self, real: DiscriminatorOutput, fake: DiscriminatorOutput, text: Text
+    ) -> tuple[Array, Metrics]:
+        """Hinge, and real images against their captions; loss and its parts."""
+        metrics = {
+            "d/hinge": losses.hinge_d_loss(real.logits, fake.logits),
+            "d/real_logit": jnp.mean(real.logits),
+            "d/fake_logit": jnp.mean(fake.logits),
+        }
+        return self._total("d", metrics, self._text_terms(real, text))
+
+    def g_loss(self, fake: Judged, real: Judged, text: Text) -> tuple[Array, Metrics]:
+        """Hinge, fake images against their captions, and against the real images of these."""
+        metrics = {"g/hinge": losses.hinge_g_loss(fake.output.logits)}
+        terms = self._text_terms(fake.output, text)
+        terms["image_d"] = lambda: self.info_nce(fake.output.embedding, real.output.embedding)
+        terms["image_pretrained"] = lambda: self.info_nce(real.features, fake.features)
+        return self._total("g", metrics, terms)
+
+    def _text_terms(
+        self, images: DiscriminatorOutput, text: Text
+    ) -> dict[str, Callable[[], losses.LossAndAccuracy]]:
+        return {
+            "sentence": lambda: self.info_nce(images.embedding, images.sentence),
+            "word": lambda: self.word_nce(images.regions, text.words, text.word_mask),
+        }
+
+    def _total(
+        self, player: str, metrics: Metrics, terms: dict[str, Callable]
+    ) -> tuple[Array, Metrics]:
+        """Adds the terms whose weight is not 0, and only computes these."""
+        loss = metrics[f"{player}/hinge"]
+        for name, compute in terms.items():
+            if weight := getattr(self.weights, name):
+                value, accuracy = compute()
+                metrics |= {f"{player}/{name}": value, f"{player}/{name}_accuracy": accuracy}
+                loss = loss + weight * value
+        return loss, metrics | {f"{player}/loss": loss}
