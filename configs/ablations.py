@@ -22,6 +22,14 @@ FIELDS = {
     "vgg": "image_pretrained_weight",
 }
 
+# Rows that change one field.
+OTHERS = {
+    "self_modulation": ("model", "modulation", "self"),
+    "linear_head": ("model", "contrastive_head", "linear"),
+    "mlp_head": ("model", "contrastive_head", "mlp"),
+    "per_device_negatives": ("loss", "negatives", "per_device"),
+}
+
 
 def apply(config: ConfigDict, row: str) -> ConfigDict:
     """Turns a base experiment into one row of the ablation.
@@ -29,7 +37,8 @@ def apply(config: ConfigDict, row: str) -> ConfigDict:
     Args:
       config: The base experiment, changed in place.
       row: ``""`` for the experiment as it is, a name in `TERMS`, ``"self_modulation"`` (the
-        global condition in every block) or ``"per_device_negatives"``.
+        global condition in every block), ``"linear_head"`` or ``"mlp_head"`` (layers between the
+        discriminator's features and the contrastive terms) or ``"per_device_negatives"``.
 
     Raises:
       ValueError: there is no such row.
@@ -40,11 +49,9 @@ def apply(config: ConfigDict, row: str) -> ConfigDict:
                 config.loss[field] = 0.0
             elif not config.loss[field]:
                 config.loss[field] = 1.0  # The row asks for a term that the base leaves out.
-    elif row == "self_modulation":
-        config.model.modulation = "self"
-    elif row == "per_device_negatives":
-        config.loss.negatives = "per_device"
+    elif row in OTHERS:
+        section, field, value = OTHERS[row]
+        config[section][field] = value
     elif row:
-        known = ", ".join([*TERMS, "self_modulation", "per_device_negatives"])
-        raise ValueError(f"no ablation row {row!r}; there are {known}")
+        raise ValueError(f"no ablation row {row!r}; there are {', '.join([*TERMS, *OTHERS])}")
     return config

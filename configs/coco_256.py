@@ -18,6 +18,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.num_steps = 323_000  # Generator updates: 1000 epochs of 82,783 images at batch 256.
     config.batch_size = 256  # Images of one micro-batch, over all devices.
     config.d_steps = 2  # Discriminator updates, each on its own micro-batch, a step.
+    config.accumulation_steps = 1  # Parts in which a micro-batch passes through the networks.
+    config.remat = "elementwise"  # What is computed again to save memory; also none, blocks.
 
     config.log_every_steps = 100
     config.sample_every_steps = 2500  # Grids of fixed captions.
@@ -44,6 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model.discriminator_width = 96
     model.z_dim = 128
     model.modulation = "attentional"  # Or self: the sentence alone modulates every block.
+    model.contrastive_head = "none"  # Or linear, mlp: extra layers before the contrastive terms.
     model.region_resolution = 16  # Regions of the word loss: 16x16 positions.
     model.dtype = "bfloat16"  # Of convolutions; parameters and losses are float32.
 

@@ -17,6 +17,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.num_steps = 3200  # Generator updates.
     config.batch_size = 32  # Images of one micro-batch, over all devices.
     config.d_steps = 2  # Discriminator updates, each on its own micro-batch, a step.
+    config.accumulation_steps = 1  # Parts in which a micro-batch passes through the networks.
+    config.remat = "none"  # Or elementwise, blocks: what is computed again to save memory.
 
     config.log_every_steps = 50
     config.sample_every_steps = 400  # Grids of fixed captions.
@@ -43,6 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model.discriminator_width = 16
     model.z_dim = 64  # The paper's 128 serves images of far more variety.
     model.modulation = "attentional"  # Or self: the sentence alone modulates every block.
+    model.contrastive_head = "none"  # Or linear, mlp: extra layers before the contrastive terms.
     model.region_resolution = 8  # Regions of the word loss: 8x8 positions.
     model.dtype = "float32"  # bfloat16 on accelerators.
 

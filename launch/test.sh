@@ -8,4 +8,5 @@ bash launch/setup.sh
 bin=${XMC_VENV:-$PWD/.venv}/bin
 
 "$bin/ruff" check .
-exec "$bin/python" -m pytest -n 2 "$@"
+# A file is one process's work: what its tests share is made once.
+exec "$bin/python" -m pytest -n 2 --dist loadscope "$@"

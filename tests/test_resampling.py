@@ -23,6 +23,11 @@ PAIRS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def merge_small_maps_too(monkeypatch):
+    monkeypatch.setattr(resampling, "_SMALLEST_MERGED", 1)
+
+
 def make_inputs(rng, h=6, w=4, c=3, n=5):
     x = jnp.float32(rng.normal(size=(2, h, w, c)))
     return x, jnp.float32(rng.normal(size=(3, 3, c, n)))
@@ -85,6 +90,14 @@ def test_each_platform_lowers_its_own_form(rng):
         traced = jax.jit(resampling.upsample_convolve).trace(x, kernel)
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert ("lhs_dilate = [2, 2]" in text) == dilated, platform
+
+
+def test_smallest_maps_take_the_two_steps(rng, monkeypatch):
+    monkeypatch.undo()
+    for side, merged in ((4, False), (8, True)):
+        for f, h in ((resampling.upsample_convolve, side), (resampling.convolve_pool, 2 * side)):
+            jaxpr = str(jax.make_jaxpr(f)(*make_inputs(rng, h=h, w=h)))
+            assert ("custom_vjp" in jaxpr) == merged, (f, side)
 
 
 def test_bfloat16_kernels_are_summed_before_they_are_rounded(rng):

@@ -16,11 +16,12 @@ from xmc_jax import sharding
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.frozen.image_features import ImageFeatures, load_image_features
 from xmc_jax.frozen.text_encoder import TextEncoder, load_text_encoder
-from xmc_jax.models.discriminator import Discriminator
+from xmc_jax.models.discriminator import CONTRASTIVE_HEADS, Discriminator
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS, Generator
 from xmc_jax.objectives import LossWeights
 from xmc_jax.train_state import TrainState, create_train_state
 from xmc_jax.train_step import (
+    REMAT_POLICIES,
     FrozenParams,
     make_sample_step,
     make_train_step,
@@ -97,6 +98,8 @@ class Experiment:
             ema_decay=config.optimizer.ema_decay,
             flip=config.data.flip,
             contrastive_group_size=self._contrastive_group_size(),
+            accumulation_steps=config.accumulation_steps,
+            remat=config.remat,
             mesh=self.mesh,
         )
         whole, split = (
@@ -140,6 +143,7 @@ def create_experiment(config: ConfigDict, *, training: bool = True) -> Experimen
     mesh = sharding.make_mesh()
     if training:
         sharding.check_batch_size(config.batch_size, mesh)
+        check_accumulation(config, mesh)
     dtype = jnp.dtype(config.model.dtype)
     try:
         generator = Generator(
@@ -153,6 +157,7 @@ def create_experiment(config: ConfigDict, *, training: bool = True) -> Experimen
             resolution=config.model.resolution,
             width=config.model.discriminator_width,
             region_resolution=config.model.region_resolution,
+            contrastive_head=config.model.contrastive_head,
             dtype=dtype,
         )
     except ValueError as error:
@@ -184,6 +189,21 @@ def create_experiment(config: ConfigDict, *, training: bool = True) -> Experimen
     )
 
 
+def check_accumulation(config: ConfigDict, mesh: Mesh) -> None:
+    """Refuses a number of parts that does not divide the batch of a device.
+
+    Raises:
+      UserError: naming the numbers that work.
+    """
+    on_device = config.batch_size // mesh.shape[sharding.DATA_AXIS]
+    if on_device % config.accumulation_steps:
+        divisors = [n for n in range(1, on_device + 1) if on_device % n == 0]
+        raise UserError(
+            f"config.accumulation_steps={config.accumulation_steps} does not divide the "
+            f"{on_device} images of a device; use one of {', '.join(map(str, divisors))}"
+        )
+
+
 def check_config(config: ConfigDict) -> None:
     """Refuses values that no run can use.
 
@@ -193,6 +213,7 @@ def check_config(config: ConfigDict) -> None:
     positive = {
         "batch_size": config.batch_size,
         "d_steps": config.d_steps,
+        "accumulation_steps": config.accumulation_steps,
         "num_steps": config.num_steps,
         "log_every_steps": config.log_every_steps,
         "sample_every_steps": config.sample_every_steps,
@@ -209,6 +230,8 @@ def check_config(config: ConfigDict) -> None:
     choices = {
         "model.resolution": (config.model.resolution, tuple(CHANNEL_MULTIPLIERS)),
         "model.modulation": (config.model.modulation, MODULATIONS),
+        "model.contrastive_head": (config.model.contrastive_head, tuple(CONTRASTIVE_HEADS)),
+        "remat": (config.remat, tuple(REMAT_POLICIES)),
         "model.dtype": (config.model.dtype, ("float32", "bfloat16")),
         "loss.negatives": (config.loss.negatives, ("global", "per_device")),
         "data.crop": (config.data.crop, ("squash", "short_crop", "center_crop")),

@@ -4,6 +4,7 @@ Nothing here knows of files, clocks or flags. Frozen networks arrive as function
 arguments, so that no compiled program carries them as constants.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,7 +38,8 @@ ImageFeatures = Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b n"]]
 
 
 def _is_product_or_sum(primitive, *_, **__) -> bool:
-    return primitive.name in ("conv_general_dilated", "dot_general", "reduce_sum")
+    # "cond" is a convolution with one form a platform, see `resampling`.
+    return primitive.name in ("conv_general_dilated", "dot_general", "reduce_sum", "cond")
 
 
 # What a network's backward pass finds stored; it recomputes the rest. Nothing is the default:
@@ -344,7 +346,7 @@ def _in_parts(linearize: Callable, example: _Example, num_parts: int):
         return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
     parts = jax.tree.map(split, example)
-    outputs, moved = jax.lax.map(lambda part: linearize(part)[::2], parts)
+    outputs, moved = _scan(lambda _, part: (None, linearize(part)[::2]), None, parts)[1]
 
     def pull_back(cotangents: PyTree) -> PyTree:
         def add(total: PyTree, part: tuple) -> tuple[PyTree, None]:
@@ -355,9 +357,19 @@ def _in_parts(linearize: Callable, example: _Example, num_parts: int):
         one = jax.tree.map(lambda x: x[0], (parts, part_cotangents))
         shapes = jax.eval_shape(lambda part, cotangents: linearize(part)[1](cotangents), *one)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(add, zeros, (parts, part_cotangents))[0]
+        return _scan(add, zeros, (parts, part_cotangents))[0]
 
     return jax.tree.map(join, outputs), pull_back, moved
+
+
+def _scan(body: Callable, start: PyTree, parts: PyTree) -> tuple[PyTree, PyTree]:
+    """`jax.lax.scan`, written out on CPUs, where convolutions inside loops are ten times slower."""
+    return jax.lax.platform_dependent(
+        start,
+        parts,
+        cpu=functools.partial(jax.lax.scan, body, unroll=True),
+        default=functools.partial(jax.lax.scan, body),
+    )
 
 
 def _mean(moved: PyTree, num_parts: int) -> PyTree:

@@ -16,6 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+# Small maps have wide kernels: below this side of the small map, spreading the kernel takes more
+# time (on CPUs) and memory (everywhere) than the merged convolution saves.
+_SMALLEST_MERGED = 8
+
 
 def convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c n"]
@@ -31,6 +35,8 @@ def upsample_convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c n"]
 ) -> Float[Array, "b h2 w2 n"]:
     """Nearest-neighbour 2x enlargement, then `convolve`."""
+    if min(x.shape[1:3]) < _SMALLEST_MERGED:
+        return convolve(upsample(x), kernel)
     return _enlarge(x, _spread(kernel).astype(x.dtype))
 
 
@@ -38,6 +44,8 @@ def convolve_pool(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c n"]
 ) -> Float[Array, "b h2 w2 n"]:
     """`convolve`, then the mean of every 2x2 square; the sides of `x` must be even."""
+    if min(x.shape[1:3]) < 2 * _SMALLEST_MERGED:
+        return average_pool(convolve(x, kernel))
     return _shrink(x, (_spread(kernel) / 4.0).astype(x.dtype))
 
 
@@ -95,7 +103,7 @@ def _shrink_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, A
 
 @jax.custom_vjp
 def _enlarge(x: Array, kernel: Array) -> Array:
-    return jax.lax.platform_dependent(x, kernel, cpu=_enlarge_by_corners, default=_enlarge_dilated)
+    return _enlarge_on_platform(x, kernel)
 
 
 def _enlarge_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
@@ -105,8 +113,13 @@ def _enlarge_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, 
     return _shrink(g, transposed), _transpose(_kernel_gradient(g, transposed, x))
 
 
-_shrink.defvjp(lambda x, kernel: (_shrink(x, kernel), (x, kernel)), _shrink_backward)
-_enlarge.defvjp(lambda x, kernel: (_enlarge(x, kernel), (x, kernel)), _enlarge_backward)
+# The forward rules hold plain convolutions, which checkpoint policies recognise.
+_shrink.defvjp(lambda x, kernel: (_stride_2(x, kernel), (x, kernel)), _shrink_backward)
+_enlarge.defvjp(lambda x, kernel: (_enlarge_on_platform(x, kernel), (x, kernel)), _enlarge_backward)
+
+
+def _enlarge_on_platform(x: Array, kernel: Array) -> Array:
+    return jax.lax.platform_dependent(x, kernel, cpu=_enlarge_by_corners, default=_enlarge_dilated)
 
 
 def _enlarge_dilated(x: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c n"]) -> Array:
