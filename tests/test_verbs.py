@@ -187,6 +187,9 @@ def test_wrong_settings_are_one_clear_line(folder, run_verb):
     "change,words",
     [
         ("--config.num_steps=0", ["num_steps=0"]),
+        ("--config.accumulation_steps=3", ["accumulation_steps=3", "use one of 1, 2, 4"]),
+        ("--config.remat=all", ["remat='all'", "none, elementwise, blocks"]),
+        ("--config.model.contrastive_head=deep", ["contrastive_head='deep'", "none, linear, mlp"]),
         ("--config.model.resolution=48", ["model.resolution=48", "32, 64"]),
         ("--config.text.encoder=/no/such", ["/no/such", "minilm"]),
     ],
@@ -232,6 +235,17 @@ def test_sample_mistakes(folder, trained, run_verb):
     fails(done, "step 99", "there are")
     done = run_verb("sample", f"--workdir={workdir}", out, "--captions_file=/no/file")
     fails(done, "/no/file")
+
+
+def test_workdir_of_another_version(folder, trained, run_verb):
+    workdir, _ = trained
+    old = folder / "old"
+    old.mkdir()
+    config = json.loads((workdir / "config.json").read_text())
+    del config["remat"]
+    (old / "config.json").write_text(json.dumps(config))
+    done = run_verb("sample", f"--workdir={old}", f"--out={folder / 'none'}", "--caption=x")
+    fails(done, "no field remat", "another version")
 
 
 def test_evaluate_mistakes(trained, run_verb):

@@ -137,7 +137,7 @@ def create_experiment(config: ConfigDict, *, training: bool = True) -> Experimen
       training: Whether losses will be computed. Sampling needs no image features.
 
     Raises:
-      UserError: a field has a value that cannot work, or weights are missing.
+      UserError: a field is missing or has a value that cannot work, or weights are missing.
     """
     check_config(config)
     mesh = sharding.make_mesh()
@@ -205,11 +205,22 @@ def check_accumulation(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def check_config(config: ConfigDict) -> None:
-    """Refuses values that no run can use.
+    """Refuses values that no run can use, and a config that lacks a field.
 
     Raises:
       UserError: naming the field, its value and the values that work.
     """
+    try:
+        _check_values(config)
+    except (AttributeError, KeyError) as error:
+        name = str(error).strip("\"'")
+        raise UserError(
+            f"the config has no field {name}; if another version of this package wrote it, "
+            "train anew, or use that version"
+        ) from error
+
+
+def _check_values(config: ConfigDict) -> None:
     positive = {
         "batch_size": config.batch_size,
         "d_steps": config.d_steps,

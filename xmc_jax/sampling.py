@@ -1,7 +1,8 @@
-"""Drawing any number of captions with one compiled program.
+"""Drawing any number of captions with a few compiled programs.
 
 The picture of a caption depends on the weights, its tokens, the seed and its index alone: not on
-the other captions, on the batch size or on the number of devices.
+the other captions, on the batch size or on the number of devices (but for the rounding of sums,
+which may move a pixel by one level).
 """
 
 import functools
@@ -15,17 +16,29 @@ from xmc_jax.experiment import Experiment
 from xmc_jax.sharding import DATA_AXIS
 
 
+def batch_sizes(largest: int, num_devices: int) -> tuple[int, ...]:
+    """The sizes that programs are compiled for, ascending: at most log4 of the largest.
+
+    Each is a quarter of the next, rounded up to fill all devices; captions left over from full
+    batches are padded to the smallest that holds them.
+    """
+    sizes = [-(-largest // num_devices) * num_devices]
+    while sizes[0] > num_devices:
+        quarter = -(-sizes[0] // (4 * num_devices)) * num_devices
+        sizes.insert(0, quarter)
+    return tuple(sizes)
+
+
 class Sampler:
-    """Draws captions in batches of a fixed size.
+    """Draws captions in batches; never compiles for a size outside `batch_sizes`.
 
     Args:
       experiment: What to draw with.
-      batch_size: Captions a device program takes at once; rounded up to fill all devices.
+      batch_size: Captions a device program takes at most; rounded up to fill all devices.
     """
 
     def __init__(self, experiment: Experiment, batch_size: int):
-        devices = experiment.mesh.shape[DATA_AXIS]
-        self._batch_size = -(-batch_size // devices) * devices
+        self._sizes = batch_sizes(batch_size, experiment.mesh.shape[DATA_AXIS])
         self._step = experiment.jit_sample_step()
         self._text_params = experiment.frozen.text
         self._z_dim = experiment.config.model.z_dim
@@ -45,10 +58,11 @@ class Sampler:
           Pixels, 0..255, on the host.
         """
         images = []
-        for start in range(0, len(tokens), self._batch_size):
-            part = tokens[start : start + self._batch_size]
-            padded = np.concatenate([part, np.repeat(part[-1:], self._batch_size - len(part), 0)])
-            z = make_noise(self._batch_size, self._z_dim, seed, first_index + start)
+        for start in range(0, len(tokens), self._sizes[-1]):
+            part = tokens[start : start + self._sizes[-1]]
+            size = next(size for size in self._sizes if size >= len(part))
+            padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
+            z = make_noise(size, self._z_dim, seed, first_index + start)
             images.append(np.asarray(self._step(ema, self._text_params, padded, z))[: len(part)])
         return np.concatenate(images)
 

@@ -1,0 +1,63 @@
+"""How long a user waits: `--help` of every verb, and the first picture of a trained run.
+
+    python -m benchmarks.startup --workdir=runs/shapes_32
+
+`sample` runs twice with a compilation cache of its own: empty, then warm. Every run is a process of
+its own; the median of three for `--help`.
+"""
+
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import app, flags
+
+from benchmarks import measure
+
+WORKDIR = flags.DEFINE_string("workdir", None, "A trained run; without it, --help alone.")
+VERBS = ("train", "evaluate", "sample", "prepare", "report")
+
+
+def time_process(*arguments, **environment):
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", *arguments],
+        check=True,
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - start
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    measure.print_environment()
+    rows = [
+        (
+            f"{verb} --help",
+            statistics.median(time_process(f"xmc_jax.{verb}", "--help") for _ in range(3)),
+        )
+        for verb in VERBS
+    ]
+    if WORKDIR.value:
+        with tempfile.TemporaryDirectory() as folder:
+            for state in ("empty", "warm"):
+                seconds = time_process(
+                    "xmc_jax.sample",
+                    f"--workdir={WORKDIR.value}",
+                    "--caption=a red circle",
+                    f"--out={pathlib.Path(folder, 'pictures')}",
+                    JAX_COMPILATION_CACHE_DIR=str(pathlib.Path(folder, "cache")),
+                )
+                rows.append((f"sample, one caption, {state} cache", seconds))
+    measure.print_table(("", "seconds"), rows)
+
+
+if __name__ == "__main__":
+    app.run(main)
