@@ -4,12 +4,16 @@ import importlib.metadata
 import math
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import jaxprs_in_params
+
+# Gigabytes of the other side's memory go back to the system after its result is there.
+_SETTLE_SECONDS = 0.5
 
 
 class Program(NamedTuple):
@@ -37,6 +41,7 @@ def compile_program(name: str, function: Callable, *args: Any, **jit_options: An
     traced = jax.jit(function, **jit_options).trace(*args)
     compiled = traced.lower().compile()
     seconds = time.perf_counter() - start
+    print(f"compiled {name} in {seconds:.1f} s", file=sys.stderr, flush=True)
     return Program(
         name=name,
         run=compiled,
@@ -76,6 +81,7 @@ def time_in_turns(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):
         for run, own in zip(runs, seconds, strict=True):
+            time.sleep(_SETTLE_SECONDS)
             start = time.perf_counter()
             jax.block_until_ready(run())
             own.append(time.perf_counter() - start)

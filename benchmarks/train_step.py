@@ -4,6 +4,7 @@
     python -m benchmarks.train_step --resolution=256 --width=96 --batch_size=32 --dtype=bfloat16
     python -m benchmarks.train_step --resolution=256 --width=96 --batch_size=8 --dtype=bfloat16 \
         --topology=v4:2x2x1                                            # compiled only, needs libtpu
+    python -m benchmarks.train_step --settings        # ours alone: config.remat, accumulation_steps
 
 Both sides take the same state, pixels and word embeddings; the text encoder, the same on both
 sides, is left out. Prints seconds, memory, FLOPs and their ratios, and how far the two states are
@@ -11,6 +12,7 @@ apart after one step.
 """
 
 import functools
+import itertools
 import os
 
 import jax
@@ -34,7 +36,7 @@ TEXT_WIDTH = flags.DEFINE_integer("text_width", 768, "Width of the word embeddin
 NUM_TOKENS = flags.DEFINE_integer("num_tokens", 17, "Words a caption.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the convolutions.")
 REMAT = flags.DEFINE_enum("remat", "none", list(REMAT_POLICIES), "Ours: what is recomputed.")
-ACCUMULATION = flags.DEFINE_integer("accumulation_steps", 1, "Ours: parts of a micro-batch.")
+SETTINGS = flags.DEFINE_bool("settings", False, "Ours alone, by remat and accumulation_steps.")
 REPEATS = flags.DEFINE_integer("repeats", 9, "Timed steps of each side.", lower_bound=1)
 TOPOLOGY = flags.DEFINE_string("topology", None, "Compile for one chip of a TPU slice.")
 
@@ -49,28 +51,43 @@ def encode_text(table, tokens):
     return words, words.sum(1) / mask.sum(1, keepdims=True), mask
 
 
-def make_steps(resolution, width, dtype):
-    """``(create_state, ours, released)``, all uncompiled."""
-    networks = {"resolution": resolution, "width": width, "dtype": jnp.dtype(dtype)}
+def make_parts():
+    """Networks' fields and optimizers of the flags' setting."""
+    networks = {
+        "resolution": RESOLUTION.value,
+        "width": WIDTH.value,
+        "dtype": jnp.dtype(DTYPE.value),
+    }
     tx = {
         "generator_tx": optax.adam(1e-4, b1=0.5, b2=0.999),
         "discriminator_tx": optax.adam(4e-4, b1=0.5, b2=0.999),
     }
-    ours = {
+    return networks, tx
+
+
+def make_ours(remat="none", accumulation_steps=1):
+    """``(create_state, step)``, uncompiled."""
+    networks, tx = make_parts()
+    modules = {
         "generator": Generator(z_dim=128, **networks),
         "discriminator": Discriminator(**networks),
     }
     step = make_train_step(
-        **ours,
+        **modules,
         **tx,
         encode_text=encode_text,
         loss_weights=LossWeights(),
         ema_decay=0.999,
         flip=False,
-        remat=REMAT.value,
-        accumulation_steps=ACCUMULATION.value,
+        remat=remat,
+        accumulation_steps=accumulation_steps,
     )
-    baseline = released.Step(
+    return functools.partial(create_train_state, **modules, **tx), step
+
+
+def make_released():
+    networks, tx = make_parts()
+    return released.Step(
         released.Generator(z_dim=128, **networks),
         released.Discriminator(**networks),
         **tx,
@@ -78,12 +95,10 @@ def make_steps(resolution, width, dtype):
         image_features=None,
         weights=LossWeights(),
         ema_decay=0.999,
-    )
-    create = functools.partial(create_train_state, **ours, **tx)
-    return create, step, baseline.train_step
+    ).train_step
 
 
-def make_arguments(create_state):
+def make_arguments():
     """State, batch, frozen weights and key of the flags' setting, on the default device."""
     rng = np.random.default_rng(0)
     shape = (NUM_MICRO_BATCHES, BATCH_SIZE.value)
@@ -91,6 +106,7 @@ def make_arguments(create_state):
     tokens = rng.integers(1, VOCABULARY, (*shape, NUM_TOKENS.value))
     tokens *= np.arange(NUM_TOKENS.value) < lengths
     pixels = rng.integers(0, 256, (*shape, RESOLUTION.value, RESOLUTION.value, 3))
+    create_state, _ = make_ours()
     state = create_state(jax.random.key(0), text_width=TEXT_WIDTH.value)
     table = jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH.value)))
     batch = Batch(jnp.uint8(pixels), jnp.int32(tokens))
@@ -109,55 +125,92 @@ def distance(got, want, start):
     return norm(got, want) / norm(want, start)
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    create_state, ours, baseline = make_steps(RESOLUTION.value, WIDTH.value, DTYPE.value)
-    make = functools.partial(make_arguments, create_state)
-    if TOPOLOGY.value:
-        # So that the compiler does not look for a TPU around it.
-        os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
-        from jax.experimental import topologies
+def describe_arguments():
+    """The arguments' shapes on one chip of the flag's TPU slice, which need not be there."""
+    # So that the compiler does not look for a TPU around it.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    from jax.experimental import topologies
 
-        devices = topologies.get_topology_desc(TOPOLOGY.value, "tpu").devices
-        print(f"compiled for one {devices[0].device_kind}, not run; jax {jax.__version__}")
-        place = jax.sharding.SingleDeviceSharding(devices[0])
-        args = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), jax.eval_shape(make)
-        )
-    else:
-        measure.print_environment()
-        args = make()
-    fast = measure.compile_program("ours", ours, *args, donate_argnums=0)
-    plain = measure.compile_program("released", baseline, *args, donate_argnums=0)
-    if TOPOLOGY.value:
-        measure.print_comparison(fast, plain, "step")
-        return
+    devices = topologies.get_topology_desc(TOPOLOGY.value, "tpu").devices
+    print(f"compiled for one {devices[0].device_kind}, not run; jax {jax.__version__}")
+    place = jax.sharding.SingleDeviceSharding(devices[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        jax.eval_shape(make_arguments),
+    )
 
+
+def start_runs(programs, args):
+    """For each program a function that takes a step, and the states as they are.
+
+    States are donated: each program goes on from its own copy.
+    """
     start, *rest = args
-    states = {}
+    states = {program.name: jax.tree.map(jnp.copy, start) for program in programs}
 
-    def one_step(program):
-        # The state is donated: each side goes on from its own.
+    def take_step(program):
         states[program.name], _ = program.run(states[program.name], *rest)
         return states[program.name]
 
-    for program in (fast, plain):
-        states[program.name] = jax.tree.map(jnp.copy, start)
-        one_step(program)
+    return [functools.partial(take_step, program) for program in programs], states
+
+
+def compare_with_released(args):
+    programs = [
+        measure.compile_program(name, step, *args, donate_argnums=0)
+        for name, step in (("ours", make_ours(REMAT.value)[1]), ("released", make_released()))
+    ]
+    if TOPOLOGY.value:
+        measure.print_comparison(*programs, "step")
+        return
+    runs, states = start_runs(programs, args)
+    ours, baseline = (run() for run in runs)
     apart = {
-        name: distance(
-            *(getattr(states[p.name], name) for p in (fast, plain)), getattr(start, name)
-        )
+        name: distance(*(getattr(state, name) for state in (ours, baseline, args[0])))
         for name in ("generator_stats", "spectral")
     }
-    seconds = measure.time_in_turns(
-        [functools.partial(one_step, program) for program in (fast, plain)], REPEATS.value
-    )
-    measure.print_comparison(fast, plain, "step", *seconds)
+    del ours, baseline
+    seconds = measure.time_in_turns(runs, REPEATS.value)
+    measure.print_comparison(*programs, "step", *seconds)
     print(
         "after one step the two differ by", ", ".join(f"{v:.1e} of {k}" for k, v in apart.items())
     )
+
+
+def compare_settings(args):
+    """Ours against itself: what recomputing and accumulating cost and save."""
+    programs = [
+        measure.compile_program(
+            f"{remat}, {parts} part{'s' * (parts > 1)}",
+            make_ours(remat, parts)[1],
+            *args,
+            donate_argnums=0,
+        )
+        for remat, parts in itertools.product(REMAT_POLICIES, (1, 2, 4))
+    ]
+    if TOPOLOGY.value:
+        seconds = [float("nan")] * len(programs)
+    else:
+        seconds = measure.time_in_turns(start_runs(programs, args)[0], REPEATS.value)
+    measure.print_table(
+        ("remat, accumulation", "seconds a step", "temporary MB", "GFLOP", "seconds to compile"),
+        [
+            (program.name, s, program.megabytes, program.gigaflops, program.compile_seconds)
+            for program, s in zip(programs, seconds, strict=True)
+        ],
+    )
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    if TOPOLOGY.value:
+        args = describe_arguments()
+    else:
+        measure.print_environment()
+        args = make_arguments()
+    compare = compare_settings if SETTINGS.value else compare_with_released
+    compare(args)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
 LAYERS = [
     {"types"},
-    {"attention", "sharding", "images"},
+    {"attention", "accumulation", "sharding", "images"},
     {"models", "losses", "frozen", "data", "metrics"},
     {"train_state", "objectives"},
     {"train_step"},
@@ -28,7 +28,7 @@ LAYERS = [
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 # What runs where only these exist: the mathematics.
-PURE = {"types", "attention", "sharding", "images", "models", "losses", "metrics"}
+PURE = {"types", "attention", "accumulation", "sharding", "images", "models", "losses", "metrics"}
 PURE |= {"train_state", "objectives", "train_step"}
 PURE_NEEDS = {"jax", "flax", "optax", "numpy", "jaxtyping", "scipy"}  # jax itself needs scipy.
 

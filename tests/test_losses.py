@@ -130,6 +130,25 @@ def test_word_scores_of_one_image_do_not_depend_on_the_others(rng):
     np.testing.assert_allclose(part, whole[3:5], rtol=1e-6)
 
 
+def test_recomputing_similarities_changes_no_number(rng, monkeypatch):
+    regions, words, mask = as_jax(*example(rng, b=8))
+
+    def loss_and_grad():
+        def loss(regions, words):
+            return losses.word_nce(regions, words, mask)[0]
+
+        jaxpr = str(jax.make_jaxpr(jax.grad(loss))(regions, words))
+        return "remat" in jaxpr, jax.value_and_grad(loss, (0, 1))(regions, words)
+
+    keeps, kept = loss_and_grad()
+    monkeypatch.setattr(losses, "_KEPT_SIMILARITIES", 8)
+    recomputes, recomputed = loss_and_grad()
+    assert (keeps, recomputes) == (False, True)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), kept, recomputed
+    )
+
+
 def test_padding_may_hold_anything(rng):
     regions, words, mask = example(rng)
     poisoned = np.where(mask[..., None], words, np.nan)

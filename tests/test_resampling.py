@@ -25,7 +25,7 @@ PAIRS = {
 
 @pytest.fixture(autouse=True)
 def merge_small_maps_too(monkeypatch):
-    monkeypatch.setattr(resampling, "_SMALLEST_MERGED", 1)
+    monkeypatch.setattr(resampling, "_SMALLEST_MERGED_ON_CPU", 1)
 
 
 def make_inputs(rng, h=6, w=4, c=3, n=5):
@@ -92,12 +92,26 @@ def test_each_platform_lowers_its_own_form(rng):
         assert ("lhs_dilate = [2, 2]" in text) == dilated, platform
 
 
-def test_smallest_maps_take_the_two_steps(rng, monkeypatch):
+def test_smallest_maps_take_the_two_steps_on_cpus(rng, monkeypatch):
     monkeypatch.undo()
-    for side, merged in ((4, False), (8, True)):
+
+    def gradients(f, x, kernel):
+        y, pull_back = jax.vjp(f, x, kernel)
+        return pull_back(y)
+
+    for side, platform, two_steps in ((4, "cpu", True), (4, "tpu", False), (8, "cpu", False)):
         for f, h in ((resampling.upsample_convolve, side), (resampling.convolve_pool, 2 * side)):
-            jaxpr = str(jax.make_jaxpr(f)(*make_inputs(rng, h=h, w=h)))
-            assert ("custom_vjp" in jaxpr) == merged, (f, side)
+            traced = jax.jit(gradients, static_argnums=0).trace(f, *make_inputs(rng, h=h, w=h))
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            # The products are with, or towards, the kernel as it is, or as it is spread.
+            products = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+            assert products and two_steps == any("<3x3x" in p for p in products), (f, side)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_smallest_maps_have_the_same_gradients(rng, monkeypatch, name):
+    monkeypatch.undo()
+    test_equals_the_two_steps(rng, name)
 
 
 def test_bfloat16_kernels_are_summed_before_they_are_rounded(rng):

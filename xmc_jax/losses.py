@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float
 
 from xmc_jax.attention import inverse_norm, l2_normalize, normalized_words
 
+# Similarities of regions and words that the word term keeps for its gradient: 256 MiB.
+_KEPT_SIMILARITIES = 2**26
+
 LossAndAccuracy = tuple[Float[Array, ""], Float[Array, ""]]
 
 
@@ -84,9 +87,10 @@ def word_scores(
     caption's score is the soft maximum ``log(sum(exp(gamma_word * match))) / gamma_word`` over its
     valid words. A caption without valid words scores 0.
 
-    No context is ever formed, see `_match_words`. A loop over the images, recomputed in the
-    backward pass, keeps memory linear in the number of captions; each turn is a large matrix
-    product, on CPUs faster than the batched products of several images at once.
+    No context is ever formed, see `_match_words`. A loop over the images (on CPUs faster than the
+    batched products of several at once) keeps a region-by-word matrix an image for the backward
+    pass where these are few, and computes it again where they are many: memory is then linear in
+    the number of captions.
 
     Args:
       regions: Region features of the images, any scale.
@@ -101,10 +105,11 @@ def word_scores(
     num_captions, num_words, width = words.shape
     queries = normalized_words(words, word_mask).reshape(num_captions * num_words, width)
 
-    @jax.checkpoint
     def match_image(regions: Float[Array, "r d"]) -> Float[Array, " m"]:
         return _match_words(l2_normalize(regions), queries, gamma_region)
 
+    if regions.shape[0] * regions.shape[1] * len(queries) > _KEPT_SIMILARITIES:
+        match_image = jax.checkpoint(match_image)
     match = jax.lax.map(match_image, regions).reshape(-1, num_captions, num_words)
     # Finite stand-in for -inf: a caption that is all padding must not turn gradients into NaN.
     match = jnp.where(word_mask, match, -1e9)
@@ -115,20 +120,20 @@ def word_scores(
 class _WordMatch(NamedTuple):
     """The parts of ``match = dot * inverse`` for every word, see `_match_words`."""
 
-    similarity: Float[Array, "r m"]
     weights: Float[Array, "r m"]
     gram_weights: Float[Array, "r m"]
     dot: Float[Array, "1 m"]
     inverse: Float[Array, "1 m"]
 
 
-def _word_match(features: Array, words: Array, gamma: float) -> _WordMatch:
-    similarity = features @ words.T
+def _word_match(
+    features: Float[Array, "r d"], similarity: Float[Array, "r m"], gamma: float
+) -> _WordMatch:
     weights = jnp.exp(gamma * (similarity - jnp.max(similarity, axis=0, keepdims=True)))
     gram_weights = (features @ features.T) @ weights
     dot = jnp.sum(weights * similarity, axis=0, keepdims=True)
     squared_norm = jnp.sum(weights * gram_weights, axis=0, keepdims=True)
-    return _WordMatch(similarity, weights, gram_weights, dot, inverse_norm(squared_norm))
+    return _WordMatch(weights, gram_weights, dot, inverse_norm(squared_norm))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -144,15 +149,22 @@ def _match_words(
     The gradient is spelled out because automatic differentiation does not know that G is
     symmetric, and would multiply by it once more.
     """
-    parts = _word_match(features, words, gamma)
-    return (parts.dot * parts.inverse)[0]
+    return _match_words_forward(features, words, gamma)[0]
+
+
+def _match_words_forward(
+    features: Array, words: Array, gamma: float
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    similarity = features @ words.T
+    parts = _word_match(features, similarity, gamma)
+    return (parts.dot * parts.inverse)[0], (features, words, similarity)
 
 
 def _match_words_backward(
-    gamma: float, residuals: tuple[Array, Array], cotangent: Float[Array, " m"]
+    gamma: float, residuals: tuple[Array, Array, Array], cotangent: Float[Array, " m"]
 ) -> tuple[Array, Array]:
-    features, words = residuals
-    similarity, weights, gram_weights, dot, inverse = _word_match(features, words, gamma)
+    features, words, similarity = residuals
+    weights, gram_weights, dot, inverse = _word_match(features, similarity, gamma)
     d_dot = cotangent[None] * inverse
     d_squared_norm = -0.5 * d_dot * dot * inverse**2
     d_weights = d_dot * similarity + 2.0 * d_squared_norm * gram_weights
@@ -161,10 +173,7 @@ def _match_words_backward(
     return d_similarity @ words + 2.0 * d_gram @ features, d_similarity.T @ features
 
 
-_match_words.defvjp(
-    lambda features, words, gamma: (_match_words(features, words, gamma), (features, words)),
-    _match_words_backward,
-)
+_match_words.defvjp(_match_words_forward, _match_words_backward)
 
 
 def word_nce(

@@ -4,7 +4,6 @@ Nothing here knows of files, clocks or flags. Frozen networks arrive as function
 arguments, so that no compiled program carries them as constants.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from xmc_jax import images
+from xmc_jax.accumulation import in_parts
 from xmc_jax.models.discriminator import DiscriminatorOutput
 from xmc_jax.models.layers import BLOCK_OUTPUT, SPECTRAL
 from xmc_jax.objectives import (
@@ -230,7 +230,7 @@ class _Algorithm(NamedTuple):
             outputs, pull_back, spectral = jax.vjp(judge_both, state.discriminator, has_aux=True)
             return outputs, lambda cotangent: pull_back(cotangent)[0], spectral
 
-        outputs, pull_back, spectral = _in_parts(linearize, example, self.accumulation_steps)
+        outputs, pull_back, spectral = in_parts(linearize, example, self.accumulation_steps)
         cotangent, _ = jax.grad(
             lambda outputs: self.objectives.d_loss(*outputs, example.text), has_aux=True
         )(outputs)
@@ -243,7 +243,7 @@ class _Algorithm(NamedTuple):
         return state.replace(
             discriminator=params,
             discriminator_optimizer=optimizer,
-            spectral=_first(spectral, self.accumulation_steps),
+            spectral=jax.tree.map(lambda x: x[0], spectral),
         )
 
     def _update_both(
@@ -254,7 +254,7 @@ class _Algorithm(NamedTuple):
         def linearize(example: _Example):
             return self._linearize_both(state, example, frozen)
 
-        (real, fake), pull_back, (stats, spectral) = _in_parts(
+        (real, fake), pull_back, (stats, spectral) = in_parts(
             linearize, example, self.accumulation_steps
         )
         d_cotangents, d_metrics = jax.grad(self.objectives.d_loss, argnums=(0, 1), has_aux=True)(
@@ -271,14 +271,15 @@ class _Algorithm(NamedTuple):
         g_params, g_optimizer = _descend(
             self.generator_tx, g_grads, state.generator_optimizer, state.generator
         )
-        stats = _mean(stats, self.accumulation_steps)
+        # Every part moved the statistics on from the same start, and the spectral norms alike.
+        stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), stats)
         new = {"params": g_params, BATCH_STATS: stats}
         state = TrainState(
             step=state.step + 1,
             generator=g_params,
             generator_stats=stats,
             discriminator=d_params,
-            spectral=_first(spectral, self.accumulation_steps),
+            spectral=jax.tree.map(lambda x: x[0], spectral),
             ema=optax.incremental_update(new, state.ema, 1.0 - self.ema_decay),
             generator_optimizer=g_optimizer,
             discriminator_optimizer=d_optimizer,
@@ -319,67 +320,6 @@ class _Algorithm(NamedTuple):
 
         real = Judged(real_output, networks.look(frozen.image, example.real))
         return (real, Judged(fake_output, features)), pull_back, (stats, spectral)
-
-
-def _in_parts(linearize: Callable, example: _Example, num_parts: int):
-    """`linearize` over a whole batch, a part at a time, as if it had been called once.
-
-    Outputs come in the order of the batch. Pulling back recomputes each part, so that one part's
-    activations are alive at a time; gradients are summed over the parts.
-
-    Args:
-      linearize: ``part -> (outputs, pull_back, moved)``; outputs have a batch axis.
-      example: The batch.
-      num_parts: 1 calls `linearize` directly.
-
-    Returns:
-      ``(outputs, pull_back, moved)``; ``moved`` has a leading axis of parts if there are several.
-    """
-    if num_parts == 1:
-        return linearize(example)
-
-    def split(x: Array) -> Array:
-        # Every num_parts-th item: each device of a sharded batch keeps a share of every part.
-        return jnp.swapaxes(x.reshape(-1, num_parts, *x.shape[1:]), 0, 1)
-
-    def join(x: Array) -> Array:
-        return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
-
-    parts = jax.tree.map(split, example)
-    outputs, moved = _scan(lambda _, part: (None, linearize(part)[::2]), None, parts)[1]
-
-    def pull_back(cotangents: PyTree) -> PyTree:
-        def add(total: PyTree, part: tuple) -> tuple[PyTree, None]:
-            example, cotangents = part
-            return jax.tree.map(jnp.add, total, linearize(example)[1](cotangents)), None
-
-        part_cotangents = jax.tree.map(split, cotangents)
-        one = jax.tree.map(lambda x: x[0], (parts, part_cotangents))
-        shapes = jax.eval_shape(lambda part, cotangents: linearize(part)[1](cotangents), *one)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return _scan(add, zeros, (parts, part_cotangents))[0]
-
-    return jax.tree.map(join, outputs), pull_back, moved
-
-
-def _scan(body: Callable, start: PyTree, parts: PyTree) -> tuple[PyTree, PyTree]:
-    """`jax.lax.scan`, written out on CPUs, where convolutions inside loops are ten times slower."""
-    return jax.lax.platform_dependent(
-        start,
-        parts,
-        cpu=functools.partial(jax.lax.scan, body, unroll=True),
-        default=functools.partial(jax.lax.scan, body),
-    )
-
-
-def _mean(moved: PyTree, num_parts: int) -> PyTree:
-    """Of running statistics that every part moved on from the same start."""
-    return moved if num_parts == 1 else jax.tree.map(lambda x: jnp.mean(x, axis=0), moved)
-
-
-def _first(moved: PyTree, num_parts: int) -> PyTree:
-    """Of what every part moved on in the same way."""
-    return moved if num_parts == 1 else jax.tree.map(lambda x: x[0], moved)
 
 
 def _descend(

@@ -11,14 +11,17 @@ the compiler, which on CPUs falls back to slow loops for dilated and even-sized 
 (benchmarks/resampling.py).
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-# Small maps have wide kernels: below this side of the small map, spreading the kernel takes more
-# time (on CPUs) and memory (everywhere) than the merged convolution saves.
-_SMALLEST_MERGED = 8
+# Small maps have wide kernels: below this side of the smaller map, spreading the kernel takes more
+# time on CPUs than the merged convolution saves (benchmarks/resampling.py).
+_SMALLEST_MERGED_ON_CPU = 8
 
 
 def convolve(
@@ -35,18 +38,50 @@ def upsample_convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c n"]
 ) -> Float[Array, "b h2 w2 n"]:
     """Nearest-neighbour 2x enlargement, then `convolve`."""
-    if min(x.shape[1:3]) < _SMALLEST_MERGED:
+
+    def one_by_one(x: Array, kernel: Array) -> Array:
         return convolve(upsample(x), kernel)
-    return _enlarge(x, _spread(kernel).astype(x.dtype))
+
+    def merged(x: Array, kernel: Array) -> Array:
+        return _enlarge(x, _spread(kernel).astype(x.dtype))
+
+    return _merge(one_by_one, merged, min(x.shape[1:3]))(x, kernel)
 
 
 def convolve_pool(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c n"]
 ) -> Float[Array, "b h2 w2 n"]:
     """`convolve`, then the mean of every 2x2 square; the sides of `x` must be even."""
-    if min(x.shape[1:3]) < 2 * _SMALLEST_MERGED:
+
+    def one_by_one(x: Array, kernel: Array) -> Array:
         return average_pool(convolve(x, kernel))
-    return _shrink(x, (_spread(kernel) / 4.0).astype(x.dtype))
+
+    def merged(x: Array, kernel: Array) -> Array:
+        return _shrink(x, (_spread(kernel) / 4.0).astype(x.dtype))
+
+    return _merge(one_by_one, merged, min(x.shape[1:3]) // 2)(x, kernel)
+
+
+def _merge(one_by_one: Callable, merged: Callable, small_side: int) -> Callable:
+    """The form that serves best, given the side of the smaller map."""
+    if small_side >= _SMALLEST_MERGED_ON_CPU:
+        return merged
+
+    def choose(on_cpu: Callable, elsewhere: Callable, *args: Array):
+        return jax.lax.platform_dependent(*args, cpu=on_cpu, default=elsewhere)
+
+    # A gradient rule of its own, so that no platform stores what the other's gradient needs.
+    convolve = jax.custom_vjp(functools.partial(choose, one_by_one, merged))
+
+    def pull_back(form: Callable, x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+        return jax.vjp(form, x, kernel)[1](g)
+
+    def backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+        forms = (functools.partial(pull_back, form) for form in (one_by_one, merged))
+        return choose(*forms, *residuals, g)
+
+    convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), backward)
+    return convolve
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

@@ -1,0 +1,71 @@
+"""Gradient accumulation that keeps contrastive losses exact.
+
+A loss over pairs of examples is not a sum over parts of the batch. So the networks run part by part
+up to their outputs, the loss is taken of the outputs of all parts together, and its gradient is
+pulled back part by part, each computed once more.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+PyTree = Any
+
+
+def in_parts(
+    linearize: Callable[[PyTree], tuple[PyTree, Callable, PyTree]], batch: PyTree, num_parts: int
+) -> tuple[PyTree, Callable[[PyTree], PyTree], PyTree]:
+    """`linearize` over a whole batch, a part at a time.
+
+    Args:
+      linearize: ``part -> (outputs, pull_back, moved)``. Outputs have a batch axis; ``pull_back``
+        maps their cotangents to gradients; ``moved`` is whatever else a pass changes.
+      batch: Arrays with a leading batch axis, which `num_parts` divides.
+      num_parts: Parts; 1 recomputes nothing.
+
+    Returns:
+      ``(outputs, pull_back, moved)`` of the whole batch: outputs in its order, gradients summed
+      over the parts, ``moved`` with a leading axis of parts.
+    """
+    if num_parts == 1:
+        outputs, pull_back, moved = linearize(batch)
+        return outputs, pull_back, jax.tree.map(lambda x: x[None], moved)
+
+    def split(x: Array) -> Array:
+        # Every num_parts-th item: each device of a sharded batch keeps a share of every part.
+        return jnp.swapaxes(x.reshape(-1, num_parts, *x.shape[1:]), 0, 1)
+
+    def join(x: Array) -> Array:
+        return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+
+    parts = jax.tree.map(split, batch)
+    outputs, moved = _scan(lambda _, part: (None, linearize(part)[::2]), None, parts)[1]
+
+    def pull_back_part(part: PyTree, cotangents: PyTree) -> PyTree:
+        return linearize(part)[1](cotangents)
+
+    def pull_back(cotangents: PyTree) -> PyTree:
+        pairs = parts, jax.tree.map(split, cotangents)
+        shapes = jax.eval_shape(pull_back_part, *jax.tree.map(lambda x: x[0], pairs))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def add(total: PyTree, pair: tuple[PyTree, PyTree]) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, total, pull_back_part(*pair)), None
+
+        return _scan(add, zeros, pairs)[0]
+
+    return jax.tree.map(join, outputs), pull_back, moved
+
+
+def _scan(body: Callable, start: PyTree, parts: PyTree) -> tuple[PyTree, PyTree]:
+    """`jax.lax.scan`, written out on CPUs, where convolutions inside loops are ten times slower."""
+    return jax.lax.platform_dependent(
+        start,
+        parts,
+        cpu=functools.partial(jax.lax.scan, body, unroll=True),
+        default=functools.partial(jax.lax.scan, body),
+    )
