@@ -40,15 +40,21 @@ def compile_program(name: str, function: Callable, *args: Any, **jit_options: An
     start = time.perf_counter()
     traced = jax.jit(function, **jit_options).trace(*args)
     compiled = traced.lower().compile()
-    seconds = time.perf_counter() - start
-    print(f"compiled {name} in {seconds:.1f} s", file=sys.stderr, flush=True)
-    return Program(
+    program = Program(
         name=name,
         run=compiled,
-        compile_seconds=seconds,
+        compile_seconds=time.perf_counter() - start,
         megabytes=compiled.memory_analysis().temp_size_in_bytes / 1e6,
         gigaflops=(compiled.cost_analysis()["flops"] + _repeated_flops(traced.jaxpr.jaxpr)) / 1e9,
     )
+    # Of large programs each may take many minutes.
+    print(
+        f"compiled {name} in {program.compile_seconds:.0f} s: "
+        f"{program.megabytes:.0f} MB, {program.gigaflops:.0f} GFLOP",
+        file=sys.stderr,
+        flush=True,
+    )
+    return program
 
 
 def _repeated_flops(jaxpr: Any) -> int:

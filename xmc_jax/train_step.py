@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int32, UInt8
 from xmc_jax import images
 from xmc_jax.accumulation import in_parts
 from xmc_jax.models.discriminator import DiscriminatorOutput
-from xmc_jax.models.layers import BLOCK_OUTPUT, SPECTRAL
+from xmc_jax.models.layers import BLOCK_OUTPUT, CONV_OUTPUT, SPECTRAL, SPECTRAL_NORM
 from xmc_jax.objectives import (
     Judged,
     LossWeights,
@@ -37,18 +37,21 @@ EncodeText = Callable[
 ImageFeatures = Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b n"]]
 
 
-def _is_product_or_sum(primitive, *_, **__) -> bool:
-    # "cond" is a convolution with one form a platform, see `resampling`.
-    return primitive.name in ("conv_general_dilated", "dot_general", "reduce_sum", "cond")
+def _is_sum(primitive, *_, **__) -> bool:
+    return primitive.name == "reduce_sum"  # Batch statistics.
 
 
 # What a network's backward pass finds stored; it recomputes the rest. Nothing is the default:
-# convolutions and sums alone (normalisations and ReLUs are computed again, which costs little), or
-# the maps between residual blocks alone (every block is computed again).
+# results of convolutions alone (normalisations, modulations, ReLUs and what is done to kernels are
+# computed again, which costs little), or the maps between residual blocks alone (every block is
+# computed again).
+_names = jax.checkpoint_policies.save_only_these_names
 REMAT_POLICIES = {
     "none": None,
-    "elementwise": _is_product_or_sum,
-    "blocks": jax.checkpoint_policies.save_only_these_names(BLOCK_OUTPUT),
+    "elementwise": jax.checkpoint_policies.save_from_both_policies(
+        _names(CONV_OUTPUT, SPECTRAL_NORM), _is_sum
+    ),
+    "blocks": _names(BLOCK_OUTPUT, SPECTRAL_NORM),
 }
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -12,7 +13,9 @@ from xmc_jax.models import resampling
 
 KERNEL_INIT = nn.initializers.glorot_normal()
 SPECTRAL = "spectral"  # The collection that holds the power iterations' vectors.
-BLOCK_OUTPUT = "block_output"  # What checkpoint policies call the maps between blocks.
+# What checkpoint policies call the maps between blocks, the results of single convolutions, and the
+# few numbers that a spectral normalisation takes three passes over its kernel to find.
+BLOCK_OUTPUT, CONV_OUTPUT, SPECTRAL_NORM = "block_output", "conv_output", "spectral_norm"
 _SPECTRAL_EPS = 1e-10
 
 
@@ -132,7 +135,7 @@ class Conv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         convolve = resampling.upsample_convolve if self.upsample else resampling.convolve
         x = convolve(x.astype(self.dtype), kernel)
-        return x + jnp.expand_dims(bias.astype(self.dtype), (0, 1, 2))
+        return checkpoint_name(x + jnp.expand_dims(bias.astype(self.dtype), (0, 1, 2)), CONV_OUTPUT)
 
 
 class GeneratorBlock(nn.Module):
@@ -186,8 +189,9 @@ def spectral_normalize(module: nn.Module, kernel: Array, *, train: bool) -> Arra
     u = unit(v @ frozen)
     if train and not module.is_initializing():
         state.value = u
+    u, v = checkpoint_name((u, v), SPECTRAL_NORM)
     sigma = jnp.squeeze(v @ matrix @ u.T)
-    return kernel / sigma
+    return kernel / checkpoint_name(sigma, SPECTRAL_NORM)
 
 
 class SpectralConv(nn.Module):
@@ -214,7 +218,7 @@ class SpectralConv(nn.Module):
         kernel = spectral_normalize(self, kernel, train=train)
         convolve = resampling.convolve_pool if self.pool else resampling.convolve
         x = convolve(x.astype(self.dtype), kernel)
-        return x + jnp.expand_dims(bias.astype(self.dtype), (0, 1, 2))
+        return checkpoint_name(x + jnp.expand_dims(bias.astype(self.dtype), (0, 1, 2)), CONV_OUTPUT)
 
 
 class SpectralDense(nn.Module):
