@@ -67,14 +67,16 @@ def make_batch(d_steps=2, b=8, seed=0):
 
 def init(tx=None):
     tx = tx or optax.sgd(1e-2)
-    return create_train_state(
-        jax.random.key(0),
+    create = functools.partial(
+        create_train_state,
         generator=GENERATOR,
         discriminator=DISCRIMINATOR,
         generator_tx=tx,
         discriminator_tx=tx,
         text_width=TEXT_WIDTH,
     )
+    # One program instead of hundreds of little ones.
+    return jax.jit(create)(jax.random.key(0))
 
 
 def make_step(loss_weights=LossWeights(1.0, 1.0, 1.0, 1.0), tx=None, **options):
