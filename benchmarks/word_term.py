@@ -8,7 +8,6 @@ The gradient is taken with respect to regions and words.
 """
 
 import functools
-import re
 import time
 
 import jax
@@ -75,19 +74,6 @@ def show_growth():
         measure.print_table(("b", "seconds", "temporary MB", "MB a caption"), rows)
 
 
-def collective_bytes(hlo):
-    """Bytes of results of each kind of collective in a compiled program."""
-    sizes = {"f32": 4, "bf16": 2, "pred": 1, "s32": 4}
-    totals = {}
-    for result, kind in re.findall(
-        r"= (.*?) (all-[a-z]+|collective-permute|reduce-scatter)\(", hlo
-    ):
-        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result):
-            count = np.prod([int(n) for n in shape.split(",") if n], dtype=int)
-            totals[kind] = totals.get(kind, 0) + sizes[dtype] * count
-    return totals
-
-
 def show_exchange(batch_size):
     mesh = sharding.make_mesh()
     split = sharding.batch_sharding(mesh)
@@ -101,7 +87,10 @@ def show_exchange(batch_size):
         program = jax.jit(gradient, out_shardings=(None, (split, split))).lower(*args).compile()
         words = args[1].size * 4 / 1e6
         print(f"\nb={batch_size}, t={num_tokens}, {mesh.size} devices, on each:")
-        rows = [(kind, total / 1e6) for kind, total in collective_bytes(program.as_text()).items()]
+        rows = [
+            (kind, total / 1e6)
+            for kind, total in measure.collective_bytes(program.as_text()).items()
+        ]
         rows += [
             ("(all words, float32)", words),
             ("(score matrix)", batch_size**2 * 4 / 1e6),
