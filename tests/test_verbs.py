@@ -262,5 +262,7 @@ def test_prepare(folder, run_verb):
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "sample", "prepare", "report"])
 def test_help_explains(verb, run_verb):
-    text = run_verb(verb, "--help").stdout
+    result = run_verb(verb, "--help")
+    assert result.returncode == 0
+    text = result.stdout
     assert f"python -m xmc_jax.{verb}" in text and "--" in text

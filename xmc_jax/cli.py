@@ -112,6 +112,8 @@ def run(main: Callable[[], None]) -> None:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
+    except SystemExit:
+        sys.exit(0)  # Help was asked for and given; absl would leave with 1.
     except flags.UnrecognizedFlagError as error:
         _fail(f"{_one_line(error)}; --help lists the flags")
     except flags.Error as error:
