@@ -16,9 +16,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from xmc_jax import checkpoint
 from xmc_jax.checkpoint import Checkpoints
+from xmc_jax.errors import UserError
 from xmc_jax.sharding import make_mesh
 from xmc_jax.train_state import TrainState
-from xmc_jax.types import UserError
 
 # A failed read closes the event loop that TensorStore's other reads still want to call, which is
 # told whenever rubbish is collected.

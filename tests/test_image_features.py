@@ -12,9 +12,9 @@ import skimage
 from PIL import Image
 
 from xmc_jax import images, losses
+from xmc_jax.errors import UserError
 from xmc_jax.frozen import image_features
 from xmc_jax.frozen.image_features import load_image_features
-from xmc_jax.types import UserError
 
 
 @pytest.fixture(scope="module")

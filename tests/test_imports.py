@@ -15,7 +15,7 @@ MAX_LIBRARY_LINES = 7000
 VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
 LAYERS = [
-    {"types"},
+    {"types", "errors"},
     {"attention", "accumulation", "sharding", "images"},
     {"models", "losses", "frozen", "data", "metrics"},
     {"train_state", "objectives"},
@@ -28,7 +28,17 @@ LAYERS = [
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 # What runs where only these exist: the mathematics.
-PURE = {"types", "attention", "accumulation", "sharding", "images", "models", "losses", "metrics"}
+PURE = {
+    "types",
+    "errors",
+    "attention",
+    "accumulation",
+    "sharding",
+    "images",
+    "models",
+    "losses",
+    "metrics",
+}
 PURE |= {"train_state", "objectives", "train_step"}
 PURE_NEEDS = {"jax", "flax", "optax", "numpy", "jaxtyping", "scipy"}  # jax itself needs scipy.
 

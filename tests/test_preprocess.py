@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from xmc_jax.data.preprocess import decode, resize
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 
 def encode(mode, fmt, size=(6, 4), **options):

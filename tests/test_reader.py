@@ -8,8 +8,8 @@ import pytest
 from xmc_jax.data import reader, shapes, shapes_captions
 from xmc_jax.data.preprocess import decode
 from xmc_jax.data.tokenizer import Tokenizer
+from xmc_jax.errors import UserError
 from xmc_jax.frozen.text_encoder import load_text_encoder
-from xmc_jax.types import UserError
 
 SCALE = 0.001  # 40 training examples and 5 of each other split.
 

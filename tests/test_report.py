@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from xmc_jax import images, report, workdir
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 CAPTIONS = ["a red <circle> & friends", "a blue square", "two stars"]
 COLOURS = [(220, 30, 30), (30, 30, 220), (240, 220, 40)]

@@ -9,8 +9,9 @@ from test_train_step import assert_same_step, init, make_batch, make_frozen, mak
 
 from benchmarks import measure
 from xmc_jax import sharding
+from xmc_jax.errors import UserError
 from xmc_jax.objectives import make_contrastive_terms
-from xmc_jax.types import Batch, UserError
+from xmc_jax.types import Batch
 
 
 def test_mesh_spans_all_devices_along_data():

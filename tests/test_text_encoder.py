@@ -14,8 +14,8 @@ from jax.sharding import AxisType, PartitionSpec
 from safetensors.numpy import save_file
 
 from xmc_jax.data.tokenizer import Tokenizer
+from xmc_jax.errors import UserError
 from xmc_jax.frozen.text_encoder import load_text_encoder
-from xmc_jax.types import UserError
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "minilm_text.npz")
 CAPTIONS = [caption.decode() for caption in GOLDEN["captions"]]

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from xmc_jax import workdir
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 
 def make_config(**changes) -> ConfigDict:

@@ -24,8 +24,8 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, UInt32
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
+from xmc_jax.errors import UserError
 from xmc_jax.train_state import TrainState
-from xmc_jax.types import UserError
 
 PyTree = Any
 Manifest = dict[str, list]  # Path of an array -> [shape, dtype, checksum].

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from ml_collections.config_dict import ConfigDict
 
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 USAGE_ERROR = 2
 
@@ -82,6 +82,8 @@ def set_up_jax() -> None:
     cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "xmc_jax", "jax"))
+    # Small programs too: loading a network runs dozens of them.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def format_duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from xmc_jax import cli
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 METRICS = ("shapes_accuracy", "fd_vgg16")
 _FD_RESOLUTION = 64  # Pixels; VGG-16 halves them five times.

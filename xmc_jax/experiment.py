@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from xmc_jax import sharding
 from xmc_jax.data.tokenizer import Tokenizer
+from xmc_jax.errors import UserError
 from xmc_jax.frozen.image_features import ImageFeatures, load_image_features
 from xmc_jax.frozen.text_encoder import TextEncoder, load_text_encoder
 from xmc_jax.models.discriminator import CONTRASTIVE_HEADS, Discriminator
@@ -26,7 +27,6 @@ from xmc_jax.train_step import (
     make_sample_step,
     make_train_step,
 )
-from xmc_jax.types import UserError
 
 
 @dataclasses.dataclass(frozen=True)

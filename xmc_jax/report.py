@@ -20,7 +20,7 @@ from absl import flags
 from etils import epath
 
 from xmc_jax import cli, workdir
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 PACKAGES = ("xmc-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "keras", "keras-hub")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from xmc_jax import cli
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 _BATCH_SIZE = 16
 _SHOWN_SIDE = 128  # Small pictures are enlarged to about this many pixels in the grid.

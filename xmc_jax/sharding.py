@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from xmc_jax.types import Batch, UserError
+from xmc_jax.errors import UserError
+from xmc_jax.types import Batch
 
 DATA_AXIS = "data"
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from absl import flags
 
 from xmc_jax import cli
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 NUM_GRID_CAPTIONS = 32
 GRID_COLUMNS = 8

@@ -5,13 +5,6 @@ from typing import NamedTuple
 from jaxtyping import Array, Int32, UInt8
 
 
-class UserError(ValueError):
-    """A mistake the user can mend: one line that names the thing and the mend.
-
-    The verbs print it as ``error: …`` and exit with code 2, without a stack trace.
-    """
-
-
 class Batch(NamedTuple):
     """Examples as they travel to the device: bytes of pixels and token ids.
 

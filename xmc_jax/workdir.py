@@ -19,7 +19,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 Record = dict[str, Any]
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 CROPS = ("squash", "short_crop", "center_crop")
 

@@ -18,7 +18,8 @@ from jaxtyping import Bool, Int32, UInt8
 from xmc_jax.data import preprocess
 from xmc_jax.data.builders.shapes import shapes_dataset_builder
 from xmc_jax.data.tokenizer import Tokenizer
-from xmc_jax.types import Batch, UserError
+from xmc_jax.errors import UserError
+from xmc_jax.types import Batch
 
 DATASETS = ("shapes",)
 FILE_FORMAT = "array_record"  # The format that serves random access.

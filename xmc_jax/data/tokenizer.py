@@ -9,7 +9,7 @@ import tensorflow_text as tf_text
 from jaxtyping import Int32
 
 from xmc_jax.data.cpu_tensorflow import tf
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 
 class Tokenizer:

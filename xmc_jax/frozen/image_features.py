@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from jaxtyping import Array, Float
 
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 PyTree = Any
 

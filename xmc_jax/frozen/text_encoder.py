@@ -14,7 +14,7 @@ import keras
 import keras_hub
 from jaxtyping import Array, Bool, Float, Int32
 
-from xmc_jax.types import UserError
+from xmc_jax.errors import UserError
 
 PyTree = Any
 EncodedText = tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t"]]
