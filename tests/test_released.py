@@ -87,7 +87,9 @@ def test_generator(rng, resolution, modulation, train):
     fast, plain = (make_networks(module, resolution, modulation)[0] for module in (None, released))
     words, sentence, mask = make_text(rng)
     z = jnp.float32(rng.normal(size=(BATCH, 4)))
-    variables = fast.init({"params": jax.random.key(0)}, z, words, sentence, mask, train=False)
+    variables = jax.jit(functools.partial(fast.init, train=False))(
+        {"params": jax.random.key(0)}, z, words, sentence, mask
+    )
     variables = perturb(variables, rng)
     variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
     cotangent = jnp.float32(rng.normal(size=(BATCH, resolution, resolution, 3)))
@@ -120,7 +122,9 @@ def test_discriminator(rng, resolution):
     fast, plain = (make_networks(module, resolution)[1] for module in (None, released))
     _, sentence, _ = make_text(rng)
     images = jnp.float32(rng.uniform(-1, 1, (BATCH, resolution, resolution, 3)))
-    variables = fast.init({"params": jax.random.key(0)}, images, sentence, train=False)
+    variables = jax.jit(functools.partial(fast.init, train=False))(
+        {"params": jax.random.key(0)}, images, sentence
+    )
     variables = perturb(variables, rng)
 
     def judge(discriminator, params, images, sentence):
