@@ -51,7 +51,7 @@ def run_on(num_devices, **options):
     state = sharding.put_replicated(jax.device_get(init()), mesh)
     frozen = sharding.put_replicated(make_frozen(), mesh)
     step = jax.jit(make_step(mesh=mesh, **options))
-    batch = sharding.put_batch(make_batch(b=16), mesh, batch_axis=1)
+    batch = sharding.put_batch(make_batch(1, b=16), mesh, batch_axis=1)
     return step(state, batch, frozen, jax.random.key(3))
 
 

@@ -194,7 +194,7 @@ def plain_step(state, batch, frozen, rng, num_parts=1, weights=LossWeights(1.0, 
     return state
 
 
-@pytest.mark.parametrize(("d_steps", "num_parts"), [(1, 1), (3, 1), (2, 2)])
+@pytest.mark.parametrize(("d_steps", "num_parts"), [(1, 1), (2, 2)])
 def test_equals_the_algorithm_written_out(frozen, d_steps, num_parts):
     """Accumulation changes batch statistics alone: every loss is that of the whole micro-batch."""
     batch, rng = jax.tree.map(jnp.asarray, make_batch(d_steps)), jax.random.key(3)
@@ -219,13 +219,13 @@ def assert_same_step(one, other):
 
 
 def test_compiles_once_and_is_a_function_of_state_batch_and_rng(frozen):
-    step = jax.jit(make_step(tx=optax.adam(1e-3)))
-    first = init(optax.adam(1e-3))
+    step = jax.jit(make_step())
+    first = init()
     runs = []
     for _ in range(2):
         state = first
         for index in range(3):
-            state, metrics = step(state, make_batch(seed=index), frozen, jax.random.key(0))
+            state, metrics = step(state, make_batch(1, seed=index), frozen, jax.random.key(0))
         runs.append(jax.device_get((state, metrics)))
     assert step._cache_size() == 1
     jax.tree.map(np.testing.assert_array_equal, *runs)
@@ -234,7 +234,7 @@ def test_compiles_once_and_is_a_function_of_state_batch_and_rng(frozen):
 
 def test_no_host_transfer_inside_the_step(frozen):
     step = jax.jit(make_step())
-    args = jax.device_put((init(), make_batch(), frozen, jax.random.key(0)))
+    args = jax.device_put((init(), make_batch(1), frozen, jax.random.key(0)))
     step(*args)
     with jax.transfer_guard("disallow"):
         _, metrics = step(*args)
@@ -320,7 +320,7 @@ def test_bfloat16_keeps_parameters_losses_and_logits_in_float32(frozen):
         ema_decay=0.9,
         flip=True,
     )
-    state, metrics = jax.jit(step)(init(), make_batch(), frozen, jax.random.key(0))
+    state, metrics = jax.jit(step)(init(), make_batch(1), frozen, jax.random.key(0))
     floats = [x for x in jax.tree.leaves((state, metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert {x.dtype for x in floats} == {jnp.dtype("float32")}
     assert all(np.isfinite(x) for x in metrics.values())

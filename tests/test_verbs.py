@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import COMPILE_FAST
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -38,12 +39,7 @@ def run_verb(folder):
     def run(verb, *arguments, devices=1):
         environment = os.environ | {
             "TFDS_DATA_DIR": str(folder / "data"),
-            "XLA_FLAGS": " ".join(
-                [
-                    f"--xla_force_host_platform_device_count={devices}",
-                    "--xla_backend_optimization_level=0",
-                ]
-            ),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {COMPILE_FAST}",
         }
         return subprocess.run(
             [sys.executable, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
