@@ -101,6 +101,7 @@ def coco(folder, splits, *, duplicates=0):
             with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
                 archive.writestr(f"{split}2014/", b"")
                 for name, data in pictures.items():
+                    assert name not in numbers
                     # Not in the order of the list.
                     number = numbers[name] = 9000 - 7 * len(numbers)
                     file_name = f"COCO_{split}2014_{number:012d}.jpg"

@@ -1,52 +1,106 @@
 """Archives in the formats they are published in: found, downloaded, and read in place."""
 
+import errno
+import http.client
 import json
+import math
+import os
 import re
 import sys
+import urllib.error
+import urllib.request
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
-
 from xmc_jax.data.builders.pictures import Location
 from xmc_jax.errors import UserError
+from xmc_jax.progress import with_progress
+
+_MIB = 2**20
+_TIMEOUT_SECONDS = 30  # Without a byte.
 
 COCO_PICTURES = {
     name: f"http://images.cocodataset.org/zips/{name}" for name in ("train2014.zip", "val2014.zip")
 }
 
 
-def fetch(
-    dl_manager: tfds.download.DownloadManager, addresses: Mapping[str, str], manual_dir: Path
-) -> dict[str, Path]:
-    """Where archives are on this machine: in the manual folder, or else downloaded.
+def fetch(addresses: Mapping[str, str], folders: Sequence[Path]) -> dict[str, Path]:
+    """Where archives are on this machine: what the user brought, or else what is downloaded.
 
     Args:
-      dl_manager: Downloads, and remembers what it has.
       addresses: The address of each file name.
-      manual_dir: Folder of archives that the user brought.
+      folders: Where files may lie; downloads go to the last.
 
     Raises:
       UserError: an archive is neither there nor to be had.
     """
-    paths = {name: manual_dir / name for name in addresses if (manual_dir / name).exists()}
-    for path in paths.values():
-        print(f"using {path}", file=sys.stderr)
+    paths = {}
+    for name in addresses:
+        if path := next((f / name for f in folders if (f / name).exists()), None):
+            paths[name] = path
+            print(f"using {path}", file=sys.stderr)
     absent = {name: address for name, address in addresses.items() if name not in paths}
-    if not absent:
-        return paths
+    for name, address in absent.items():
+        try:
+            paths[name] = _download(address, folders[-1] / name)
+        except (OSError, http.client.HTTPException) as error:
+            still = {name: address for name, address in absent.items() if name not in paths}
+            raise UserError(
+                f"cannot download {address} ({_first_line(error)}); the same command goes on where "
+                f"it stopped, or put {' and '.join(still)} into {folders[-1]} (or the folder that "
+                f"--manual_dir names) by hand, from {' and '.join(still.values())}"
+            ) from error
+    return paths
+
+
+def _download(address: str, path: Path) -> Path:
+    """Downloads a file, going on where an earlier attempt stopped, as long as anything comes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.touch()
+    while True:
+        before = part.stat().st_size
+        try:
+            _download_rest(address, part)
+            return part.replace(path)
+        except (OSError, http.client.HTTPException) as error:
+            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            if full or part.stat().st_size <= before:
+                raise
+
+
+def _download_rest(address: str, part: Path) -> None:
+    """Asks for what is missing of a file and appends it.
+
+    Raises:
+      OSError, http.client.HTTPException: something is still missing; what came is kept.
+    """
+    offset = part.stat().st_size
+    request = urllib.request.Request(address, headers={"Range": f"bytes={offset}-"})
     try:
-        downloaded = dl_manager.download(absent)
-    except Exception as error:  # Of the network, of HTTP, of checksums: all are mended alike.
-        raise UserError(
-            f"cannot download {', '.join(absent.values())} ({_first_line(error)}); put "
-            f"{', '.join(absent)} into {manual_dir}, or name the folder they are in with "
-            "--manual_dir"
-        ) from error
-    return paths | {name: Path(path) for name, path in downloaded.items()}
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        total = error.headers.get("Content-Range", "").rpartition("/")[2]
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and total == str(offset):
+            return  # All of it is there.
+        raise
+    with response, part.open("ab") as file:
+        if offset and response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            file.truncate(0)  # A server that cannot go on sends all of it again.
+        length = response.length
+        if length is None:
+            raise OSError("the server does not tell how long the file is")
+        chunks = iter(lambda: response.read(_MIB), b"")
+        count = math.ceil(length / _MIB)
+        for chunk in with_progress(chunks, count, name=f"downloading {part.stem}", unit="MiB"):
+            length -= len(chunk)
+            file.write(chunk)
+        if length:
+            raise OSError(f"the connection broke {length} bytes before the end")
+        os.fsync(file.fileno())
 
 
 def index_pictures(path: Path, pattern: str, address: str) -> dict[str, Location]:
@@ -101,8 +155,8 @@ def read_json(path: Path, member: str, address: str) -> Any:
 
 def _not_whole(path: Path, address: str, error: Exception) -> UserError:
     return UserError(
-        f"{path} is damaged or cut off ({_first_line(error)}); delete it and download it again "
-        f"from {address}"
+        f"{path} is damaged or cut off ({_first_line(error)}); delete it, and the same command "
+        f"downloads it again from {address}"
     )
 
 

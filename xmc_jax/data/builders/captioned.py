@@ -79,7 +79,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     settings = Settings()
 
     @abc.abstractmethod
-    def list_examples(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Split]:
+    def list_examples(self) -> dict[str, Split]:
         """The splits, in the order of their records.
 
         Raises:
@@ -103,9 +103,10 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self.builder_config.name.rpartition("_")[2]
 
     @property
-    def manual_dir(self) -> Path:
-        """Folder of archives that the user brought."""
-        return self.settings.manual_dir or Path(self.data_dir_root) / "downloads" / "manual"
+    def archive_folders(self) -> list[Path]:
+        """Where archives may lie; downloads go to the last."""
+        downloads = Path(self.data_dir_root) / "downloads" / "manual"
+        return [self.settings.manual_dir or downloads, downloads]
 
     def is_short(self, captions: Sequence[str]) -> bool:
         """Whether an example counts into ``short_captions``: one has fewer than three words."""
@@ -122,8 +123,10 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        splits = self.list_examples(dl_manager)
-        # Progress has lines of its own from here on; a bar over them would be a mess.
+        # TFDS's own cannot go on with a download that broke off.
+        del dl_manager
+        splits = self.list_examples()
+        # Progress has lines of its own; a bar over them would be a mess.
         tfds.disable_progress_bar()
         self._tallies: dict[str, schema.Tally] = {}
         for name, split in splits.items():

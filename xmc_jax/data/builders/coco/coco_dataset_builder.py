@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from xmc_jax.data.builders import archives, captioned
 from xmc_jax.data.builders.pictures import Location
 from xmc_jax.errors import UserError
@@ -19,12 +17,10 @@ class Builder(captioned.Builder):
     BUILDER_CONFIGS = captioned.make_configs()
     EXPECTED = {"train": 82_783, "val": 40_504}
 
-    def list_examples(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, captioned.Split]:
+    def list_examples(self) -> dict[str, captioned.Split]:
         """The splits of 2014."""
         addresses = archives.COCO_PICTURES | {_ANNOTATIONS: _ADDRESS}
-        paths = archives.fetch(dl_manager, addresses, self.manual_dir)
+        paths = archives.fetch(addresses, self.archive_folders)
         return {
             split: _read_split(paths[_ANNOTATIONS], split, archives.index_coco(paths, split))
             for split in self.EXPECTED

@@ -53,11 +53,8 @@ class Builder(captioned.Builder):
         """The source, and the files that have no partner."""
         return {"path": str(self.settings.source), **self._unpaired}
 
-    def list_examples(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, captioned.Split]:
+    def list_examples(self) -> dict[str, captioned.Split]:
         """The splits that the source names; without any, a fixed share is for evaluation."""
-        del dl_manager  # Nothing to download.
         source = self.settings.source
         if source is None:
             raise UserError(f"{self.info.full_name} needs --source, a folder or a JSONL file")

@@ -4,8 +4,6 @@ import collections
 import re
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from xmc_jax.data import narratives
 from xmc_jax.data.builders import archives, captioned
 from xmc_jax.errors import UserError
@@ -21,14 +19,15 @@ class Builder(captioned.Builder):
     BUILDER_CONFIGS = captioned.make_configs()
     EXPECTED = {"train": 134_272, "val": 8_573}
 
-    def list_examples(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, captioned.Split]:
+    def list_examples(self) -> dict[str, captioned.Split]:
         """The splits of 2017, with pictures from the archives of 2014."""
-        full = {split: find_full_files(self.manual_dir, f"coco_{split}") for split in self.EXPECTED}
+        full = {
+            split: find_full_files(self.archive_folders[0], f"coco_{split}")
+            for split in self.EXPECTED
+        }
         captions = {f"coco_{split}_captions.jsonl": split for split in full if not full[split]}
         addresses = {name: narratives.ADDRESS + name for name in captions}
-        paths = archives.fetch(dl_manager, archives.COCO_PICTURES | addresses, self.manual_dir)
+        paths = archives.fetch(archives.COCO_PICTURES | addresses, self.archive_folders)
         files = full | {split: [paths[name]] for name, split in captions.items()}
         locations = archives.index_coco(paths, "train") | archives.index_coco(paths, "val")
 
