@@ -74,7 +74,7 @@ class Builder(captioned.Builder):
                 "one each. Captions are text files beside the pictures, of the same name (a.jpg "
                 "and a.txt)"
             )
-        return _divide(examples, splits)
+        return divide(examples, splits)
 
 
 def _read_folder(folder: Path) -> tuple[list[captioned.Example], dict[str, list[str]]]:
@@ -174,10 +174,12 @@ def _example(image_id: str, path: Path, texts: list[str]) -> captioned.Example:
     return captioned.Example(image_id, location, captions)
 
 
-def _divide(
-    examples: list[captioned.Example], splits: dict[str, str]
-) -> dict[str, captioned.Split]:
-    """Examples by their split, or by a hash of their id: more examples do not move the others."""
+def divide(examples: list[captioned.Example], splits: dict[str, str]) -> dict[str, captioned.Split]:
+    """Examples by their split, or by a hash of their id.
+
+    More examples do not move the others; but where the hash picks none for evaluation, the nearest
+    one serves until it does.
+    """
     if not splits:
         ranks = {x.image_id: _rank(x.image_id) for x in examples}
         bound = max(VAL_SHARE, min(ranks.values()))  # At least one.
