@@ -135,4 +135,4 @@ def test_damaged_archives_are_one_line(tmp_path, content):
         archives.read_json(path, "x.json", "ADDRESS")
     if content != "corrupt":
         with pytest.raises(UserError, match="damaged or cut off"):
-            archives.index_pictures(path, "(x).json", "ADDRESS")
+            archives.index_coco({"val2014.zip": path}, "val")

@@ -283,6 +283,23 @@ def test_a_killed_build_leaves_nothing_complete_and_the_same_command_builds(tmp_
     assert len(read("coco", data_dir, "train")) == 200
 
 
+@pytest.mark.parametrize(
+    "arguments,words",
+    [
+        (["--dataset=coco", "--source=/x"], "--source is for --dataset=folder, not for coco"),
+        (["--dataset=coco", "--manual_dir=/no/such"], "--manual_dir=/no/such is not a folder"),
+        (["--dataset=coco", "--max_lost=2"], "max_lost"),
+        (["--dataset=coco", "--resolution=64"], "resolution"),
+    ],
+)
+def test_wrong_flags_are_one_line(arguments, words):
+    process = prepare(*arguments)
+    _, err = process.communicate()
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert process.returncode == 2 and len(errors) == 1 and words in errors[0]
+    assert "Traceback" not in err
+
+
 def test_without_network_and_archives_there_is_one_line(tmp_path):
     nowhere = {f"{s}_proxy": "http://127.0.0.1:9" for s in ("http", "https", "HTTP", "HTTPS")}
     arguments = ["--dataset=ln_coco", f"--data_dir={tmp_path}"]

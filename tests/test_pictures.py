@@ -1,6 +1,7 @@
 """pictures.py: what is stored of every kind of file, alone and in worker processes."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from tests import archives
 from xmc_jax.data import preprocess
 from xmc_jax.data.builders import pictures
 from xmc_jax.data.builders.pictures import FORMS, Location, convert, convert_all
+from xmc_jax.errors import UserError
 
 
 def decode(picture):
@@ -153,6 +155,18 @@ def test_an_abandoned_conversion_leaves_no_process(tmp_path):
     assert len(children(os.getpid())) >= 2
     converted.close()
     assert not [c for c in children(os.getpid()) if "spawn_main" in command(c)]
+
+
+def test_a_killed_worker_is_one_line(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(archives.GOOD["plain"])
+    before = set(children(os.getpid()))
+    converted = convert_all([Location(str(path))] * 10_000, "sq256", num_processes=2)
+    next(converted)
+    workers = set(children(os.getpid())) - before
+    os.kill(next(w for w in workers if "spawn_main" in command(w)), signal.SIGKILL)
+    with pytest.raises(UserError, match="was killed, .*--num_processes=1"):
+        list(converted)
 
 
 def test_workers_end_with_a_killed_parent(tmp_path):

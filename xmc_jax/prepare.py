@@ -24,26 +24,20 @@ _INTERRUPTED = 130  # As shells have it for Ctrl-C.
 def main() -> None:
     """Reads the flags and builds."""
     name = cli.required("dataset")
+    source, manual_dir, form = _path("source"), _path("manual_dir"), flags.FLAGS.form
+    if manual_dir and not manual_dir.is_dir():
+        raise UserError(f"--manual_dir={manual_dir} is not a folder")
+    if source and name != "folder":
+        raise UserError(f"--source is for --dataset=folder, not for {name}")
+
     from xmc_jax.data import reader
     from xmc_jax.data.builders import schema
     from xmc_jax.data.builders.captioned import Settings
+    from xmc_jax.data.builders.folder.folder_dataset_builder import name_form
 
-    settings = Settings(
-        source=_path("source"),
-        manual_dir=_path("manual_dir"),
-        max_lost=flags.FLAGS.max_lost,
-        num_processes=flags.FLAGS.num_processes,
-    )
-    if settings.manual_dir and not settings.manual_dir.is_dir():
-        raise UserError(f"--manual_dir={settings.manual_dir} is not a folder")
-    if settings.source and name != "folder":
-        raise UserError(f"--source is for --dataset=folder, not for {name}")
-    form = flags.FLAGS.form
-    if settings.source:
-        from xmc_jax.data.builders.folder import folder_dataset_builder
-
-        form = folder_dataset_builder.name_form(settings.source, form)
-
+    if source:
+        form = name_form(source, form)
+    settings = Settings(source, manual_dir, flags.FLAGS.max_lost, flags.FLAGS.num_processes)
     builder = reader.make_builder(name, form=form, data_dir=flags.FLAGS.data_dir)
     known = builder.is_prepared()
     try:

@@ -23,7 +23,6 @@ from xmc_jax.errors import UserError
 from xmc_jax.types import Batch
 
 DATASETS = ("coco", "ln_coco", "folder", "shapes")
-NO_SETTINGS = Settings()
 FILE_FORMAT = "array_record"  # The format that serves random access.
 _READ_THREADS = 2  # Decoding small images is cheap; more threads only compete with the step.
 _BATCHES_AHEAD = 4
@@ -73,7 +72,7 @@ def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.Datas
     )
 
 
-def build(builder: tfds.core.DatasetBuilder, settings: Settings = NO_SETTINGS) -> Path:
+def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) -> Path:
     """Builds a data set unless it is there, with a ``build_report.json``.
 
     A build that is cut off leaves nothing that looks complete: TFDS writes to a temporary folder

@@ -103,19 +103,17 @@ def _download_rest(address: str, part: Path) -> None:
         os.fsync(file.fileno())
 
 
-def index_pictures(path: Path, pattern: str, address: str) -> dict[str, Location]:
-    """Where each picture is in a zip archive, which stays packed.
-
-    Args:
-      path: The archive.
-      pattern: A regular expression that a picture's name matches wholly; its group is the id.
-      address: Where the archive comes from.
+def index_coco(paths: Mapping[str, Path], split: str) -> dict[str, Location]:
+    """Where the pictures of ``train2014.zip`` or ``val2014.zip`` are, by 12-digit id.
 
     Raises:
       UserError: it is no whole zip archive, or holds no such picture.
     """
+    name = f"{split}2014.zip"
+    path, address = paths[name], COCO_PICTURES[name]
+    pattern = rf"{split}2014/COCO_{split}2014_(\d{{12}})\.jpg"
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive:  # It stays packed.
             matches = [re.fullmatch(pattern, name) for name in archive.namelist()]
     except (OSError, zipfile.BadZipFile) as error:
         raise _not_whole(path, address, error) from error
@@ -123,17 +121,6 @@ def index_pictures(path: Path, pattern: str, address: str) -> dict[str, Location
     if not found:
         raise UserError(f"{path} holds no {pattern}; it is another archive than {address}")
     return found
-
-
-def index_coco(paths: Mapping[str, Path], split: str) -> dict[str, Location]:
-    """Where the pictures of ``train2014.zip`` or ``val2014.zip`` are, by 12-digit id.
-
-    Raises:
-      UserError: see `index_pictures`.
-    """
-    name = f"{split}2014.zip"
-    pattern = rf"{split}2014/COCO_{split}2014_(\d{{12}})\.jpg"
-    return index_pictures(paths[name], pattern, COCO_PICTURES[name])
 
 
 def read_json(path: Path, member: str, address: str) -> Any:

@@ -4,7 +4,7 @@ import abc
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -145,32 +145,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
         lost = []
         for index, (example, picture) in enumerate(self._convert(name, split.examples)):
-            captions = [(caption_id, clean(text)) for caption_id, text in example.captions]
-            captions = [caption for caption in captions if caption[1]]
-            tally.empty_captions += len(example.captions) - len(captions)
-            if picture is None:
-                tally.missing += 1
-            elif isinstance(picture, str):
-                tally.undecodable += 1
-            elif not captions:
-                tally.captionless += 1
-            else:
-                tally.kept += 1
-                tally.gray += picture.gray
-                tally.cmyk += picture.cmyk
-                tally.rotated += picture.rotated
-                tally.short_captions += self.is_short([text for _, text in captions])
-                record = schema.make_record(
-                    image=picture.data,
-                    image_id=example.image_id,
-                    height=picture.height,
-                    width=picture.width,
-                    captions=captions,
-                )
+            record, counts = judge(example, picture, self.is_short)
+            tally.add(counts)
+            if record:
                 yield index, record
-                continue
-            reason = f" ({picture})" if isinstance(picture, str) else ""
-            lost.append(f"{example.image_id}{reason}")
+            else:
+                reason = f" ({picture})" if isinstance(picture, str) else ""
+                lost.append(f"{example.image_id}{reason}")
         if line := self._check_lost(name, tally, lost):
             print(f"notice: {line}", file=sys.stderr)
         if not tally.kept:
@@ -208,6 +189,39 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             share = math.ceil(tally.lost / tally.seen * 1000) / 1000
             raise UserError(f"{line}; mend the source, or accept the loss with --max_lost={share}")
         return line
+
+
+def judge(
+    example: Example,
+    picture: pictures.Picture | str | None,
+    is_short: Callable[[Sequence[str]], bool],
+) -> tuple[dict | None, dict[str, int]]:
+    """What becomes of an example.
+
+    Args:
+      example: With captions as published.
+      picture: Its picture; None if it is missing, a reason if it is undecodable.
+      is_short: Whether captions count into ``short_captions``.
+
+    Returns:
+      The record, or None if the example is lost; and what it adds to the counts of a `Tally`.
+    """
+    captions = [(caption_id, clean(text)) for caption_id, text in example.captions]
+    captions = [caption for caption in captions if caption[1]]
+    counts = {"empty_captions": len(example.captions) - len(captions)}
+    if picture is None:
+        return None, counts | {"missing": 1}
+    if isinstance(picture, str):
+        return None, counts | {"undecodable": 1}
+    if not captions:
+        return None, counts | {"captionless": 1}
+    data, height, width, gray, cmyk, rotated = picture
+    counts |= {"kept": 1, "gray": gray, "cmyk": cmyk, "rotated": rotated}
+    counts["short_captions"] = is_short([text for _, text in captions])
+    record = schema.make_record(
+        image=data, image_id=example.image_id, height=height, width=width, captions=captions
+    )
+    return record, counts
 
 
 def clean(caption: str) -> str:

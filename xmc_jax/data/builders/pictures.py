@@ -135,7 +135,7 @@ def convert_all(
     Raises:
       UserError: a worker process was killed from outside.
     """
-    num_processes = num_processes or len(os.sched_getaffinity(0))
+    num_processes = num_processes or os.cpu_count() or 1
     num_processes = min(num_processes, len(locations) // _MIN_PER_PROCESS)
     try:
         if num_processes < 2:

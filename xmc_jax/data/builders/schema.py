@@ -35,15 +35,7 @@ def features(encoding: str | None) -> tfds.features.FeaturesDict:
 def make_record(
     *, image: bytes, image_id: str, height: int, width: int, captions: Iterable[tuple[str, str]]
 ) -> dict:
-    """One example.
-
-    Args:
-      image: The bytes of the stored picture.
-      image_id: Which picture of its source it is.
-      height: Of the stored picture, in pixels.
-      width: Of the stored picture, in pixels.
-      captions: ``(id, text)`` of each.
-    """
+    """One example: a stored picture, its size in pixels, and ``(id, text)`` of each caption."""
     return {
         "image": image,
         "image/id": image_id,
@@ -89,6 +81,11 @@ class Tally:
     def lost(self) -> int:
         """Examples that are in the source and not in the data set."""
         return self.missing + self.undecodable + self.captionless
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Adds to the counts that are named."""
+        for name, count in counts.items():
+            setattr(self, name, getattr(self, name) + int(count))
 
     def fields(self) -> dict[str, int | bool]:
         """As `build_report.json` has it."""

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from xmc_jax import images
 from xmc_jax.data import shapes, shapes_captions
-from xmc_jax.data.builders import captioned, schema
+from xmc_jax.data.builders import schema
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)  # As its base.
@@ -64,7 +64,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for prefix in ("", "narrative_")
         for resolution in (32, 64, 128, 256)
     ]
-    settings = captioned.Settings()  # There is nothing to lose here, and nothing to bring.
 
     @classmethod
     def make_config(cls, form: str) -> ShapesConfig:
