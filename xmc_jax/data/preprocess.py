@@ -66,8 +66,8 @@ def open_upright(data: bytes) -> Opened:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow would clip them instead of scaling.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if not image.has_transparency_data:
-        return image.convert("RGB")
+    if not image.has_transparency_data:  # Converting copies even RGB.
+        return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
@@ -83,8 +83,12 @@ def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
       UserError: the bytes are not a whole image.
     """
+    return np.asarray(_open(data, name))
+
+
+def _open(data: bytes, name: str) -> Image.Image:
     try:
-        return np.asarray(open_upright(data).image)
+        return open_upright(data).image
     except UndecodableImage as error:
         raise UserError(
             f"image {name} cannot be decoded ({error}); build the data set anew"
