@@ -1,6 +1,7 @@
 """Eight fake devices, checked shapes, and no silent broadcasting, for every test."""
 
 import os
+import pathlib
 
 # Before the first import of jax, keras or tensorflow. Tests compile much and run little: code that
 # is not optimised halves their time.
@@ -12,6 +13,10 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# What one test compiles the next, or the next run, need not: many take the same step.
+_cache = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ["KERAS_BACKEND"] = "jax"
 
 from jaxtyping import install_import_hook  # noqa: E402

@@ -16,7 +16,12 @@ def init(discriminator, d=8, b=2):
     side = discriminator.resolution
     images = jax.random.uniform(keys[0], (b, side, side, 3), minval=-1)
     sentence = jax.random.normal(keys[1], (b, d))
-    return discriminator.init({"params": keys[2]}, images, sentence, train=False), images, sentence
+    return run(discriminator.init, {"params": keys[2]}, images, sentence), images, sentence
+
+
+def run(method, *args, train=False, **options):
+    """One program instead of hundreds of little ones."""
+    return jax.jit(functools.partial(method, train=train, **options))(*args)
 
 
 def num_parameters(resolution):
@@ -33,8 +38,8 @@ def test_parameter_counts_of_the_released_model():
 @pytest.mark.parametrize("resolution,regions", [(32, 8), (32, 16), (64, 16), (128, 16)])
 def test_output_shapes(resolution, regions):
     discriminator = Discriminator(resolution=resolution, width=2, region_resolution=regions)
-    variables, images, sentence = init(discriminator)
-    out = discriminator.apply(variables, images, sentence, train=False)
+    variables, *inputs = jax.eval_shape(lambda: init(discriminator))
+    out = jax.eval_shape(functools.partial(run, discriminator.apply), variables, *inputs)
     assert out.logits.shape == (2,)
     assert (
         out.embedding.shape == out.sentence.shape == (2, 2 * {32: 8, 64: 16, 128: 16}[resolution])
@@ -47,8 +52,8 @@ def test_no_image_sees_another():
     """Hence reals and fakes may be judged in one call or in two."""
     discriminator = Discriminator(resolution=32, width=2, region_resolution=8)
     variables, images, sentence = init(discriminator, b=4)
-    whole = discriminator.apply(variables, images, sentence, train=False)
-    part = discriminator.apply(variables, images[1:3], sentence[1:3], train=False)
+    whole = run(discriminator.apply, variables, images, sentence)
+    part = run(discriminator.apply, variables, images[1:3], sentence[1:3])
     for name, value in part._asdict().items():
         np.testing.assert_allclose(value, getattr(whole, name)[1:3], rtol=1e-4, atol=1e-4)
 
@@ -64,10 +69,13 @@ def test_contrastive_heads(head, layers):
 
     shared = {**variables["params"], **plain_variables["params"]}
     spectral = {**variables["spectral"], **plain_variables["spectral"]}
-    out = make(contrastive_head=head).apply(
-        {"params": shared, "spectral": spectral}, images, sentence, train=False
+    out = run(
+        make(contrastive_head=head).apply,
+        {"params": shared, "spectral": spectral},
+        images,
+        sentence,
     )
-    plain = make().apply(plain_variables, images, sentence, train=False)
+    plain = run(make().apply, plain_variables, images, sentence)
     np.testing.assert_array_equal(out.logits, plain.logits)
     assert out.embedding.shape == plain.embedding.shape
     assert np.array_equal(out.embedding, plain.embedding) == (head == "none")
@@ -86,25 +94,20 @@ def test_unknown_head_is_refused():
 def test_logit_is_linear_plus_projection():
     discriminator = Discriminator(resolution=32, width=2, region_resolution=8)
     variables, images, sentence = init(discriminator)
-    out = discriminator.apply(variables, images, sentence, train=False)
-    zero = discriminator.apply(variables, images, jnp.zeros_like(sentence), train=False)
+    out = run(discriminator.apply, variables, images, sentence)
+    zero = run(discriminator.apply, variables, images, jnp.zeros_like(sentence))
     # With a zero sentence only the projection's bias, zero at the start, is left.
     difference = jnp.sum(out.embedding * out.sentence, axis=-1)
     np.testing.assert_allclose(out.logits - zero.logits, difference, rtol=1e-3, atol=1e-3)
 
 
 def power_iterate(layer, x, steps=200):
-    variables = layer.init({"params": jax.random.key(0)}, x, train=False)
-    spectral = variables["spectral"]
+    variables = run(layer.init, {"params": jax.random.key(0)}, x)
+    step = jax.jit(functools.partial(layer.apply, train=True, mutable=["spectral"]))
     for _ in range(steps):
-        _, moved = layer.apply(
-            {"params": variables["params"], "spectral": spectral},
-            x,
-            train=True,
-            mutable=["spectral"],
-        )
-        spectral = moved["spectral"]
-    return variables["params"], spectral
+        _, moved = step(variables, x)
+        variables = variables | moved
+    return variables
 
 
 @pytest.mark.parametrize("layer", [SpectralDense(7), SpectralConv(7, 3)])
@@ -112,7 +115,8 @@ def test_normalised_kernel_has_largest_singular_value_one(layer):
     x = jax.random.normal(
         jax.random.key(1), (2, 4, 4, 5) if isinstance(layer, SpectralConv) else (3, 5)
     )
-    params, spectral = power_iterate(layer, x)
+    variables = power_iterate(layer, x)
+    params = variables["params"]
     sigma = np.linalg.svd(np.asarray(params["kernel"]).reshape(-1, 7), compute_uv=False)[0]
     scaled = {"kernel": params["kernel"] / sigma, "bias": params["bias"]}
     if isinstance(layer, SpectralConv):
@@ -121,7 +125,7 @@ def test_normalised_kernel_has_largest_singular_value_one(layer):
         )
     else:
         want = x @ scaled["kernel"]
-    got = layer.apply({"params": params, "spectral": spectral}, x, train=False)
+    got = run(layer.apply, variables, x)
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
 
 
@@ -129,8 +133,8 @@ def test_power_iteration_moves_only_in_training():
     discriminator = Discriminator(resolution=32, width=2, region_resolution=8)
     variables, images, sentence = init(discriminator)
     for train, moves in ((True, True), (False, False)):
-        _, state = discriminator.apply(
-            variables, images, sentence, train=train, mutable=["spectral"]
+        _, state = run(
+            discriminator.apply, variables, images, sentence, train=train, mutable=["spectral"]
         )
         changed = [
             np.any(np.asarray(x) != np.asarray(y))
@@ -146,7 +150,7 @@ def test_power_iteration_moves_only_in_training():
 
 def test_gradient_of_spectral_norm_stops_at_u_and_v():
     layer, x = SpectralDense(3), jnp.eye(4)
-    variables = layer.init({"params": jax.random.key(0)}, x, train=False)
+    variables = run(layer.init, {"params": jax.random.key(0)}, x)
     w = variables["params"]["kernel"]
     u0 = variables["spectral"]["u"]
     v = u0 @ w.T / jnp.linalg.norm(u0 @ w.T)
@@ -154,7 +158,7 @@ def test_gradient_of_spectral_norm_stops_at_u_and_v():
 
     def got(w):
         params = {"kernel": w, "bias": variables["params"]["bias"]}
-        return jnp.sum(layer.apply({**variables, "params": params}, x, train=False) ** 3)
+        return jnp.sum(run(layer.apply, {**variables, "params": params}, x) ** 3)
 
     def want(w):
         return jnp.sum((w / jnp.squeeze(v @ w @ u.T)) ** 3)

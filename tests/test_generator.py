@@ -1,5 +1,7 @@
 """generator.py: sizes, padding, modulation, and the algebra that makes it fast."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +19,13 @@ def init(generator, d=8, t=5, b=2):
     words = jax.random.normal(keys[1], (b, t, d))
     mask = jnp.asarray(np.arange(t) < np.array([[t], [3]])[:b])
     sentence = jax.random.normal(keys[2], (b, d))
-    variables = generator.init({"params": keys[3]}, z, words, sentence, mask, train=False)
-    return variables, (z, words, sentence, mask)
+    inputs = (z, words, sentence, mask)
+    return run(generator.init, {"params": keys[3]}, *inputs), inputs
+
+
+def run(method, *args, train=False, **options):
+    """One program instead of hundreds of little ones."""
+    return jax.jit(functools.partial(method, train=train, **options))(*args)
 
 
 def num_parameters(resolution):
@@ -37,7 +44,7 @@ def test_parameter_counts_of_the_released_model():
 def test_draws_images_in_range(resolution, modulation):
     generator = Generator(resolution=resolution, width=2, z_dim=4, modulation=modulation)
     variables, inputs = init(generator)
-    images, moved = generator.apply(variables, *inputs, train=True, mutable=["batch_stats"])
+    images, moved = run(generator.apply, variables, *inputs, train=True, mutable=["batch_stats"])
     assert images.shape == (2, resolution, resolution, 3) and images.dtype == jnp.float32
     assert np.all(np.abs(images) <= 1)
     changed = jax.tree.map(
@@ -51,17 +58,17 @@ def test_draws_images_in_range(resolution, modulation):
 def test_self_modulation_ignores_the_words():
     generator = Generator(resolution=32, width=2, z_dim=4, modulation="self")
     variables, (z, words, sentence, mask) = init(generator)
-    one = generator.apply(variables, z, words, sentence, mask, train=False)
-    two = generator.apply(variables, z, -words, sentence, mask, train=False)
+    one = run(generator.apply, variables, z, words, sentence, mask)
+    two = run(generator.apply, variables, z, -words, sentence, mask)
     np.testing.assert_array_equal(one, two)
 
 
 def test_every_input_reaches_the_image():
     generator = Generator(resolution=32, width=2, z_dim=4)
     variables, (z, words, sentence, mask) = init(generator)
-    base = generator.apply(variables, z, words, sentence, mask, train=False)
+    base = run(generator.apply, variables, z, words, sentence, mask)
     for changed in ((-z, words, sentence), (z, -words, sentence), (z, words, -sentence)):
-        other = generator.apply(variables, *changed, mask, train=False)
+        other = run(generator.apply, variables, *changed, mask)
         assert np.max(np.abs(other - base)) > 1e-4
 
 
@@ -72,12 +79,11 @@ def test_words_beyond_the_mask_never_matter():
 
     def images_and_grads(words):
         def loss(params):
-            out = generator.apply(
-                {**variables, "params": params}, z, words, sentence, mask, train=False
-            )
+            changed = {**variables, "params": params}
+            out = generator.apply(changed, z, words, sentence, mask, train=False)
             return jnp.sum(out**2)
 
-        return jax.value_and_grad(loss)(variables["params"])
+        return jax.jit(jax.value_and_grad(loss))(variables["params"])
 
     jax.tree.map(np.testing.assert_array_equal, images_and_grads(words), images_and_grads(poisoned))
 
@@ -119,8 +125,10 @@ def test_the_attention_read_by_the_generator_is_the_papers(monkeypatch):
         seen["factors"] = real(regions, words, mask)
         return seen["factors"]
 
+    generator = Generator(resolution=32, width=2, z_dim=4)
+    variables, inputs = init(generator)
     monkeypatch.setattr(module, "word_attention", spy)
-    init(Generator(resolution=32, width=2, z_dim=4))
+    generator.apply(variables, *inputs, train=False)
     weights, keys = seen["factors"]
     assert weights.shape[1] == 16 * 16
     np.testing.assert_allclose(

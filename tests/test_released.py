@@ -73,6 +73,12 @@ def assert_close(got, want, rtol):
     jax.tree_util.tree_map_with_path(check, jax.device_get(got), jax.device_get(want))
 
 
+def compile_and_run(run, networks, *inputs):
+    """`run(network, *inputs)` of each, which get the same numbers as arguments: constants would be
+    folded by the compiler, slowly."""
+    return [jax.jit(functools.partial(run, network))(*inputs) for network in networks]
+
+
 @pytest.mark.parametrize(
     ("resolution", "modulation", "train"),
     [
@@ -87,29 +93,24 @@ def test_generator(rng, resolution, modulation, train):
     fast, plain = (make_networks(module, resolution, modulation)[0] for module in (None, released))
     words, sentence, mask = make_text(rng)
     z = jnp.float32(rng.normal(size=(BATCH, 4)))
-    variables = fast.init({"params": jax.random.key(0)}, z, words, sentence, mask, train=False)
+    variables = jax.jit(functools.partial(fast.init, train=False))(
+        {"params": jax.random.key(0)}, z, words, sentence, mask
+    )
     variables = perturb(variables, rng)
     variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
     cotangent = jnp.float32(rng.normal(size=(BATCH, resolution, resolution, 3)))
 
-    def run(generator):
+    def run(generator, variables, *inputs):
         def draw(params, z, words, sentence):
-            return generator.apply(
-                {**variables, "params": params},
-                z,
-                words,
-                sentence,
-                mask,
-                train=train,
-                mutable=["batch_stats"],
-            )
+            changed = {**variables, "params": params}
+            inputs = (changed, z, words, sentence, mask)
+            return generator.apply(*inputs, train=train, mutable=["batch_stats"])
 
-        images, pull_back, moved = jax.vjp(
-            draw, variables["params"], z, words, sentence, has_aux=True
-        )
+        inputs = (variables["params"], *inputs)
+        images, pull_back, moved = jax.vjp(draw, *inputs, has_aux=True)
         return images, moved, pull_back(cotangent)
 
-    got, want = jax.jit(lambda: run(fast))(), jax.jit(lambda: run(plain))()
+    got, want = compile_and_run(run, (fast, plain), variables, z, words, sentence)
     assert_close(got[:2], want[:2], rtol=1e-4)
     assert_close(got[2], want[2], rtol=2e-3)
 
@@ -120,25 +121,22 @@ def test_discriminator(rng, resolution):
     fast, plain = (make_networks(module, resolution)[1] for module in (None, released))
     _, sentence, _ = make_text(rng)
     images = jnp.float32(rng.uniform(-1, 1, (BATCH, resolution, resolution, 3)))
-    variables = fast.init({"params": jax.random.key(0)}, images, sentence, train=False)
+    variables = jax.jit(functools.partial(fast.init, train=False))(
+        {"params": jax.random.key(0)}, images, sentence
+    )
     variables = perturb(variables, rng)
 
-    def judge(discriminator, params, images, sentence):
-        return discriminator.apply(
-            {**variables, "params": params}, images, sentence, train=True, mutable=["spectral"]
-        )
+    def run(discriminator, variables, *inputs):
+        def judge(params, images, sentence):
+            inputs = ({**variables, "params": params}, images, sentence)
+            return discriminator.apply(*inputs, train=True, mutable=["spectral"])
 
-    inputs = variables["params"], images, sentence
-    shapes, _ = jax.eval_shape(functools.partial(judge, fast), *inputs)
-    cotangent = jax.tree.map(lambda x: jnp.float32(rng.normal(size=x.shape)), shapes)
-
-    def run(discriminator):
-        out, pull_back, moved = jax.vjp(
-            functools.partial(judge, discriminator), *inputs, has_aux=True
-        )
+        out, pull_back, moved = jax.vjp(judge, variables["params"], *inputs, has_aux=True)
+        rng = np.random.default_rng(1)
+        cotangent = jax.tree.map(lambda x: jnp.float32(rng.normal(size=x.shape)), out)
         return out, moved, pull_back(cotangent)
 
-    got, want = jax.jit(lambda: run(fast))(), jax.jit(lambda: run(plain))()
+    got, want = compile_and_run(run, (fast, plain), variables, images, sentence)
     assert_close(got[:2], want[:2], rtol=1e-4)
     assert_close(got[2], want[2], rtol=2e-3)
 
@@ -147,8 +145,10 @@ def test_word_term(rng):
     """Values and gradients of the Gram-matrix form against contexts formed caption by caption."""
     words, _, mask = make_text(rng, b=6)
     regions = jnp.float32(rng.normal(size=(6, 9, TEXT_WIDTH)))
-    got = jax.value_and_grad(lambda r, w: losses.word_nce(r, w, mask)[0], (0, 1))(regions, words)
-    want = jax.value_and_grad(lambda r, w: released.word_nce(r, w, mask), (0, 1))(regions, words)
+    got, want = (
+        jax.jit(jax.value_and_grad(loss, (0, 1)))(regions, words, mask)
+        for loss in (lambda *args: losses.word_nce(*args)[0], released.word_nce)
+    )
     assert_close(got, want, rtol=1e-4)
 
 
@@ -167,14 +167,15 @@ def take_steps(module, frozen, num_steps):
     generator, discriminator = make_networks(module)
     tx = optax.sgd(5e-4)
     library = make_networks(None)
-    state = create_train_state(
-        jax.random.key(0),
+    create = functools.partial(
+        create_train_state,
         generator=library[0],
         discriminator=library[1],
         generator_tx=tx,
         discriminator_tx=tx,
         text_width=TEXT_WIDTH,
     )
+    state = jax.jit(create)(jax.random.key(0))
     if module is None:
         step = make_train_step(
             generator=generator,

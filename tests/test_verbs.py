@@ -38,9 +38,12 @@ def run_verb(folder):
     def run(verb, *arguments, devices=1):
         environment = os.environ | {
             "TFDS_DATA_DIR": str(folder / "data"),
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": " ".join(
+                [
+                    f"--xla_force_host_platform_device_count={devices}",
+                    "--xla_backend_optimization_level=0",
+                ]
+            ),
         }
         return subprocess.run(
             [sys.executable, "-m", f"xmc_jax.{verb}", *map(str, arguments)],

@@ -60,7 +60,7 @@ def evaluate(
     experiment = create_experiment(config, training=False)
     real, others, examples = _read_examples(experiment, data_dir)
     with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
-        step, ema = checkpoints.restore_ema(experiment.abstract_state().ema, step)
+        step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
     drawn = _draw(experiment, ema, [tokens for _, tokens, _, _ in examples])
 
     about = {"kind": "eval", "step": step, "num_samples": len(drawn), "seed": config.eval.seed}

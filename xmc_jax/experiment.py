@@ -4,7 +4,9 @@ The one place where `ml_collections` meets the library; what is built here takes
 """
 
 import dataclasses
+import functools
 import re
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,13 +24,15 @@ from xmc_jax.frozen.text_encoder import TextEncoder, load_text_encoder
 from xmc_jax.models.discriminator import CONTRASTIVE_HEADS, Discriminator
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS, Generator
 from xmc_jax.objectives import LossWeights
-from xmc_jax.train_state import TrainState, create_train_state
+from xmc_jax.train_state import TrainState, create_train_state, init_generator
 from xmc_jax.train_step import (
     REMAT_POLICIES,
     FrozenParams,
     make_sample_step,
     make_train_step,
 )
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +76,18 @@ class Experiment:
 
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings of the state, for restoring without computing one."""
-        spec = sharding.replicated(self.mesh)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spec),
-            jax.eval_shape(self.init_state),
+        return self._replicated(jax.eval_shape(self.init_state))
+
+    def abstract_ema(self) -> PyTree:
+        """The same of the generator's moving averages, all that drawing needs."""
+        init = functools.partial(
+            init_generator, generator=self.generator, text_width=self.text_encoder.width
         )
+        return self._replicated(jax.eval_shape(init, jax.random.key(0)))
+
+    def _replicated(self, shapes: PyTree) -> PyTree:
+        spec = sharding.replicated(self.mesh)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spec), shapes)
 
     def jit_train_step(self):
         """The compiled training step ``(state, batch, frozen, rng) -> (state, metrics)``.

@@ -39,7 +39,7 @@ def main() -> None:
     tokens = experiment.tokenizer(captions)
     _tell_what_is_lost(experiment.tokenizer, captions)
     with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
-        step, ema = checkpoints.restore_ema(experiment.abstract_state().ema, flags.FLAGS.step)
+        step, ema = checkpoints.restore_ema(experiment.abstract_ema(), flags.FLAGS.step)
 
     n = flags.FLAGS.num_images
     drawn = Sampler(experiment, _BATCH_SIZE)(ema, tokens.repeat(n, axis=0), seed=flags.FLAGS.seed)

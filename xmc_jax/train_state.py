@@ -41,6 +41,19 @@ class TrainState:
     discriminator_optimizer: optax.OptState
 
 
+def init_generator(rng: Array, generator: nn.Module, *, text_width: int) -> PyTree:
+    """The generator's parameters and running statistics before the first step.
+
+    Args:
+      rng: Key of the initial parameters.
+      generator: A `Generator`.
+      text_width: Width ``d`` of the word embeddings, which fixes the text-facing kernels.
+    """
+    words, sentence = jnp.zeros((1, 1, text_width)), jnp.zeros((1, text_width))
+    z, mask = jnp.zeros((1, generator.z_dim)), jnp.ones((1, 1), bool)
+    return generator.init({"params": rng}, z, words, sentence, mask, train=False)
+
+
 def create_train_state(
     rng: Array,
     *,
@@ -61,12 +74,9 @@ def create_train_state(
       text_width: Width ``d`` of the word embeddings, which fixes the text-facing kernels.
     """
     g_rng, d_rng = jax.random.split(rng)
-    side = generator.resolution
-    words, sentence = jnp.zeros((1, 1, text_width)), jnp.zeros((1, text_width))
-    mask = jnp.ones((1, 1), bool)
-    z, images = jnp.zeros((1, generator.z_dim)), jnp.zeros((1, side, side, 3))
-
-    g = generator.init({"params": g_rng}, z, words, sentence, mask, train=False)
+    g = init_generator(g_rng, generator, text_width=text_width)
+    images = jnp.zeros((1, generator.resolution, generator.resolution, 3))
+    sentence = jnp.zeros((1, text_width))
     d = discriminator.init({"params": d_rng}, images, sentence, train=False)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -75,7 +85,7 @@ def create_train_state(
         discriminator=d["params"],
         spectral=d[SPECTRAL],
         # Copies: the step donates its input, and one buffer cannot be donated twice.
-        ema=jax.tree.map(jnp.copy, {"params": g["params"], BATCH_STATS: g[BATCH_STATS]}),
+        ema=jax.tree.map(jnp.copy, g),
         generator_optimizer=generator_tx.init(g["params"]),
         discriminator_optimizer=discriminator_tx.init(d["params"]),
     )

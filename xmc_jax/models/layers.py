@@ -166,8 +166,8 @@ class GeneratorBlock(nn.Module):
         return h + resampling.upsample(shortcut(x))
 
 
-def spectral_normalize(module: nn.Module, kernel: Array, *, train: bool) -> Array:
-    """Divides a kernel by its largest singular value, estimated by one power iteration.
+def spectral_norm(module: nn.Module, kernel: Array, *, train: bool) -> Float[Array, ""]:
+    """A kernel's largest singular value, estimated by one power iteration.
 
     The kernel counts as a matrix of its last axis against all others. The estimate's vector
     ``u`` lives in the collection ``"spectral"`` of `module` and moves on when `train` is set.
@@ -190,8 +190,17 @@ def spectral_normalize(module: nn.Module, kernel: Array, *, train: bool) -> Arra
     if train and not module.is_initializing():
         state.value = u
     u, v = checkpoint_name((u, v), SPECTRAL_NORM)
-    sigma = jnp.squeeze(v @ matrix @ u.T)
-    return kernel / checkpoint_name(sigma, SPECTRAL_NORM)
+    return checkpoint_name(jnp.squeeze(v @ matrix @ u.T), SPECTRAL_NORM)
+
+
+def _normalize(x: Array, sigma: Float[Array, ""], bias: Float[Array, " c"]) -> Array:
+    """A layer's result as if its kernel had been divided by `sigma`, plus bias, in float32.
+
+    Dividing the result and not the kernel spares a normalised copy of every kernel, which the
+    backward pass would want too.
+    """
+    scaled = x.astype(jnp.float32) / sigma + jnp.expand_dims(bias, range(x.ndim - 1))
+    return scaled.astype(x.dtype)
 
 
 class SpectralConv(nn.Module):
@@ -215,10 +224,9 @@ class SpectralConv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", KERNEL_INIT, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        kernel = spectral_normalize(self, kernel, train=train)
         convolve = resampling.convolve_pool if self.pool else resampling.convolve
-        x = convolve(x.astype(self.dtype), kernel)
-        return checkpoint_name(x + jnp.expand_dims(bias.astype(self.dtype), (0, 1, 2)), CONV_OUTPUT)
+        x = checkpoint_name(convolve(x.astype(self.dtype), kernel), CONV_OUTPUT)
+        return _normalize(x, spectral_norm(self, kernel, train=train), bias)
 
 
 class SpectralDense(nn.Module):
@@ -237,6 +245,5 @@ class SpectralDense(nn.Module):
         """Maps the last axis to `features`; `train` moves the power iteration."""
         kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        kernel = spectral_normalize(self, kernel, train=train).astype(self.dtype)
-        bias = jnp.expand_dims(bias.astype(self.dtype), range(x.ndim - 1))
-        return x.astype(self.dtype) @ kernel + bias
+        x = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        return _normalize(x, spectral_norm(self, kernel, train=train), bias)

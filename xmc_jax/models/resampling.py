@@ -43,7 +43,7 @@ def upsample_convolve(
         return convolve(upsample(x), kernel)
 
     def merged(x: Array, kernel: Array) -> Array:
-        return _enlarge(x, _spread(kernel).astype(x.dtype))
+        return _enlarge(x, _spread(kernel.astype(x.dtype)))
 
     return _merge(one_by_one, merged, min(x.shape[1:3]))(x, kernel)
 
@@ -57,7 +57,7 @@ def convolve_pool(
         return average_pool(convolve(x, kernel))
 
     def merged(x: Array, kernel: Array) -> Array:
-        return _shrink(x, (_spread(kernel) / 4.0).astype(x.dtype))
+        return _shrink(x, _spread(kernel.astype(x.dtype)) / 4.0)
 
     return _merge(one_by_one, merged, min(x.shape[1:3]) // 2)(x, kernel)
 
