@@ -1,5 +1,6 @@
 """archives.py: found, downloaded over real connections that break, and read in place."""
 
+import fcntl
 import http.server
 import threading
 import zipfile
@@ -95,6 +96,14 @@ def test_what_cannot_be_had_is_named_with_the_mend(server, tmp_path):
     assert "404" in text and f"put absent.zip and other.zip into {tmp_path}" in text
     assert f"from {server.url}/absent.zip and {server.url}/other.zip" in text
     assert "\n" not in text
+
+
+def test_two_commands_do_not_write_one_file(server, tmp_path):
+    with open(tmp_path / "a.zip.part", "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is downloading it"):
+            fetch(server, tmp_path)
+    assert fetch(server, tmp_path).read_bytes() == DATA and server.offsets == [0]
 
 
 def test_a_full_disk_is_one_line(server, tmp_path):

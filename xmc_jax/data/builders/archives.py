@@ -1,6 +1,7 @@
 """Archives in the formats they are published in: found, downloaded, and read in place."""
 
 import errno
+import fcntl
 import http.client
 import json
 import math
@@ -60,16 +61,20 @@ def _download(address: str, path: Path) -> Path:
     """Downloads a file, going on where an earlier attempt stopped, as long as anything comes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    part.touch()
-    while True:
-        before = part.stat().st_size
+    with part.open("ab") as lock:
         try:
-            _download_rest(address, part)
-            return part.replace(path)
-        except (OSError, http.client.HTTPException) as error:
-            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-            if full or part.stat().st_size <= before:
-                raise
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError("another process is downloading it") from error
+        while True:
+            before = part.stat().st_size
+            try:
+                _download_rest(address, part)
+                return part.replace(path)
+            except (OSError, http.client.HTTPException) as error:
+                full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+                if full or part.stat().st_size <= before:
+                    raise
 
 
 def _download_rest(address: str, part: Path) -> None:
