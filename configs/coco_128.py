@@ -12,5 +12,6 @@ from configs import ablations, coco_256
 def get_config(arg: str = "") -> ConfigDict:
     """`coco_256` at half the resolution; `arg` names an ablation row."""
     config = coco_256.get_config()
+    config.data.form = "sq128"
     config.model.resolution = 128
     return ablations.apply(config, arg)

@@ -28,8 +28,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     data = config.data = ConfigDict()
     data.name = "coco"
-    data.narrative = False  # Five short captions an image.
-    data.scale = 1.0  # Share of the full splits; only procedural data can be scaled.
+    data.form = "sq256"  # Of the prepared data: whole images squashed; or original.
+    data.eval_name = ""  # Data set of evaluation, in the same form; data.name if empty.
     data.flip = True  # As the released code does.
     data.crop = "squash"  # Or short_crop, center_crop: how an image becomes square.
     data.antialias = True  # NOTE(paper): the released code resizes without.

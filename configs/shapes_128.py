@@ -14,6 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = shapes_64.get_config()
     config.num_steps = 50_000
     config.batch_size = 128
+    config.data.form = "sq128"
     config.model.resolution = 128
     config.model.generator_width = 32
     config.model.discriminator_width = 32

@@ -27,8 +27,10 @@ def get_config(arg: str = "") -> ConfigDict:
 
     data = config.data = ConfigDict()
     data.name = "shapes"
-    data.narrative = False  # One long description an image instead of five short captions.
-    data.scale = 1.0  # Share of the full splits (40k/5k/5k/5k examples) that is built.
+    # Of the prepared data: 32 px, five short captions an image. narrative_sq32 has one long
+    # description instead; sq32_n400 has 400 of the 40k training examples.
+    data.form = "sq32"
+    data.eval_name = ""  # Data set of evaluation, in the same form; data.name if empty.
     data.flip = False  # Mirroring would turn every "left of" into a lie.
     data.crop = "squash"  # Or short_crop, center_crop: how an image becomes square.
     data.antialias = True  # Whether shrinking averages over all the pixels it covers.

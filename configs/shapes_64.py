@@ -14,6 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = shapes_32.get_config()
     config.num_steps = 20_000
     config.batch_size = 64
+    config.data.form = "sq64"
     config.model.resolution = 64
     config.model.generator_width = 16
     config.model.discriminator_width = 32

@@ -15,7 +15,7 @@ MAX_LIBRARY_LINES = 7000
 VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
 LAYERS = [
-    {"types", "errors"},
+    {"types", "errors", "progress"},
     {"attention", "accumulation", "sharding", "images"},
     {"models", "losses", "frozen", "data", "metrics"},
     {"train_state", "objectives"},

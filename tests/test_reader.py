@@ -11,19 +11,19 @@ from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
 from xmc_jax.frozen.text_encoder import load_text_encoder
 
-SCALE = 0.001  # 40 training examples and 5 of each other split.
+FORM = "sq32_n40"  # 40 training examples and 5 of each other split.
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    reader.build(reader.make_builder("shapes", resolution=32, data_dir=str(folder), scale=SCALE))
+    reader.build(reader.make_builder("shapes", form=FORM, data_dir=str(folder)))
     return str(folder)
 
 
 @pytest.fixture(scope="module")
 def source(data_dir):
-    return reader.open_split("shapes", resolution=32, split="train", data_dir=data_dir, scale=SCALE)
+    return reader.open_split("shapes", form=FORM, split="train", data_dir=data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,19 @@ def test_prepared_examples_equal_those_made_on_the_fly(source):
 
 
 def test_narratives_are_prepared_too(tmp_path):
-    options = {"resolution": 32, "data_dir": str(tmp_path), "narrative": True, "scale": SCALE}
-    source = reader.open_split("shapes", split="val", build_missing=True, **options)
+    source = reader.open_split(
+        "shapes",
+        form="narrative_sq32_n40",
+        split="val",
+        data_dir=str(tmp_path),
+        build_missing=True,
+    )
     (text,) = source[2]["captions"]["text"]
     assert reader._text(text) == shapes_captions.make_narrative("val", 2)[1].text
 
 
 def test_build_report(data_dir):
-    builder = reader.make_builder("shapes", resolution=32, data_dir=data_dir, scale=SCALE)
+    builder = reader.make_builder("shapes", form=FORM, data_dir=data_dir)
     report = json.loads((reader.build(builder) / "build_report.json").read_text())
     assert set(report) == set(shapes.SPLITS)
     assert report["train"]["seen"] == report["train"]["kept"] == 40
@@ -143,28 +148,41 @@ def test_asking_for_more_than_there_is_gives_all(source, tokenizer):
 
 
 def test_missing_data_names_the_command(tmp_path):
-    with pytest.raises(UserError, match=r"xmc_jax.prepare --dataset=shapes .*--resolution=64"):
-        reader.open_split("shapes", resolution=64, split="train", data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"xmc_jax.prepare --dataset=shapes .*--form=sq64"):
+        reader.open_split("shapes", form="sq64", split="train", data_dir=str(tmp_path))
 
 
 def test_unknown_names_are_refused(data_dir):
-    with pytest.raises(UserError, match="no data set 'cocoa'; there are shapes"):
-        reader.make_builder("cocoa", resolution=32, data_dir=data_dir)
+    with pytest.raises(UserError, match="no data set 'cocoa'; there are coco, ln_coco, folder"):
+        reader.make_builder("cocoa", data_dir=data_dir)
     with pytest.raises(UserError, match="no split 'dev'; it has train, val"):
-        reader.open_split("shapes", resolution=32, split="dev", data_dir=data_dir, scale=SCALE)
-    with pytest.raises(UserError, match="scale=2.0"):
-        reader.make_builder("shapes", resolution=32, data_dir=data_dir, scale=2.0)
+        reader.open_split("shapes", form=FORM, split="dev", data_dir=data_dir)
+
+
+@pytest.mark.parametrize(
+    "name,form,words",
+    [
+        ("shapes", "sq32_n40001", "there are 40000 training examples"),
+        ("shapes", "sq8", "below 16 pixels"),
+        ("shapes", "large", "forms are like sq32, narrative_sq64"),
+        ("coco", "sq32", "no form 'sq32'; there are sq256, sq128, original"),
+        ("folder", "", "e.g. holidays_sq256"),
+        ("folder", "holidays_sq32", "forms sq256, sq128, original"),
+    ],
+)
+def test_unknown_forms_are_refused(tmp_path, name, form, words):
+    with pytest.raises(UserError, match=words):
+        reader.make_builder(name, form=form, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("name,form", [("shapes", "sq32"), ("coco", "sq256"), ("ln_coco", "sq256")])
+def test_the_first_form_is_the_default(tmp_path, name, form):
+    builder = reader.make_builder(name, data_dir=str(tmp_path))
+    assert (builder.name, builder.builder_config.name) == (name, form)
 
 
 def test_an_unwritable_folder_is_one_clear_line(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(UserError, match="choose another --data_dir"):
-        reader.open_split(
-            "shapes",
-            resolution=32,
-            split="val",
-            data_dir=str(file),
-            scale=SCALE,
-            build_missing=True,
-        )
+        reader.open_split("shapes", form=FORM, split="val", data_dir=str(file), build_missing=True)

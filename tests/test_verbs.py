@@ -15,7 +15,7 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = [
     "--config=configs/shapes_32.py",
-    "--config.data.scale=0.001",
+    "--config.data.form=sq32_n40",
     "--config.batch_size=4",
     "--config.log_every_steps=2",
     "--config.sample_every_steps=4",
@@ -253,7 +253,7 @@ def test_evaluate_mistakes(trained, run_verb):
 
 
 def test_prepare(folder, run_verb):
-    arguments = ["--dataset=shapes", f"--data_dir={folder / 'p'}", "--scale=0.0002"]
+    arguments = ["--dataset=shapes", f"--data_dir={folder / 'p'}", "--form=sq32_n8"]
     assert "built" in run_verb("prepare", *arguments).stdout
     assert "already built" in run_verb("prepare", *arguments).stdout
     fails(run_verb("prepare", "--dataset=imagenet"), "imagenet", "shapes")

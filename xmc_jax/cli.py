@@ -86,13 +86,6 @@ def set_up_jax() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def format_duration(seconds: float) -> str:
-    """``h:mm:ss``, or ``m:ss`` below one hour."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; a `UserError` becomes one line and exit code 2."""
     # Before anything imports Keras, as TensorFlow's friends do.

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from xmc_jax import cli
+from xmc_jax import cli, progress
 from xmc_jax.errors import UserError
 
 METRICS = ("shapes_accuracy", "fd_vgg16")
@@ -51,11 +51,12 @@ def evaluate(
 
     config = run.read_config(workdir)
     run.ensure_writable(workdir)
-    names = _choose_metrics(names, config)
 
     from xmc_jax.checkpoint import Checkpoints
-    from xmc_jax.experiment import create_experiment
+    from xmc_jax.experiment import check_config, create_experiment
 
+    check_config(config)
+    names = _choose_metrics(names, config)
     experiment = create_experiment(config, training=False)
     real, others, examples = _read_examples(experiment, data_dir)
     with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
@@ -89,9 +90,11 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
 
 def _choose_metrics(names: Sequence[str], config) -> tuple[str, ...]:
     """The metrics to measure; those asked for by name must be able to judge this run."""
-    unfit = {}
-    if config.data.name != "shapes":
-        unfit["shapes_accuracy"] = f"the run is on {config.data.name}, which has no logical forms"
+    from xmc_jax.experiment import evaluation_data
+
+    unfit, data = {}, evaluation_data(config)
+    if data != "shapes":
+        unfit["shapes_accuracy"] = f"the run is evaluated on {data}, which has no logical forms"
     if config.loss.image_pretrained_weight and config.loss.image_pretrained_network == "vgg16":
         unfit["fd_vgg16"] = "the run was trained against VGG-16's own features"
     for name in names:
@@ -111,16 +114,16 @@ def _read_examples(experiment, data_dir: str):
     import numpy as np
 
     from xmc_jax.data import reader
+    from xmc_jax.experiment import evaluation_data
 
     config = experiment.config
+    name = evaluation_data(config)
     source = reader.open_split(
-        config.data.name,
-        resolution=config.model.resolution,
+        name,
+        form=config.data.form,
         split=config.data.eval_split,
         data_dir=data_dir,
-        narrative=config.data.narrative,
-        scale=config.data.scale,
-        build_missing=config.data.name == "shapes",
+        build_missing=name == "shapes",
     )
     wanted = config.eval.num_examples
     batches = reader.eval_examples(
@@ -171,7 +174,7 @@ def _draw(experiment, ema, tokens: list):
         drawn.append(sampler(ema, part, seed=seed, first_index=start))
         done = start + len(part)
         rate = done / (time.monotonic() - started)
-        remaining = cli.format_duration((len(tokens) - done) / rate)
+        remaining = progress.format_duration((len(tokens) - done) / rate)
         print(f"drew {done}/{len(tokens)}  {rate:.0f} images/s  ETA {remaining}", flush=True)
     return np.concatenate(drawn)
 
@@ -191,7 +194,7 @@ def _measure_shapes(config, examples, drawn, real) -> list[dict[str, Any]]:
     )
 
     def claims(example_id: str, index: int) -> tuple:
-        if config.data.narrative:
+        if config.data.form.startswith("narrative_"):
             split, _, number = example_id.rpartition("-")
             return shapes_captions.make_narrative(split, int(number))[1].forms
         return (shapes_captions.example_from_id(example_id).captions[index].form,)
@@ -207,7 +210,7 @@ def _measure_shapes(config, examples, drawn, real) -> list[dict[str, Any]]:
     value, floor = accuracy(scenes, forms), accuracy(scenes, shuffled)
     ceiling = accuracy([parse(image) for image in real], forms)
     protocol = (
-        f"analytic reader, {config.data.eval_split}, one caption an image drawn with seed "
+        f"analytic reader, {_split_name(config)}, one caption an image drawn with seed "
         f"{config.eval.seed}; ceiling: real images; floor: captions shuffled"
     )
     return [
@@ -241,7 +244,7 @@ def _measure_fd(experiment, drawn, real, others) -> dict[str, Any]:
         return frechet.merge(frechet.moments(extract(network.params, part)) for part in parts)
 
     reference = measure(real)
-    split = experiment.config.data.eval_split
+    split = _split_name(experiment.config)
     return {
         "metric": "fd_vgg16",
         "protocol": (
@@ -253,6 +256,11 @@ def _measure_fd(experiment, drawn, real, others) -> dict[str, Any]:
         "ceiling": None,
         "weights": network.fingerprint,
     }
+
+
+def _split_name(config) -> str:
+    """The split of evaluation, as protocols have it: with its data set, if that is another."""
+    return " of ".join(x for x in (config.data.eval_split, config.data.eval_name) if x)
 
 
 def _define_flags() -> None:

@@ -5,6 +5,7 @@ The one place where `ml_collections` meets the library; what is built here takes
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from xmc_jax import sharding
+from xmc_jax.data.overlap import why_refused
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
 from xmc_jax.frozen.image_features import ImageFeatures, load_image_features
@@ -200,6 +202,11 @@ def create_experiment(config: ConfigDict, *, training: bool = True) -> Experimen
     )
 
 
+def evaluation_data(config: ConfigDict) -> str:
+    """Name of the data set to evaluate on."""
+    return config.data.eval_name or config.data.name
+
+
 def check_accumulation(config: ConfigDict, mesh: Mesh) -> None:
     """Refuses a number of parts that does not divide the batch of a device.
 
@@ -265,4 +272,16 @@ def _check_values(config: ConfigDict) -> None:
         raise UserError(
             f"config.text.num_tokens={config.text.num_tokens} leaves no room for a word between "
             "[CLS] and [SEP]; give at least 3"
+        )
+    data, resolution = config.data, config.model.resolution
+    side = re.search(r"(?:^|_)sq(\d+)(?:_|$)", data.form)
+    if side and int(side[1]) < resolution:
+        raise UserError(
+            f"config.data.form={data.form!r} has pictures of {side[1]} pixels, fewer than "
+            f"config.model.resolution={resolution}; prepare and name a larger form"
+        )
+    if reason := why_refused(data.name, evaluation_data(config)):
+        raise UserError(
+            f"config.data.name={data.name!r} cannot be evaluated on config.data.eval_name="
+            f"{data.eval_name!r}: {reason}"
         )

@@ -1,44 +1,98 @@
 """Builds a data set, once, for training and evaluation to read.
 
-    python -m xmc_jax.prepare --dataset=shapes --data_dir=~/tensorflow_datasets --resolution=64
+    python -m xmc_jax.prepare --dataset=shapes --data_dir=~/tensorflow_datasets --form=sq64
+    python -m xmc_jax.prepare --dataset=coco --manual_dir=~/archives
+    python -m xmc_jax.prepare --dataset=folder --source=~/holidays
 
-Writes TFDS's array_record files and build_report.json. A build that is cut off leaves nothing that
-looks complete; run the same command again.
+Writes TFDS's array_record files and build_report.json. Archives are downloaded, or taken from
+--manual_dir; README.md lists them. A build that is cut off leaves nothing that looks complete; run
+the same command again.
 """
+
+import os
+import sys
+from pathlib import Path
 
 from absl import flags
 
 from xmc_jax import cli
+from xmc_jax.errors import UserError
+
+_INTERRUPTED = 130  # As shells have it for Ctrl-C.
 
 
 def main() -> None:
     """Reads the flags and builds."""
     name = cli.required("dataset")
-    from xmc_jax.data import reader
+    source, manual_dir, form = _path("source"), _path("manual_dir"), flags.FLAGS.form
+    if manual_dir and not manual_dir.is_dir():
+        raise UserError(f"--manual_dir={manual_dir} is not a folder")
+    if source and name != "folder":
+        raise UserError(f"--source is for --dataset=folder, not for {name}")
 
-    builder = reader.make_builder(
-        name,
-        resolution=flags.FLAGS.resolution,
-        data_dir=flags.FLAGS.data_dir,
-        narrative=flags.FLAGS.narrative,
-        scale=flags.FLAGS.scale,
-    )
+    from xmc_jax.data import reader
+    from xmc_jax.data.builders import schema
+    from xmc_jax.data.builders.captioned import Settings
+    from xmc_jax.data.builders.folder.folder_dataset_builder import name_form
+
+    if source:
+        form = name_form(source, form)
+    settings = Settings(source, manual_dir, flags.FLAGS.max_lost, flags.FLAGS.num_processes)
+    builder = reader.make_builder(name, form=form, data_dir=flags.FLAGS.data_dir)
     known = builder.is_prepared()
-    folder = reader.build(builder)
+    try:
+        folder = reader.build(builder, settings)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was built, the same command starts again", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
     counts = ", ".join(
         f"{split} {info.num_examples}" for split, info in builder.info.splits.items()
     )
     print(f"{'already built' if known else 'built'}: {folder} ({counts})")
+    for line in schema.summarise(schema.read_report(folder)):
+        print(f"  {line}")
+    print(f"train on it with --config.data.name={name} --config.data.form={folder.parent.name}")
+
+
+def _path(flag: str) -> Path | None:
+    value = flags.FLAGS[flag].value
+    return Path(os.path.abspath(os.path.expanduser(value))) if value else None
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("dataset", None, "Name of the data set: shapes.")
+    flags.DEFINE_string("dataset", None, "Name of the data set: coco, ln_coco, folder, shapes.")
     cli.define_data_dir_flag()
-    flags.DEFINE_integer("resolution", 32, "Side of the images in pixels.")
-    flags.DEFINE_bool(
-        "narrative", False, "One long description an image instead of five short captions."
+    flags.DEFINE_string(
+        "form",
+        "",
+        "How pictures are stored: sq256 (squashed to 256x256; the default), sq128, or original; "
+        "NAME_sq256 names a data set of your own; shapes has sq32, narrative_sq64, sq32_n400 (400 "
+        "training examples), …",
     )
-    flags.DEFINE_float("scale", 1.0, "Share of the full splits to build, above 0, at most 1.")
+    flags.DEFINE_string(
+        "source",
+        None,
+        "For folder: a folder of pictures with a text file beside each, or a JSONL file of "
+        '{"image": …, "captions": […]}.',
+    )
+    flags.DEFINE_string(
+        "manual_dir",
+        None,
+        "Folder of archives that were downloaded by hand; DATA_DIR/downloads/manual by default.",
+    )
+    flags.DEFINE_float(
+        "max_lost",
+        0.001,
+        "Share of a split that may be missing or undecodable.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+    flags.DEFINE_integer(
+        "num_processes",
+        0,
+        "Processes that convert pictures; one for each CPU core if 0. Changes no byte.",
+        lower_bound=0,
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from xmc_jax import cli
+from xmc_jax import cli, progress
 from xmc_jax.errors import UserError
 
 NUM_GRID_CAPTIONS = 32
@@ -101,19 +101,21 @@ def train(config, workdir: str, data_dir: str) -> None:
 def _open_splits(config, data_dir: str) -> tuple:
     """The training split and the one that previews are drawn from."""
     from xmc_jax.data import reader
+    from xmc_jax.experiment import evaluation_data
 
     return tuple(
         reader.open_split(
-            config.data.name,
-            resolution=config.model.resolution,
+            name,
+            form=config.data.form,
             split=split,
             data_dir=data_dir,
-            narrative=config.data.narrative,
-            scale=config.data.scale,
             # Only the procedural data can be made on the spot; others need archives.
-            build_missing=config.data.name == "shapes",
+            build_missing=name == "shapes",
         )
-        for split in (config.data.train_split, config.data.eval_split)
+        for name, split in (
+            (config.data.name, config.data.train_split),
+            (evaluation_data(config), config.data.eval_split),
+        )
     )
 
 
@@ -248,7 +250,7 @@ class _Log:
             f"step {step}/{config.num_steps}  "
             + "  ".join(f"{name} {values[name]:.3f}" for name in shown)
             + f"  {rate:.2f} steps/s  {images_per_second:.0f} images/s"
-            f"  ETA {cli.format_duration(remaining)}",
+            f"  ETA {progress.format_duration(remaining)}",
             flush=True,
         )
 

@@ -1,30 +1,95 @@
 """Image files to square arrays of bytes, with Pillow."""
 
 import io
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from xmc_jax.errors import UserError
 
 CROPS = ("squash", "short_crop", "center_crop")
+# What Pillow may try: it would also hand some formats to programs outside.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+
+
+class UndecodableImage(ValueError):
+    """Bytes that are not a whole image; the message says what is wrong with them."""
+
+
+class Opened(NamedTuple):
+    """An image file, decoded.
+
+    Attributes:
+      image: RGB, upright.
+      format: Of the file: ``"JPEG"``, ``"PNG"``, …
+      mode: Of the file: ``"RGB"``, ``"L"``, ``"CMYK"``, …
+      transparent: Whether the file has transparent places.
+      rotated: Whether the file asks to be turned or mirrored (EXIF).
+    """
+
+    image: Image.Image
+    format: str
+    mode: str
+    transparent: bool
+    rotated: bool
+
+
+def open_upright(data: bytes) -> Opened:
+    """Decodes an image file, wholly; of several pictures in it, the first.
+
+    Gray, palette and CMYK become RGB. What is transparent is laid on white: such pictures are made
+    for pages, and dark lines would drown on black. The EXIF orientation is applied.
+
+    Args:
+      data: The bytes of a JPEG, PNG, WebP, BMP or GIF file.
+
+    Raises:
+      UndecodableImage: the bytes are truncated, damaged, of no such kind, or promise more pixels
+        than Pillow's guard against decompression bombs lets pass.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
+            file.load()
+            orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+            rotated = orientation in range(2, 9)
+            image = ImageOps.exif_transpose(file) if rotated else file
+            rgb = _to_rgb(image)
+            return Opened(rgb, file.format, file.mode, file.has_transparency_data, rotated)
+    except UnidentifiedImageError as error:
+        raise UndecodableImage("no image file") from error
+    except Exception as error:  # On damaged bytes Pillow's readers raise many kinds.
+        raise UndecodableImage(str(error) or type(error).__name__) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow would clip them instead of scaling.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if not image.has_transparency_data:  # Converting copies even RGB.
+        return image if image.mode == "RGB" else image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes an image file; gray, palette, CMYK and transparent images become RGB.
+    """Decodes an image file as `open_upright` does.
 
     Args:
-      data: The bytes of a PNG, JPEG or other file that Pillow reads.
+      data: The bytes of the file.
       name: What to call the image in an error.
 
     Raises:
       UserError: the bytes are not a whole image.
     """
+    return np.asarray(_open(data, name))
+
+
+def _open(data: bytes, name: str) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return open_upright(data).image
+    except UndecodableImage as error:
         raise UserError(
             f"image {name} cannot be decoded ({error}); build the data set anew"
         ) from error

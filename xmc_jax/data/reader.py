@@ -4,7 +4,7 @@ The training stream is a pure function of the seed and the step: any step can be
 any number of processes reads the same global batches.
 """
 
-import json
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,12 +16,13 @@ import tensorflow_datasets as tfds
 from jaxtyping import Bool, Int32, UInt8
 
 from xmc_jax.data import preprocess
-from xmc_jax.data.builders.shapes import shapes_dataset_builder
+from xmc_jax.data.builders import schema
+from xmc_jax.data.builders.captioned import Settings
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
 from xmc_jax.types import Batch
 
-DATASETS = ("shapes",)
+DATASETS = ("coco", "ln_coco", "folder", "shapes")
 FILE_FORMAT = "array_record"  # The format that serves random access.
 _READ_THREADS = 2  # Decoding small images is cheap; more threads only compete with the step.
 _BATCHES_AHEAD = 4
@@ -47,54 +48,62 @@ class EvalBatch(NamedTuple):
     caption_indices: list[int]
 
 
-def make_builder(
-    name: str, *, resolution: int, data_dir: str, narrative: bool = False, scale: float = 1.0
-) -> tfds.core.DatasetBuilder:
+def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.DatasetBuilder:
     """The TFDS builder of a data set.
+
+    Args:
+      name: One of `DATASETS`.
+      form: Name of its TFDS config: which pictures, and how. The first by default.
+      data_dir: Where data sets are.
 
     Raises:
       UserError: there is no such data set or form of it.
     """
     if name not in DATASETS:
         raise UserError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
+    module = importlib.import_module(f"xmc_jax.data.builders.{name}.{name}_dataset_builder")
+    form = form or next(iter(module.Builder.builder_configs), "")
     try:
-        config = shapes_dataset_builder.make_config(
-            resolution=resolution, narrative=narrative, scale=scale
-        )
+        config = module.Builder.make_config(form)
     except ValueError as error:
         raise UserError(f"data set {name}: {error}") from error
-    builder = shapes_dataset_builder.Builder
-    # TFDS takes the configs it lists as they are, and scaled ones as custom ones.
-    config = builder.builder_configs.get(config.name, config)
-    return builder(data_dir=Path(data_dir).expanduser(), config=config, file_format=FILE_FORMAT)
+    return module.Builder(
+        data_dir=Path(data_dir).expanduser(), config=config, file_format=FILE_FORMAT
+    )
 
 
-def build(builder: tfds.core.DatasetBuilder) -> Path:
-    """Builds a data set unless it is there, and writes ``build_report.json`` beside it.
+def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) -> Path:
+    """Builds a data set unless it is there, with a ``build_report.json``.
 
     A build that is cut off leaves nothing that looks complete: TFDS writes to a temporary folder
     and renames it at the end.
+
+    Args:
+      builder: See `make_builder`.
+      settings: What changes nothing in the records.
 
     Returns:
       The folder of the data.
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: the folder cannot be written, the source is missing, or lost too much.
     """
     folder = Path(builder.data_dir)
+    if builder.is_prepared():
+        _check_source(folder, settings.source)
+        return folder
+    for path in folder.parent.glob(f"incomplete.*_{folder.name}"):
+        print(
+            f"notice: {path} is left of a build that was cut off, unless one is running now; "
+            "it can be deleted",
+            file=sys.stderr,
+        )
+    builder.settings = settings
     try:
         builder.download_and_prepare(
             file_format=FILE_FORMAT,
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
         )
-        report = folder / "build_report.json"
-        if not report.exists():
-            counts = {split: info.num_examples for split, info in builder.info.splits.items()}
-            nothing = ("missing", "undecodable", "gray", "cmyk", "rotated", "short_captions")
-            fields = {
-                s: {"seen": n, "kept": n, **dict.fromkeys(nothing, 0)} for s, n in counts.items()
-            }
-            report.write_text(json.dumps(fields, indent=2) + "\n")
     except OSError as error:
         raise UserError(
             f"cannot build {builder.info.full_name} in {folder}: {error.strerror or error}; "
@@ -103,40 +112,37 @@ def build(builder: tfds.core.DatasetBuilder) -> Path:
     return folder
 
 
+def _check_source(folder: Path, source: Path | None) -> None:
+    """Refuses to take a data set for that of another source of the same name."""
+    built_from = schema.read_report(folder).get("source", {}).get("path")
+    if source and built_from != str(source):
+        raise UserError(
+            f"{folder} was built from {built_from}, not from {source}; give --form another name"
+        )
+
+
 def open_split(
-    name: str,
-    *,
-    resolution: int,
-    split: str,
-    data_dir: str,
-    narrative: bool = False,
-    scale: float = 1.0,
-    build_missing: bool = False,
+    name: str, *, form: str, split: str, data_dir: str, build_missing: bool = False
 ) -> Sequence[dict[str, Any]]:
     """A split of a prepared data set, by index; images stay undecoded.
 
     Args:
       name: One of `DATASETS`.
-      resolution: Side of the prepared images.
+      form: Name of its TFDS config.
       split: Name of the split.
       data_dir: Where data sets are.
-      narrative: Whether to read long descriptions.
-      scale: Share of the full splits that was built.
       build_missing: Whether to build the data set if it is not there.
 
     Raises:
       UserError: there is no such data set or split, or it is not prepared.
     """
-    builder = make_builder(
-        name, resolution=resolution, data_dir=data_dir, narrative=narrative, scale=scale
-    )
+    builder = make_builder(name, form=form, data_dir=data_dir)
     if not builder.is_prepared():
         if not build_missing:
+            source = " --source=…" if name == "folder" else ""
             raise UserError(
                 f"data set {builder.info.full_name} is not in {data_dir}; make it with: python -m "
-                f"xmc_jax.prepare --dataset={name} --data_dir={data_dir} --resolution={resolution}"
-                + (" --narrative" if narrative else "")
-                + (f" --scale={scale}" if scale != 1 else "")
+                f"xmc_jax.prepare --dataset={name}{source} --data_dir={data_dir} --form={form}"
             )
         print(f"building {builder.info.full_name} in {data_dir} (once)", file=sys.stderr)
         build(builder)

@@ -1,14 +1,14 @@
 """TFDS builder of the shapes data set."""
 
 import dataclasses
-import io
+import re
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
 from xmc_jax import images
 from xmc_jax.data import shapes, shapes_captions
-from xmc_jax.data.cpu_tensorflow import tf
+from xmc_jax.data.builders import schema
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)  # As its base.
@@ -26,24 +26,26 @@ class ShapesConfig(tfds.core.BuilderConfig):
     scale: float = 1.0
 
 
-def make_config(*, resolution: int, narrative: bool = False, scale: float = 1.0) -> ShapesConfig:
-    """The config of the given settings: ``sq32``, ``narrative_sq64``, ``sq32_n400`` (scaled).
+def make_config(form: str) -> ShapesConfig:
+    """The config of a name: ``sq32``, ``narrative_sq64``, ``sq32_n400`` (400 for training).
 
     Raises:
-      ValueError: the scale is not in (0, 1], or the resolution below 16.
+      ValueError: it is no such name, the resolution is below 16, or there are not so many examples.
     """
-    if not 0 < scale <= 1:
-        raise ValueError(f"scale={scale} is not above 0 and at most 1")
+    match = re.fullmatch(r"(narrative_)?sq([1-9]\d*)(?:_n([1-9]\d*))?", form)
+    if not match:
+        raise ValueError(f"no form {form!r}; forms are like sq32, narrative_sq64, sq32_n400")
+    resolution = int(match[2])
+    scale = int(match[3]) / shapes.SPLITS["train"] if match[3] else 1.0
     if resolution < 16:
-        raise ValueError(f"resolution={resolution}: shapes cannot be told apart below 16 pixels")
-    name = ("narrative_" if narrative else "") + f"sq{resolution}"
-    if scale != 1:
-        name += f"_n{_num_examples('train', scale)}"
+        raise ValueError(f"form {form!r}: shapes cannot be told apart below 16 pixels")
+    if scale > 1:
+        raise ValueError(f"form {form!r}: there are {shapes.SPLITS['train']} training examples")
     return ShapesConfig(
-        name=name,
+        name=form,
         description=f"{resolution}x{resolution} pixels",
         resolution=resolution,
-        narrative=narrative,
+        narrative=bool(match[1]),
         scale=scale,
     )
 
@@ -58,39 +60,38 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = [
-        make_config(resolution=resolution, narrative=narrative)
-        for narrative in (False, True)
+        make_config(f"{prefix}sq{resolution}")
+        for prefix in ("", "narrative_")
         for resolution in (32, 64, 128, 256)
     ]
 
+    @classmethod
+    def make_config(cls, form: str) -> ShapesConfig:
+        """See `make_config` of the module; TFDS takes the configs it lists as they are."""
+        return cls.builder_configs.get(form) or make_config(form)
+
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-                    "image/id": tfds.features.Text(),
-                    "image/height": tf.int64,
-                    "image/width": tf.int64,
-                    "captions": tfds.features.Sequence(
-                        {"text": tfds.features.Text(), "id": tfds.features.Text()}
-                    ),
-                }
-            ),
+            features=schema.features("png"),
             # The reader shuffles globally; order on disk means record i is scene i.
             disable_shuffling=True,
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         del dl_manager  # Nothing to download.
+        self._tallies: dict[str, schema.Tally] = {}
         return {split: self._generate_examples(split) for split in shapes.SPLITS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
-        for index in range(_num_examples(split, config.scale)):
+        count = _num_examples(split, config.scale)
+        for index in range(count):
             yield (
                 index,
                 make_record(split, index, resolution=config.resolution, narrative=config.narrative),
             )
+        self._tallies[split] = schema.Tally(count, count)
+        schema.write_report(self.data_path, self._tallies)
 
 
 def make_record(split: str, index: int, *, resolution: int, narrative: bool) -> dict:
@@ -101,11 +102,10 @@ def make_record(split: str, index: int, *, resolution: int, narrative: bool) -> 
     else:
         example_id, scene, captions = shapes_captions.make_example(split, index)
         texts = [caption.text for caption in captions]
-    png = images.encode_png(shapes.render(scene, resolution))
-    return {
-        "image": io.BytesIO(png),
-        "image/id": example_id,
-        "image/height": resolution,
-        "image/width": resolution,
-        "captions": [{"text": t, "id": f"{example_id}-{i}"} for i, t in enumerate(texts)],
-    }
+    return schema.make_record(
+        image=images.encode_png(shapes.render(scene, resolution)),
+        image_id=example_id,
+        height=resolution,
+        width=resolution,
+        captions=[(f"{example_id}-{i}", text) for i, text in enumerate(texts)],
+    )

@@ -1,0 +1,31 @@
+"""progress.py: lines that tell how far work is."""
+
+import re
+import time
+
+from xmc_jax.progress import format_duration, with_progress
+
+
+def test_durations():
+    assert [format_duration(s) for s in (0.0, 59.4, 61.0, 3599.6, 36_061.0)] == [
+        "0:00",
+        "0:59",
+        "1:01",
+        "1:00:00",
+        "10:01:01",
+    ]
+
+
+def test_items_pass_and_the_last_is_told(capsys):
+    assert list(with_progress("abc", 3, name="train", unit="letters")) == ["a", "b", "c"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"train 3/3  \d+ letters/s  ETA 0:00", line)
+
+
+def test_rates_and_what_is_left(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 2))  # Two seconds an item.
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    list(with_progress(range(100), 100, name="val", unit="rows"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "val 3/100  0 rows/s  ETA 3:14"  # No line for less than five seconds.
+    assert len(lines) == 34 and lines[-1].endswith("ETA 0:00")

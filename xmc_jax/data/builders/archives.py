@@ -1,0 +1,156 @@
+"""Archives in the formats they are published in: found, downloaded, and read in place."""
+
+import errno
+import fcntl
+import http.client
+import json
+import math
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xmc_jax.data.builders.pictures import Location
+from xmc_jax.errors import UserError
+from xmc_jax.progress import with_progress
+
+_MIB = 2**20
+_TIMEOUT_SECONDS = 30  # Without a byte.
+
+COCO_PICTURES = {
+    name: f"http://images.cocodataset.org/zips/{name}" for name in ("train2014.zip", "val2014.zip")
+}
+
+
+def fetch(addresses: Mapping[str, str], folders: Sequence[Path]) -> dict[str, Path]:
+    """Where archives are on this machine: what the user brought, or else what is downloaded.
+
+    Args:
+      addresses: The address of each file name.
+      folders: Where files may lie; downloads go to the last.
+
+    Raises:
+      UserError: an archive is neither there nor to be had.
+    """
+    paths = {}
+    for name in addresses:
+        if path := next((f / name for f in folders if (f / name).exists()), None):
+            paths[name] = path
+            print(f"using {path}", file=sys.stderr)
+    absent = {name: address for name, address in addresses.items() if name not in paths}
+    for name, address in absent.items():
+        try:
+            paths[name] = _download(address, folders[-1] / name)
+        except (OSError, http.client.HTTPException) as error:
+            still = {name: address for name, address in absent.items() if name not in paths}
+            raise UserError(
+                f"cannot download {address} ({_first_line(error)}); the same command goes on where "
+                f"it stopped, or put {' and '.join(still)} into {folders[-1]} (or the folder that "
+                f"--manual_dir names) by hand, from {' and '.join(still.values())}"
+            ) from error
+    return paths
+
+
+def _download(address: str, path: Path) -> Path:
+    """Downloads a file, going on where an earlier attempt stopped, as long as anything comes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError("another process is downloading it") from error
+        while True:
+            before = part.stat().st_size
+            try:
+                _download_rest(address, part)
+                return part.replace(path)
+            except (OSError, http.client.HTTPException) as error:
+                full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+                if full or part.stat().st_size <= before:
+                    raise
+
+
+def _download_rest(address: str, part: Path) -> None:
+    """Asks for what is missing of a file and appends it.
+
+    Raises:
+      OSError, http.client.HTTPException: something is still missing; what came is kept.
+    """
+    offset = part.stat().st_size
+    request = urllib.request.Request(address, headers={"Range": f"bytes={offset}-"})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        total = error.headers.get("Content-Range", "").rpartition("/")[2]
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and total == str(offset):
+            return  # All of it is there.
+        raise
+    with response, part.open("ab") as file:
+        if offset and response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            file.truncate(0)  # A server that cannot go on sends all of it again.
+        length = response.length
+        if length is None:
+            raise OSError("the server does not tell how long the file is")
+        chunks = iter(lambda: response.read(_MIB), b"")
+        count = math.ceil(length / _MIB)
+        for chunk in with_progress(chunks, count, name=f"downloading {part.stem}", unit="MiB"):
+            length -= len(chunk)
+            file.write(chunk)
+        if length:
+            raise OSError(f"the connection broke {length} bytes before the end")
+        os.fsync(file.fileno())
+
+
+def index_coco(paths: Mapping[str, Path], split: str) -> dict[str, Location]:
+    """Where the pictures of ``train2014.zip`` or ``val2014.zip`` are, by 12-digit id.
+
+    Raises:
+      UserError: it is no whole zip archive, or holds no such picture.
+    """
+    name = f"{split}2014.zip"
+    path, address = paths[name], COCO_PICTURES[name]
+    pattern = rf"{split}2014/COCO_{split}2014_(\d{{12}})\.jpg"
+    try:
+        with zipfile.ZipFile(path) as archive:  # It stays packed.
+            matches = [re.fullmatch(pattern, name) for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _not_whole(path, address, error) from error
+    found = {match[1]: Location(str(path), match[0]) for match in matches if match}
+    if not found:
+        raise UserError(f"{path} holds no {pattern}; it is another archive than {address}")
+    return found
+
+
+def read_json(path: Path, member: str, address: str) -> Any:
+    """A JSON file in a zip archive.
+
+    Raises:
+      UserError: the archive is damaged, or holds no such file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read(member))
+    except KeyError as error:
+        raise UserError(
+            f"{path} holds no {member}; it is another archive than {address}"
+        ) from error
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise _not_whole(path, address, error) from error
+
+
+def _not_whole(path: Path, address: str, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is damaged or cut off ({_first_line(error)}); delete it, and the same command "
+        f"downloads it again from {address}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

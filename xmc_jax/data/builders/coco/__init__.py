@@ -1,0 +1,1 @@
+"""COCO-2014: photographs with five captions each."""

@@ -1,0 +1,1 @@
+"""Captioned pictures of the user's own."""

@@ -1,0 +1,199 @@
+"""TFDS builder of captioned pictures of the user's own, in a folder or listed in a JSONL file."""
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from xmc_jax.data.builders import captioned, pictures
+from xmc_jax.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+VAL_SHARE = 0.05
+# A translation in the caption files of Tux Paint's stamps, whose first line is English.
+_TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@[a-z]+)?\.utf8=")
+
+
+def name_form(source: Path, form: str = "") -> str:
+    """The TFDS config of a source, which tells it from others: ``holidays_sq256``.
+
+    Args:
+      source: The user's folder or file.
+      form: Of the pictures, one of `pictures.FORMS` and the first by default; or a whole name.
+    """
+    if "_" in form:
+        return form
+    label = re.sub(r"\W+", "-", source.expanduser().resolve().stem).strip("-_").lower()
+    return f"{label or 'pictures'}_{form or next(iter(pictures.FORMS))}"
+
+
+class Builder(captioned.Builder):
+    """Reads ``settings.source``; pictures in the order of their paths, or of the file's lines."""
+
+    @classmethod
+    def make_config(cls, form: str) -> tfds.core.BuilderConfig:
+        """The config ``NAME_FORM`` of a user's data set.
+
+        Raises:
+          ValueError: it is not such a name.
+        """
+        name, _, picture_form = form.rpartition("_")
+        if not re.fullmatch(r"\w[\w.-]*", name) or picture_form not in pictures.FORMS:
+            raise ValueError(
+                f"{form!r} is not the name of a data set of one's own, which is NAME_FORM with one "
+                f"of the forms {', '.join(pictures.FORMS)}, e.g. holidays_sq256"
+            )
+        return tfds.core.BuilderConfig(name=form, description=pictures.FORMS[picture_form])
+
+    def describe_source(self) -> dict:
+        """The source, and the files that have no partner."""
+        return {"path": str(self.settings.source), **self._unpaired}
+
+    def list_examples(self) -> dict[str, captioned.Split]:
+        """The splits that the source names; without any, a fixed share is for evaluation."""
+        source = self.settings.source
+        if source is None:
+            raise UserError(f"{self.info.full_name} needs --source, a folder or a JSONL file")
+        self._unpaired = {}
+        if source.is_dir():
+            examples, self._unpaired = _read_folder(source)
+            splits = {}
+        else:
+            examples, splits = _read_list(source)
+        for name, paths in self._unpaired.items():
+            if paths:
+                count = f"{len(paths)} files {name.replace('_', ' ')}"
+                print(f"notice: {source} has {count}, e.g. {paths[0]}", file=sys.stderr)
+        if len(examples) < 2:
+            raise UserError(
+                f"{source} has {len(examples)} captioned pictures; training and evaluation need "
+                "one each. Captions are text files beside the pictures, of the same name (a.jpg "
+                "and a.txt)"
+            )
+        return divide(examples, splits)
+
+
+def _read_folder(folder: Path) -> tuple[list[captioned.Example], dict[str, list[str]]]:
+    """The pairs of a picture and a text file, and the relative paths of what has no partner."""
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(x.startswith(".") for x in path.relative_to(folder).parts)
+    )
+    texts = {path for path in paths if path.suffix == ".txt"}
+    examples, alone = [], []
+    for path in paths:
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        image_id, text = path.relative_to(folder).as_posix(), path.with_suffix(".txt")
+        if text not in texts:
+            alone.append(image_id)
+            continue
+        examples.append(_example(image_id, path, _read_captions(text)))
+    described = {folder / Path(x.image_id).with_suffix(".txt") for x in examples}
+    without_image = [path.relative_to(folder).as_posix() for path in sorted(texts - described)]
+    return examples, {"without_text": alone, "without_image": without_image}
+
+
+def _read_captions(path: Path) -> list[str]:
+    """Each line that is not empty and no translation.
+
+    Raises:
+      UserError: the file is not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
+    return [line for line in lines if not _TRANSLATION.match(line)]
+
+
+def _read_list(path: Path) -> tuple[list[captioned.Example], dict[str, str]]:
+    """The pictures of a JSONL file, and the split of each if the file tells it.
+
+    Lines on the same picture are one example with the captions of them all.
+
+    Raises:
+      UserError: a line cannot be used; names the file and the line.
+    """
+    captions: dict[str, list[str]] = {}
+    splits: dict[str, str | None] = {}
+    for number, (name, texts, split) in _read_lines(path):
+        captions.setdefault(name, []).extend(texts)
+        if splits.setdefault(name, split) != split:
+            raise UserError(f"{path}, line {number}: {name} is in split {splits[name]} already")
+    undivided = [name for name, split in splits.items() if split is None]
+    if undivided and len(undivided) < len(splits):
+        raise UserError(
+            f"{path}: {len(undivided)} of {len(splits)} pictures have no split, e.g. "
+            f"{undivided[0]}; give every one a split, or none"
+        )
+    examples = [_example(name, path.parent / name, texts) for name, texts in captions.items()]
+    return examples, {} if undivided else splits
+
+
+def _read_lines(path: Path) -> Iterator[tuple[int, tuple[str, list[str], str | None]]]:
+    """The number of each line, and its picture, captions and split."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot read --source={path}: {error.strerror}") from error
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, _parse_line(json.loads(line.removeprefix(b"\xef\xbb\xbf")))
+            except ValueError as error:
+                raise UserError(
+                    f"{path}, line {number}: {error}; a line is like "
+                    '{"image": "a.jpg", "captions": ["a cat", "a pet"]}'
+                ) from error
+
+
+def _parse_line(fields: object) -> tuple[str, list[str], str | None]:
+    if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
+        raise ValueError('no "image"')
+    captions = fields.get("captions", fields.get("caption"))
+    captions = [captions] if isinstance(captions, str) else captions
+    if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
+        raise ValueError('no "captions"')
+    split = fields.get("split")
+    if split is not None and not re.fullmatch(r"[A-Za-z]\w*", str(split)):
+        raise ValueError(f"{split!r} cannot be the name of a split")
+    return fields["image"], captions, split
+
+
+def _example(image_id: str, path: Path, texts: list[str]) -> captioned.Example:
+    location = pictures.Location(str(path)) if path.is_file() else None
+    captions = [(f"{image_id}-{i}", text) for i, text in enumerate(texts)]
+    return captioned.Example(image_id, location, captions)
+
+
+def divide(examples: list[captioned.Example], splits: dict[str, str]) -> dict[str, captioned.Split]:
+    """Examples by their split, or by a hash of their id.
+
+    More examples do not move the others; but where the hash picks none for evaluation, the nearest
+    one serves until it does.
+    """
+    if not splits:
+        ranks = {x.image_id: _rank(x.image_id) for x in examples}
+        bound = max(VAL_SHARE, min(ranks.values()))  # At least one.
+        splits = {name: "val" if rank <= bound else "train" for name, rank in ranks.items()}
+        if "train" not in splits.values():
+            splits[max(ranks, key=ranks.get)] = "train"
+    # The order of the splits is that of their names, but for train, which comes first.
+    names = sorted(set(splits.values()), key=lambda name: (name != "train", name))
+    return {
+        name: captioned.Split([x for x in examples if splits[x.image_id] == name]) for name in names
+    }
+
+
+def _rank(image_id: str) -> float:
+    """A number from 0 to 1 that depends on the id alone."""
+    digest = hashlib.sha256(image_id.encode(errors="replace")).digest()
+    return int.from_bytes(digest[:8]) / 2**64
