@@ -3,7 +3,7 @@
 import re
 import time
 
-from xmc_jax.progress import format_duration, with_progress
+from xmc_jax.progress import Progress, format_duration, with_progress
 
 
 def test_durations():
@@ -27,5 +27,20 @@ def test_rates_and_what_is_left(capsys, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     list(with_progress(range(100), 100, name="val", unit="rows"))
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "val 3/100  0 rows/s  ETA 3:14"  # No line for less than five seconds.
+    assert lines[0] == "val 3/100  0.5 rows/s  ETA 3:14"  # No line for less than five seconds.
     assert len(lines) == 34 and lines[-1].endswith("ETA 0:00")
+
+
+def test_what_was_there_before_makes_no_rate(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    for total in (60, None):
+        progress = Progress(total, name="images", unit="images")
+        progress.tell(20, num_before=20)
+        progress.tell(40, num_before=20, note="missing 3")
+    assert capsys.readouterr().err.splitlines() == [
+        "images 20/60  0.0 images/s  ETA unknown",
+        "images 40/60  1.0 images/s  ETA 0:20  missing 3",
+        "images 20  0.0 images/s",
+        "images 40  1.0 images/s  missing 3",
+    ]

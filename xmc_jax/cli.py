@@ -17,6 +17,7 @@ from ml_collections.config_dict import ConfigDict
 from xmc_jax.errors import UserError
 
 USAGE_ERROR = 2
+INTERRUPTED = 130  # As shells have it for Ctrl-C.
 
 
 # The flags below belong to the verb that asks for them, so that its --help shows them.
@@ -87,7 +88,7 @@ def set_up_jax() -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`; a `UserError` becomes one line and exit code 2."""
+    """Parses the flags and calls `main`; a `UserError` or Ctrl-C becomes one line."""
     # Before anything imports Keras, as TensorFlow's friends do.
     os.environ["KERAS_BACKEND"] = "jax"
 
@@ -100,6 +101,9 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as error:
             _fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted; the same command starts or goes on again", file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     app.run(main_without_arguments, flags_parser=_parse_flags)
 

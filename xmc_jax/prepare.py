@@ -10,15 +10,12 @@ the same command again.
 """
 
 import os
-import sys
 from pathlib import Path
 
 from absl import flags
 
 from xmc_jax import cli
 from xmc_jax.errors import UserError
-
-_INTERRUPTED = 130  # As shells have it for Ctrl-C.
 
 
 def main() -> None:
@@ -40,11 +37,7 @@ def main() -> None:
     settings = Settings(source, manual_dir, flags.FLAGS.max_lost, flags.FLAGS.num_processes)
     builder = reader.make_builder(name, form=form, data_dir=flags.FLAGS.data_dir)
     known = builder.is_prepared()
-    try:
-        folder = reader.build(builder, settings)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was built, the same command starts again", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+    folder = reader.build(builder, settings)
     counts = ", ".join(
         f"{split} {info.num_examples}" for split, info in builder.info.splits.items()
     )

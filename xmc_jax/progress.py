@@ -17,22 +17,52 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+class Progress:
+    """Tells of work on stderr, every few seconds: ``train 1200/82783  850 pictures/s  ETA 1:36``.
+
+    Args:
+      total: How much there is; None if nobody knows.
+      name: What it is, at the start of a line.
+      unit: What one is called, in the plural.
+    """
+
+    def __init__(self, total: int | None, *, name: str, unit: str):
+        self._total, self._name, self._unit = total, name, unit
+        self._started = self._told = time.monotonic()
+
+    def tell(self, done: int, *, num_before: int = 0, note: str = "") -> None:
+        """Prints a line if it is time for one, or if all is done.
+
+        Args:
+          done: How much is done.
+          num_before: How much of that took no time, and makes no rate.
+          note: More words for the line.
+        """
+        now = time.monotonic()
+        if done != self._total and now - self._told < _EVERY_SECONDS:
+            return
+        self._told = now
+        rate = (done - num_before) / max(now - self._started, 1e-9)
+        line = f"{self._name} {done}"
+        if self._total is not None:
+            line += f"/{self._total}"
+        line += f"  {rate:.{0 if rate >= 100 else 1}f} {self._unit}/s"
+        if self._total is not None:
+            left = self._total - done
+            line += f"  ETA {format_duration(left / rate) if rate else 'unknown'}"
+        print(f"{line}  {note}".rstrip(), file=sys.stderr, flush=True)
+
+
 def with_progress(items: Iterable[T], total: int, *, name: str, unit: str) -> Iterator[T]:
-    """Passes items on and tells of them: ``train 1200/82783  850 pictures/s  ETA 1:36``.
+    """Passes items on and tells of them as `Progress` does.
 
     Args:
       items: What is worked through.
-      total: How many there are; a line comes every few seconds, and for the last of them.
-      name: What they are, at the start of a line on stderr.
-      unit: What one is called, in the plural.
+      total: How many there are.
+      name: See `Progress`.
+      unit: See `Progress`.
     """
-    started = told = time.monotonic()
+    progress = Progress(total, name=name, unit=unit)
     for count, item in enumerate(items, start=1):
         yield item
-        now = time.monotonic()
-        if count == total or now - told >= _EVERY_SECONDS:
-            told = now
-            rate = count / max(now - started, 1e-9)
-            left = format_duration((total - count) / rate)
-            line = f"{name} {count}/{total}  {rate:.0f} {unit}/s  ETA {left}"
-            print(line, file=sys.stderr, flush=True)
+        progress.tell(count)

@@ -7,7 +7,6 @@ without Python's lock (only encoding a small result holds it, for half a millise
 
 import contextlib
 import dataclasses
-import datetime
 import fcntl
 import json
 import os
@@ -26,12 +25,12 @@ import requests
 from xmc_jax.data import preprocess
 from xmc_jax.data.fetch import Failure, Fetcher, Stopped, make_session
 from xmc_jax.errors import UserError
+from xmc_jax.progress import Progress, format_duration
 
 OPEN_IMAGES = "https://open-images-dataset.s3.amazonaws.com"
 SPLITS = ("train", "validation", "test")
 MISSING_FILE = "missing.jsonl"
 
-_PROGRESS_SECONDS = 10.0
 _STOP_SECONDS = 2.0
 
 
@@ -163,16 +162,14 @@ class _Run:
         """Brings everything; raises what a thread raised."""
         # Daemons: one that waits for a silent server must not hold up the end of the process.
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_threads)]
-        next_line = self._start + _PROGRESS_SECONDS
+        progress = Progress(self.num_images, name="images", unit="images")
         try:
             for thread in threads:
                 thread.start()
             for thread in threads:
                 while thread.is_alive() and not self.fetcher.stop.is_set():
                     thread.join(0.1)
-                    if time.monotonic() > next_line:
-                        next_line += _PROGRESS_SECONDS
-                        self._print_progress()
+                    self._tell(progress)
         finally:
             self.fetcher.stop.set()
             deadline = time.monotonic() + _STOP_SECONDS
@@ -237,37 +234,23 @@ class _Run:
         reasons = dict(Counter(self.missing.values()))
         return Summary(self.num_present, self.num_downloaded, self.num_bytes, reasons)
 
-    def _print_progress(self) -> None:
-        seconds = time.monotonic() - self._start
-        asked = self.num_downloaded + len(self.missing)  # The rate is not of what was there.
-        done, total, eta = asked + self.num_present, "", ""
-        if self.num_images is not None:
-            total = f"/{self.num_images:,}"
-            eta = "  ETA unknown"
-            if asked:
-                eta = f"  ETA {_duration(max(self.num_images - done, 0) * seconds / asked)}"
-        print(
-            f"images {done:,}{total}  {asked / seconds:.1f} images/s  "
-            f"{self.num_bytes / 1e6 / seconds:.1f} MB/s{eta}  missing {len(self.missing):,}",
-            file=sys.stderr,
-            flush=True,
-        )
+    def _tell(self, progress: Progress) -> None:
+        done = self.num_present + self.num_downloaded + len(self.missing)
+        rate = self.num_bytes / 1e6 / (time.monotonic() - self._start)
+        note = f"{rate:.1f} MB/s  missing {len(self.missing)}"
+        progress.tell(done, num_before=self.num_present, note=note)
 
     def print_summary(self) -> None:
         reasons = sorted(self.summary().missing.items())
         why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
         print(
             f"downloaded {self.num_downloaded:,} images ({self.num_bytes / 1e6:,.1f} MB) in "
-            f"{_duration(time.monotonic() - self._start)}, {self.num_present:,} were there, "
+            f"{format_duration(time.monotonic() - self._start)}, {self.num_present:,} were there, "
             f"{len(self.missing):,} are missing"
             + (f" ({why}; listed in {self.folder / MISSING_FILE})" if why else ""),
             file=sys.stderr,
             flush=True,
         )
-
-
-def _duration(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def _is_there(path: Path, *, decode: bool) -> bool:

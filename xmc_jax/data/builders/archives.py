@@ -2,25 +2,25 @@
 
 import errno
 import fcntl
-import http.client
+import http
 import json
-import math
 import os
 import re
 import sys
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xmc_jax.data.builders.pictures import Location
-from xmc_jax.errors import UserError
-from xmc_jax.progress import with_progress
+import urllib3
 
-_MIB = 2**20
+from xmc_jax.data.builders.pictures import Location
+from xmc_jax.data.fetch import make_session
+from xmc_jax.errors import UserError
+from xmc_jax.progress import Progress
+
+_MB = 1_000_000
 _TIMEOUT_SECONDS = 30  # Without a byte.
 
 COCO_PICTURES = {
@@ -47,7 +47,7 @@ def fetch(addresses: Mapping[str, str], folders: Sequence[Path]) -> dict[str, Pa
     for name, address in absent.items():
         try:
             paths[name] = _download(address, folders[-1] / name)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, urllib3.exceptions.HTTPError) as error:
             still = {name: address for name, address in absent.items() if name not in paths}
             raise UserError(
                 f"cannot download {address} ({_first_line(error)}); the same command goes on where "
@@ -71,7 +71,7 @@ def _download(address: str, path: Path) -> Path:
             try:
                 _download_rest(address, part)
                 return part.replace(path)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, urllib3.exceptions.HTTPError) as error:
                 full = isinstance(error, OSError) and error.errno == errno.ENOSPC
                 if full or part.stat().st_size <= before:
                     raise
@@ -81,31 +81,31 @@ def _download_rest(address: str, part: Path) -> None:
     """Asks for what is missing of a file and appends it.
 
     Raises:
-      OSError, http.client.HTTPException: something is still missing; what came is kept.
+      OSError, urllib3.exceptions.HTTPError: something is still missing; what came is kept.
     """
     offset = part.stat().st_size
-    request = urllib.request.Request(address, headers={"Range": f"bytes={offset}-"})
-    try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        total = error.headers.get("Content-Range", "").rpartition("/")[2]
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and total == str(offset):
-            return  # All of it is there.
-        raise
-    with response, part.open("ab") as file:
-        if offset and response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            file.truncate(0)  # A server that cannot go on sends all of it again.
-        length = response.length
-        if length is None:
+    request = {
+        "headers": {"Range": f"bytes={offset}-"},
+        "stream": True,
+        "timeout": _TIMEOUT_SECONDS,
+    }
+    with make_session() as session, session.get(address, **request) as response:
+        if response.status_code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if response.headers.get("Content-Range", "").rpartition("/")[2] == str(offset):
+                return  # All of it is there.
+        response.raise_for_status()
+        if "Content-Length" not in response.headers:
             raise OSError("the server does not tell how long the file is")
-        chunks = iter(lambda: response.read(_MIB), b"")
-        count = math.ceil(length / _MIB)
-        for chunk in with_progress(chunks, count, name=f"downloading {part.stem}", unit="MiB"):
-            length -= len(chunk)
-            file.write(chunk)
-        if length:
-            raise OSError(f"the connection broke {length} bytes before the end")
-        os.fsync(file.fileno())
+        with part.open("ab") as file:
+            if offset and response.status_code != http.HTTPStatus.PARTIAL_CONTENT:
+                offset = file.truncate(0)  # A server that cannot go on sends all of it again.
+            done, total = offset, offset + int(response.headers["Content-Length"])
+            progress = Progress(total // _MB, name=f"downloading {part.stem}", unit="MB")
+            # urllib3 holds the bytes against Content-Length.
+            while chunk := response.raw.read1(_MB, decode_content=False):
+                done += file.write(chunk)
+                progress.tell(done // _MB, num_before=offset // _MB)
+            os.fsync(file.fileno())
 
 
 def index_coco(paths: Mapping[str, Path], split: str) -> dict[str, Location]:
