@@ -14,9 +14,9 @@ import tensorflow_datasets as tfds
 
 from tests import archives
 from xmc_jax.data import reader
+from xmc_jax.data.builders import narrated
 from xmc_jax.data.builders.captioned import Settings
 from xmc_jax.data.builders.coco import coco_dataset_builder
-from xmc_jax.data.builders.ln_coco import ln_coco_dataset_builder
 from xmc_jax.data.preprocess import decode
 from xmc_jax.errors import UserError
 
@@ -200,7 +200,7 @@ def test_full_narratives_serve_too(good, tmp_path):
 
     (manual / name).unlink()
     with pytest.raises(UserError, match="lacks part 1 of the 2 of coco_train_localized"):
-        ln_coco_dataset_builder.find_full_files(manual, "coco_train")
+        narrated.find_full_files(manual, "coco_train")
 
 
 def test_wrong_files_are_named(good, tmp_path):

@@ -82,7 +82,7 @@ def test_files_lie_where_they_should_as_they_were_published(server, tmp_path):
     assert sorted(r.path for r in server.log) == sorted(f"/{i.split}/{i.id}.jpg" for i in images)
 
 
-def squash(data):
+def squash(data, image=None):
     """A square of 16 pixels, as a builder makes it."""
     pixels = preprocess.resize(preprocess.decode(data, "x"), 16, crop="squash", antialias=True)
     buffer = io.BytesIO()
@@ -219,7 +219,7 @@ def test_faults_of_the_caller_come_through(server, tmp_path):
     with pytest.raises(KeyError, match="annotation"):
         bring(server, source(), tmp_path)
     with pytest.raises(ZeroDivisionError):
-        bring(server, names(50), tmp_path / "b", convert=lambda data: bytes([1 // 0]))
+        bring(server, names(50), tmp_path / "b", convert=lambda data, image: bytes([1 // 0]))
     assert not list((tmp_path / "b").rglob("*.jpg"))
     for options in ({"base_url": "ftp://host"}, {"num_connections": 0}):
         with pytest.raises(UserError, match="must be"):

@@ -2,6 +2,7 @@
 
     python -m xmc_jax.prepare --dataset=shapes --data_dir=~/tensorflow_datasets --form=sq64
     python -m xmc_jax.prepare --dataset=coco --manual_dir=~/archives
+    python -m xmc_jax.prepare --dataset=ln_open_images
     python -m xmc_jax.prepare --dataset=folder --source=~/holidays
 
 Writes TFDS's array_record files and build_report.json. Archives are downloaded, or taken from
@@ -26,6 +27,13 @@ def main() -> None:
         raise UserError(f"--manual_dir={manual_dir} is not a folder")
     if source and name != "folder":
         raise UserError(f"--source is for --dataset=folder, not for {name}")
+    if flags.FLAGS.mirror and name != "ln_open_images":
+        raise UserError(f"--mirror is for --dataset=ln_open_images, not for {name}")
+    runner, options = flags.FLAGS.beam_runner, tuple(flags.FLAGS.beam_options)
+    if (options and not runner) or (runner and name == "shapes"):
+        raise UserError(
+            "--beam_options needs --beam_runner" if options else "shapes needs no --beam_runner"
+        )
 
     from xmc_jax.data import reader
     from xmc_jax.data.builders import schema
@@ -34,7 +42,15 @@ def main() -> None:
 
     if source:
         form = name_form(source, form)
-    settings = Settings(source, manual_dir, flags.FLAGS.max_lost, flags.FLAGS.num_processes)
+    settings = Settings(
+        source,
+        manual_dir,
+        flags.FLAGS.max_lost,
+        flags.FLAGS.num_processes,
+        flags.FLAGS.mirror or Settings().mirror,
+        runner,
+        options,
+    )
     builder = reader.make_builder(name, form=form, data_dir=flags.FLAGS.data_dir)
     known = builder.is_prepared()
     folder = reader.build(builder, settings)
@@ -49,11 +65,15 @@ def main() -> None:
 
 def _path(flag: str) -> Path | None:
     value = flags.FLAGS[flag].value
+    if value and "://" in value:
+        from etils import epath
+
+        return epath.Path(value)
     return Path(os.path.abspath(os.path.expanduser(value))) if value else None
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("dataset", None, "Name of the data set: coco, ln_coco, folder, shapes.")
+    flags.DEFINE_string("dataset", None, "Data set: coco, ln_coco, ln_open_images, folder, shapes.")
     cli.define_data_dir_flag()
     flags.DEFINE_string(
         "form",
@@ -71,7 +91,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "manual_dir",
         None,
-        "Folder of archives that were downloaded by hand; DATA_DIR/downloads/manual by default.",
+        "Folder of archives that were downloaded by hand; DATA_DIR/downloads/manual by default. "
+        "Pictures of Open Images: ID.jpg, wherever in its folder open_images.",
     )
     flags.DEFINE_float(
         "max_lost",
@@ -86,6 +107,16 @@ def _define_flags() -> None:
         "Processes that convert pictures; one for each CPU core if 0. Changes no byte.",
         lower_bound=0,
     )
+    flags.DEFINE_string(
+        "mirror", "", "Another address of the pictures of Open Images, before /train/ID.jpg."
+    )
+    flags.DEFINE_string(
+        "beam_runner",
+        "",
+        "Convert pictures on Apache Beam: DirectRunner, DataflowRunner, …; launch/README.md has "
+        "the whole command.",
+    )
+    flags.DEFINE_list("beam_options", "", "Options of the runner: key=value,key=value,…")
 
 
 if __name__ == "__main__":

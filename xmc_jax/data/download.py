@@ -66,14 +66,15 @@ def path_of(folder: str | os.PathLike, image: RemoteImage) -> Path:
     return Path(folder, image.split, image.id[:2], f"{image.id}.jpg")
 
 
-def keep(data: bytes) -> bytes:
-    """The published bytes as they are, if they are a whole JPEG.
+def keep(data: bytes, image: RemoteImage | None = None) -> bytes:
+    """The published bytes as they are, if they are a whole JPEG; whichever image it is.
 
     Raises:
       ValueError: they are not.
     """
     if not data.startswith(b"\xff\xd8"):
         raise ValueError("not a JPEG")
+    del image
     preprocess.decode(data, "as received")
     return data
 
@@ -82,14 +83,14 @@ def download(
     images: Iterable[RemoteImage],
     folder: str | os.PathLike,
     *,
-    convert: Callable[[bytes], bytes] = keep,
+    convert: Callable[[bytes, RemoteImage], bytes] = keep,
     base_url: str = OPEN_IMAGES,
     num_images: int | None = None,
     num_connections: int = 32,
     verify: bool = False,
-    timeout: float = 30.0,
-    num_attempts: int = 7,
-    backoff: float = 1.0,
+    timeout: float = Fetcher.timeout,
+    num_attempts: int = Fetcher.num_attempts,
+    backoff: float = Fetcher.backoff,
 ) -> Summary:
     """Brings images to a folder, and lists those that it still lacks in its ``missing.jsonl``.
 
@@ -99,8 +100,8 @@ def download(
     Args:
       images: What to bring. Read by the threads, one at a time, as far as they have come.
       folder: Where to. A folder for each `convert`: what is there is not converted again.
-      convert: From the bytes received to those of the file. Raises ValueError or OSError, as
-        Pillow does, if they are no whole image. Called by many threads.
+      convert: From the bytes received for an image to those of its file. Raises ValueError or
+        OSError, as Pillow does, if they are no whole image. Called by many threads.
       base_url: What stands before ``/<split>/<id>.jpg``.
       num_images: How many `images` there are, for the ETA; by default their length, if they have
         one.
@@ -123,7 +124,7 @@ def download(
     folder = Path(folder)
     fetcher = Fetcher(timeout, num_attempts, backoff, threading.Event())
     with _only_one(folder), _sigterm_like_ctrl_c():
-        missing_before = _read_missing(folder)
+        missing_before = read_missing(folder)
         run = _Run(iter(images), folder, base_url.rstrip("/"), convert, fetcher, verify, num_images)
         try:
             run.work(num_connections)
@@ -143,7 +144,7 @@ class _Run:
     images: Iterator[RemoteImage]
     folder: Path
     base_url: str
-    convert: Callable[[bytes], bytes]
+    convert: Callable[[bytes, RemoteImage], bytes]
     fetcher: Fetcher
     verify: bool
     num_images: int | None
@@ -215,7 +216,9 @@ class _Run:
         if not is_present:
             url = f"{self.base_url}/{image.split}/{image.id}.jpg"
             try:
-                data, num_bytes = self.fetcher.fetch(session, url, self.convert)
+                data, num_bytes = self.fetcher.fetch(
+                    session, url, lambda body: self.convert(body, image)
+                )
                 if self.fetcher.stop.is_set():
                     raise Stopped
                 _write(path, data)
@@ -295,8 +298,8 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
     )
 
 
-def _read_missing(folder: Path) -> dict[RemoteImage, str]:
-    """The images that earlier calls did not get, and why."""
+def read_missing(folder: Path) -> dict[RemoteImage, str]:
+    """The images that `download` was asked for and the folder lacks, and why."""
     path = folder / MISSING_FILE
     if not path.exists():
         return {}

@@ -67,10 +67,10 @@ class Fetcher:
       stop: Set to make every thread raise `Stopped` soon.
     """
 
-    timeout: float
-    num_attempts: int
-    backoff: float
-    stop: threading.Event
+    timeout: float = 30.0
+    num_attempts: int = 7
+    backoff: float = 1.0
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
     _has_answered: bool = False
     _num_vain: int = 0  # Attempts in a row that failed as another one might not.
     _num_refused: int = 0  # Images in a row that are not to be had.

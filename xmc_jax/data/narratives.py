@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from etils import epath
+
 from xmc_jax.errors import UserError
 
 ADDRESS = "https://storage.googleapis.com/localized-narratives/annotations/"
@@ -40,7 +42,7 @@ def read_narratives(path: str | os.PathLike) -> Iterator[Narrative]:
     Raises:
       UserError: a line is no JSON, or lacks a field; names the file and the line.
     """
-    with open(path, "rb") as file:
+    with epath.Path(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

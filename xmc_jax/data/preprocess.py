@@ -27,6 +27,7 @@ class Opened(NamedTuple):
       mode: Of the file: ``"RGB"``, ``"L"``, ``"CMYK"``, …
       transparent: Whether the file has transparent places.
       rotated: Whether the file asks to be turned or mirrored (EXIF).
+      comment: Of the file, if it is a JPEG that has one.
     """
 
     image: Image.Image
@@ -34,6 +35,7 @@ class Opened(NamedTuple):
     mode: str
     transparent: bool
     rotated: bool
+    comment: bytes
 
 
 def open_upright(data: bytes) -> Opened:
@@ -56,7 +58,8 @@ def open_upright(data: bytes) -> Opened:
             rotated = orientation in range(2, 9)
             image = ImageOps.exif_transpose(file) if rotated else file
             rgb = _to_rgb(image)
-            return Opened(rgb, file.format, file.mode, file.has_transparency_data, rotated)
+            transparent, comment = file.has_transparency_data, file.info.get("comment", b"")
+            return Opened(rgb, file.format, file.mode, transparent, rotated, comment)
     except UnidentifiedImageError as error:
         raise UndecodableImage("no image file") from error
     except Exception as error:  # On damaged bytes Pillow's readers raise many kinds.

@@ -5,24 +5,25 @@ any number of processes reads the same global batches.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain.python as grain
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 from jaxtyping import Bool, Int32, UInt8
 
 from xmc_jax.data import preprocess
-from xmc_jax.data.builders import schema
+from xmc_jax.data.builders import on_beam, schema
 from xmc_jax.data.builders.captioned import Settings
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
 from xmc_jax.types import Batch
 
-DATASETS = ("coco", "ln_coco", "folder", "shapes")
+DATASETS = ("coco", "ln_coco", "ln_open_images", "folder", "shapes")
 FILE_FORMAT = "array_record"  # The format that serves random access.
 _READ_THREADS = 2  # Decoding small images is cheap; more threads only compete with the step.
 _BATCHES_AHEAD = 4
@@ -68,11 +69,11 @@ def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.Datas
     except ValueError as error:
         raise UserError(f"data set {name}: {error}") from error
     return module.Builder(
-        data_dir=Path(data_dir).expanduser(), config=config, file_format=FILE_FORMAT
+        data_dir=epath.Path(data_dir).expanduser(), config=config, file_format=FILE_FORMAT
     )
 
 
-def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) -> Path:
+def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) -> epath.Path:
     """Builds a data set unless it is there, with a ``build_report.json``.
 
     A build that is cut off leaves nothing that looks complete: TFDS writes to a temporary folder
@@ -86,9 +87,10 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
       The folder of the data.
 
     Raises:
-      UserError: the folder cannot be written, the source is missing, or lost too much.
+      UserError: the folder cannot be written, the source is missing or lost too much, or Beam
+        failed.
     """
-    folder = Path(builder.data_dir)
+    folder = epath.Path(builder.data_dir)
     if builder.is_prepared():
         _check_source(folder, settings.source)
         return folder
@@ -99,20 +101,26 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
             file=sys.stderr,
         )
     builder.settings = settings
+    beam = on_beam.make_options(settings.beam_runner, settings.beam_options)
     try:
         builder.download_and_prepare(
             file_format=FILE_FORMAT,
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False, **beam),
         )
     except OSError as error:
         raise UserError(
             f"cannot build {builder.info.full_name} in {folder}: {error.strerror or error}; "
             "choose another --data_dir"
         ) from error
+    except Exception as error:
+        if isinstance(error, UserError) or not beam:
+            raise
+        # Whatever a worker raised; Beam has printed all of it.
+        raise UserError(f"the Beam pipeline failed: {str(error).splitlines()[0]}") from error
     return folder
 
 
-def _check_source(folder: Path, source: Path | None) -> None:
+def _check_source(folder: epath.Path, source: os.PathLike | None) -> None:
     """Refuses to take a data set for that of another source of the same name."""
     built_from = schema.read_report(folder).get("source", {}).get("path")
     if source and built_from != str(source):

@@ -2,7 +2,9 @@
 
 import abc
 import contextlib
+import functools
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from xmc_jax.data.builders import pictures, schema
+from xmc_jax.data import download
+from xmc_jax.data.builders import on_beam, pictures, schema
 from xmc_jax.errors import UserError
 from xmc_jax.progress import with_progress
 
-_IDS_SHOWN = 3
+_LOCAL_ROOT = "~/tensorflow_datasets"
+_IDS_SHOWN = 3  # No more than `on_beam.SHOWN`.
 
 
 class Settings(NamedTuple):
@@ -26,12 +30,18 @@ class Settings(NamedTuple):
         sets if None.
       max_lost: Share of a split that may be missing, undecodable or without caption.
       num_processes: Processes that convert pictures; one for each CPU core if 0.
+      mirror: Address of the pictures of Open Images, before ``/train/ID.jpg``.
+      beam_runner: Runner of Apache Beam, e.g. ``"DirectRunner"``; without Beam if empty.
+      beam_options: Its options, each ``"key=value"`` or ``"key"``.
     """
 
     source: Path | None = None
     manual_dir: Path | None = None
     max_lost: float = 0.001
     num_processes: int = 0
+    mirror: str = download.OPEN_IMAGES
+    beam_runner: str = ""
+    beam_options: tuple[str, ...] = ()
 
 
 class Example(NamedTuple):
@@ -39,12 +49,12 @@ class Example(NamedTuple):
 
     Attributes:
       image_id: Which picture of its source it is.
-      location: Where the picture is; None if it is missing.
+      location: Where the picture is; None if it is missing, a reason if it is undecodable.
       captions: ``(id, text)`` of each, as published.
     """
 
     image_id: str
-    location: pictures.Location | None
+    location: pictures.Location | str | None
     captions: Sequence[tuple[str, str]]
 
 
@@ -105,10 +115,17 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     @property
     def archive_folders(self) -> list[Path]:
         """Where archives may lie; downloads go to the last."""
-        downloads = Path(self.data_dir_root) / "downloads" / "manual"
-        return [self.settings.manual_dir or downloads, downloads]
+        manual = self.downloads / "manual"
+        return [self.settings.manual_dir or manual, manual]
 
-    def is_short(self, captions: Sequence[str]) -> bool:
+    @property
+    def downloads(self) -> Path:
+        """Where downloads go: beside the data sets, or here if those are in a bucket."""
+        root = os.fspath(self.data_dir_root)
+        return Path(_LOCAL_ROOT if "://" in root else root).expanduser() / "downloads"
+
+    @staticmethod
+    def is_short(captions: Sequence[str]) -> bool:
         """Whether an example counts into ``short_captions``: one has fewer than three words."""
         return any(len(text.split()) < 3 for text in captions)
 
@@ -128,48 +145,77 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         splits = self.list_examples()
         # Progress has lines of its own; a bar over them would be a mess.
         tfds.disable_progress_bar()
-        self._tallies: dict[str, schema.Tally] = {}
+        self._tallies = {
+            name: schema.Tally(
+                seen=len(split.examples),
+                duplicates=split.duplicates,
+                expected=self.EXPECTED.get(name),
+            )
+            for name, split in splits.items()
+        }
         for name, split in splits.items():
             missing = [x.image_id for x in split.examples if x.location is None]
             # Known beforehand, unlike damage: it need not cost hours.
             self._check_lost(
                 name, schema.Tally(seen=len(split.examples), missing=len(missing)), missing
             )
-        return {name: self._generate_examples(name, split) for name, split in splits.items()}
+        generate = self._on_beam if self.settings.beam_runner else self._generate_examples
+        return {name: generate(name, split.examples) for name, split in splits.items()}
 
-    def _generate_examples(self, name: str, split: Split) -> Iterator[tuple[int, dict]]:
-        tally = self._tallies[name] = schema.Tally(
-            seen=len(split.examples),
-            duplicates=split.duplicates,
-            expected=self.EXPECTED.get(name),
-        )
+    def _generate_examples(
+        self, name: str, examples: Sequence[Example]
+    ) -> Iterator[tuple[int, dict]]:
         lost = []
-        for index, (example, picture) in enumerate(self._convert(name, split.examples)):
-            record, counts = judge(example, picture, self.is_short)
-            tally.add(counts)
+        for index, (example, picture) in enumerate(self._convert(name, examples)):
+            record, counts, loss = judge(example, picture, self.is_short)
+            self._tallies[name].add(counts)
             if record:
                 yield index, record
             else:
-                reason = f" ({picture})" if isinstance(picture, str) else ""
-                lost.append(f"{example.image_id}{reason}")
-        if line := self._check_lost(name, tally, lost):
-            print(f"notice: {line}", file=sys.stderr)
-        if not tally.kept:
-            raise UserError(f"split {name} of {self.info.full_name} has no example")
-        schema.write_report(self.data_path, self._tallies, self.describe_source())
+                lost.append(loss)
+        self._report(name, lost)
 
     def _convert(
         self, name: str, examples: Sequence[Example]
     ) -> Iterator[tuple[Example, pictures.Picture | str | None]]:
         """Each example with its picture: None if it is missing, a reason if it is undecodable."""
         converted = pictures.convert_all(
-            [example.location for example in examples if example.location],
+            [x.location for x in examples if isinstance(x.location, pictures.Location)],
             self.form,
             num_processes=self.settings.num_processes,
         )
         with contextlib.closing(converted):  # Workers end with the build, however it ends.
             for example in with_progress(examples, len(examples), name=name, unit="pictures"):
-                yield example, next(converted) if example.location else None
+                known = example.location
+                yield example, next(converted) if isinstance(known, pictures.Location) else known
+
+    def _on_beam(self, name: str, examples: Sequence[Example]) -> on_beam.PTransform:
+        """The same on Apache Beam, each picture read once."""
+        groups: dict[pictures.Location | str | None, list] = {}
+        for index, x in enumerate(examples):
+            groups.setdefault(x.location, []).append((index, x.image_id, x.captions))
+        judge_all = functools.partial(_judge_group, form=self.form, is_short=self.is_short)
+        return on_beam.make_transform(groups.items(), judge_all, self.data_path, name)
+
+    def _process_pipeline_result(self, pipeline_result: on_beam.PipelineResult) -> None:
+        del pipeline_result  # The tallies are in files: not every runner gives counters back.
+        for name, tally in self._tallies.items():
+            counts, lost = on_beam.pop_tally(self.data_path, name)
+            tally.add(counts)
+            self._report(name, lost)
+
+    def _report(self, name: str, lost: Sequence[str]) -> None:
+        """Ends a split: it may have lost too much, or goes into the report.
+
+        Raises:
+          UserError: it lost too much.
+        """
+        tally = self._tallies[name]
+        if line := self._check_lost(name, tally, lost):
+            print(f"notice: {line}", file=sys.stderr)
+        if not tally.kept:
+            raise UserError(f"split {name} of {self.info.full_name} has no example")
+        schema.write_report(self.data_path, self._tallies, self.describe_source())
 
     def _check_lost(self, name: str, tally: schema.Tally, lost: Sequence[str]) -> str:
         """A line on what a split lost; empty if nothing.
@@ -179,7 +225,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         if not tally.lost:
             return ""
-        shown = ", ".join(lost[:_IDS_SHOWN]) + (", …" if len(lost) > _IDS_SHOWN else "")
+        shown = ", ".join(lost[:_IDS_SHOWN]) + (", …" if tally.lost > _IDS_SHOWN else "")
         line = (
             f"split {name} of {self.info.full_name} lost {tally.lost} of {tally.seen} examples "
             f"({tally.missing} missing, {tally.undecodable} undecodable, {tally.captionless} "
@@ -195,7 +241,7 @@ def judge(
     example: Example,
     picture: pictures.Picture | str | None,
     is_short: Callable[[Sequence[str]], bool],
-) -> tuple[dict | None, dict[str, int]]:
+) -> tuple[dict | None, dict[str, int], str]:
     """What becomes of an example.
 
     Args:
@@ -204,24 +250,37 @@ def judge(
       is_short: Whether captions count into ``short_captions``.
 
     Returns:
-      The record, or None if the example is lost; and what it adds to the counts of a `Tally`.
+      The record, or None if the example is lost; what it adds to the counts of a `Tally`; and how
+      to name the loss.
     """
     captions = [(caption_id, clean(text)) for caption_id, text in example.captions]
     captions = [caption for caption in captions if caption[1]]
     counts = {"empty_captions": len(example.captions) - len(captions)}
     if picture is None:
-        return None, counts | {"missing": 1}
+        return None, counts | {"missing": 1}, example.image_id
     if isinstance(picture, str):
-        return None, counts | {"undecodable": 1}
+        return None, counts | {"undecodable": 1}, f"{example.image_id} ({picture})"
     if not captions:
-        return None, counts | {"captionless": 1}
+        return None, counts | {"captionless": 1}, example.image_id
     data, height, width, gray, cmyk, rotated = picture
     counts |= {"kept": 1, "gray": gray, "cmyk": cmyk, "rotated": rotated}
     counts["short_captions"] = is_short([text for _, text in captions])
     record = schema.make_record(
         image=data, image_id=example.image_id, height=height, width=width, captions=captions
     )
-    return record, counts
+    return record, counts, ""
+
+
+def _judge_group(
+    group: list, form: str, is_short: Callable[[Sequence[str]], bool]
+) -> Iterator[tuple[int, dict | None, dict[str, int], str]]:
+    """`judge` of the examples that share a picture, each with its index; from plain lists."""
+    location, examples = group
+    picture = location
+    if isinstance(location, list):  # A `Location`, out of JSON.
+        picture = pictures.convert_at(pictures.Location(*location), form)
+    for index, image_id, captions in examples:
+        yield index, *judge(Example(image_id, None, captions), picture, is_short)
 
 
 def clean(caption: str) -> str:

@@ -4,9 +4,9 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import tensorflow_datasets as tfds
+from etils import epath
 
 from xmc_jax.data.cpu_tensorflow import tf
 
@@ -57,7 +57,7 @@ class Tally:
       captionless: Not kept: every caption is empty.
       gray: Kept, published in gray.
       cmyk: Kept, published in CMYK.
-      rotated: Kept, turned by the EXIF orientation.
+      rotated: Kept, turned by the EXIF orientation or a published rotation.
       short_captions: Kept, with fewer or shorter captions than the data set promises.
       empty_captions: Captions dropped because they are empty.
       duplicates: Entries of the source dropped because their id was there before.
@@ -104,12 +104,14 @@ def write_report(
     report = {split: tally.fields() for split, tally in tallies.items()}
     if source:
         report["source"] = source
-    (Path(folder) / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    (epath.Path(folder) / REPORT).write_text(
+        json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    )
 
 
 def read_report(folder: str | os.PathLike) -> dict[str, dict]:
     """What `write_report` wrote; nothing if another tool built the data set."""
-    path = Path(folder) / REPORT
+    path = epath.Path(folder) / REPORT
     return json.loads(path.read_text()) if path.exists() else {}
 
 

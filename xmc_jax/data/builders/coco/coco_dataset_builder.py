@@ -26,7 +26,8 @@ class Builder(captioned.Builder):
             for split in self.EXPECTED
         }
 
-    def is_short(self, captions: Sequence[str]) -> bool:
+    @staticmethod
+    def is_short(captions: Sequence[str]) -> bool:
         """Whether there are fewer than the five captions that a picture has at least."""
         return len(captions) < 5
 

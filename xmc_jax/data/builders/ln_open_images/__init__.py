@@ -1,0 +1,1 @@
+"""Localized Narratives of the photographs of Open Images."""

@@ -1,0 +1,93 @@
+"""What the builders of Localized Narratives share: their files, and an example for each line."""
+
+import collections
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from xmc_jax.data import narratives
+from xmc_jax.data.builders import archives
+from xmc_jax.data.builders.captioned import Example
+from xmc_jax.errors import UserError
+
+
+def fetch(
+    stems: Mapping[str, str], others: Mapping[str, str], folders: Sequence[Path]
+) -> tuple[dict[str, list[Path]], dict[str, Path]]:
+    """Where the narratives of each split are, and what else a data set is made from.
+
+    Args:
+      stems: Of each split as its files have it, e.g. ``{"train": "coco_train"}``.
+      others: Addresses of other files, by name.
+      folders: See `archives.fetch`.
+
+    Returns:
+      The files of each split, in their order; and the other files by name.
+
+    Raises:
+      UserError: a file is neither there nor to be had.
+    """
+    full = {split: find_full_files(folders[0], stem) for split, stem in stems.items()}
+    captions = {split: f"{stems[split]}_captions.jsonl" for split in stems if not full[split]}
+    addresses = {name: narratives.ADDRESS + name for name in captions.values()}
+    paths = archives.fetch(others | addresses, folders)
+    files = full | {split: [paths[name]] for split, name in captions.items()}
+    return files, {name: paths[name] for name in others}
+
+
+def read_examples(paths: Iterable[Path], dataset_id: str, num_digits: int) -> list[Example]:
+    """An example for each narrative, in the order of the files; their pictures are still missing.
+
+    Args:
+      paths: The files of a split.
+      dataset_id: What its narratives call it, as a regular expression.
+      num_digits: Of the id of a picture; COCO's lack their leading zeros.
+
+    Raises:
+      UserError: a file is damaged, or one of another split.
+    """
+    numbers, examples = collections.Counter(), []
+    for path in paths:
+        for narrative in narratives.read_narratives(path):
+            if not re.fullmatch(dataset_id, narrative.dataset_id):
+                raise UserError(
+                    f"{path} holds narratives of {narrative.dataset_id}, not of {dataset_id}; "
+                    f"download it again from {narratives.ADDRESS}"
+                )
+            image_id = narrative.image_id.zfill(num_digits)
+            caption_id = f"{image_id}-{numbers[image_id]}"
+            numbers[image_id] += 1
+            examples.append(Example(image_id, None, [(caption_id, narrative.caption)]))
+    return examples
+
+
+def find_full_files(folder: Path, name: str) -> list[Path]:
+    """The full files of a split, with traces, where the user brought them instead of captions.
+
+    Args:
+      folder: Where the user's archives are.
+      name: Of data set and split as the files have it, e.g. ``"coco_train"``.
+
+    Returns:
+      All parts in their order; none where the file of captions is there, or neither is.
+
+    Raises:
+      UserError: some parts are there, and others are not.
+    """
+    if (folder / f"{name}_captions.jsonl").exists():
+        return []
+    whole = folder / f"{name}_localized_narratives.jsonl"
+    if whole.exists():
+        return [whole]
+    found = sorted(folder.glob(f"{name}_localized_narratives-?????-of-?????.jsonl"))
+    if not found:
+        return []
+    parts = [re.search(r"-(\d+)-of-(\d+)\.jsonl$", path.name) for path in found]
+    count = int(parts[0][2])
+    here = {int(part[1]) for part in parts}
+    if absent := [str(i) for i in range(count) if i not in here]:
+        raise UserError(
+            f"{folder} lacks part {', '.join(absent)} of the {count} of {name}_localized_narratives"
+            f"; get it from {narratives.ADDRESS}, or {name}_captions.jsonl instead of them all"
+        )
+    return found
