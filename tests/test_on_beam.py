@@ -73,7 +73,7 @@ def test_beam_equals_the_pool(server, tmp_path, monkeypatch):
                 assert one["image"] == other["image"] and one["image/id"] == other["image/id"]
                 assert one["captions"]["text"][0] == other["captions"]["text"][0]
                 assert one["captions"]["id"][0] == other["captions"]["id"][0]
-    assert not (tmp_path / "beam" / "downloads").exists()
+    assert not (tmp_path / "beam" / "downloads" / "open_images").exists()
     built = tmp_path / "beam/ln_open_images/sq128/1.0.0"
     assert not [path for path in built.iterdir() if path.is_dir()]
 

@@ -4,7 +4,6 @@ Beam is an extra that few need, and is imported when asked for. What is to be do
 beside the records: a pipeline that carries half a million examples is more than Dataflow takes.
 """
 
-import contextlib
 import functools
 import heapq
 import itertools
@@ -107,13 +106,11 @@ def pop_tally(folder: os.PathLike, name: str) -> tuple[dict[str, int], list[str]
     work = _work(folder, name)
     counts, lost = json.loads((work / _TALLIES).read_text())
     work.rmtree()
-    with contextlib.suppress(OSError):
-        work.parent.rmdir()  # When the last split is done.
     return counts, [loss for _, loss in lost]
 
 
 def _work(folder: os.PathLike, name: str) -> epath.Path:
-    return epath.Path(folder) / "beam" / name
+    return epath.Path(folder) / f"beam_{name}"
 
 
 def _read_groups(path: str) -> Iterator[list]:

@@ -1,0 +1,21 @@
+"""cli.py: what every verb does with what it is told and asked."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130():
+    code = (
+        "import os, signal\n"
+        "from xmc_jax import cli\n"
+        "def main():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('went on')\n"
+        "cli.run(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130 and done.stdout == ""
+    assert done.stderr == "interrupted; the same command starts or goes on again\n"
