@@ -245,8 +245,14 @@ def test_a_folder_of_the_users_is_taken_first(server, tmp_path):
     assert read(tmp_path, "train")[1]["image"] == (
         pictures.convert(image_bytes(name(2)), "sq128", 90).data
     )
-    # When all are there, nobody is asked.
+    # When all are there, nobody is asked; the full files serve as well.
     everything = publish(tmp_path / "everything", SPLITS)
+    for stem, full in (
+        ("open_images_train_v6", "localized_narratives-00000-of-00001"),
+        ("open_images_validation", "localized_narratives"),
+    ):
+        captions = everything / f"{stem}_captions.jsonl"
+        captions.rename(everything / f"{stem}_{full}.jsonl")
     (everything / "open_images").mkdir()
     for number in (1, 2, 3, 4, 5, 10, 11, 20, 21):
         path = everything / "open_images" / f"{name(number)}.jpg"
@@ -306,7 +312,7 @@ def test_a_build_goes_on_where_one_was_killed(server, tmp_path):
     [
         (["--beam_options=region=x"], "--beam_options needs --beam_runner"),
         (["--mirror=http://x", "--dataset=coco"], "--mirror is for --dataset=ln_open_images"),
-        (["--beam_runner=DirectRunner", "--dataset=shapes"], "shapes needs no --beam_runner"),
+        (["--beam_runner=DirectRunner", "--dataset=shapes"], "shapes are drawn at once"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, words):

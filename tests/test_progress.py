@@ -38,9 +38,13 @@ def test_what_was_there_before_makes_no_rate(capsys, monkeypatch):
         progress = Progress(total, name="images", unit="images")
         progress.tell(20, num_before=20)
         progress.tell(40, num_before=20, note="missing 3")
+    progress = Progress(7, name="rows", unit="rows")
+    for _ in range(3):
+        progress.tell(7, num_before=7)
     assert capsys.readouterr().err.splitlines() == [
         "images 20/60  0.0 images/s  ETA unknown",
         "images 40/60  1.0 images/s  ETA 0:20  missing 3",
         "images 20  0.0 images/s",
         "images 40  1.0 images/s  missing 3",
+        "rows 7/7  0.0 rows/s  ETA 0:00",
     ]

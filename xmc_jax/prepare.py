@@ -30,10 +30,10 @@ def main() -> None:
     if flags.FLAGS.mirror and name != "ln_open_images":
         raise UserError(f"--mirror is for --dataset=ln_open_images, not for {name}")
     runner, options = flags.FLAGS.beam_runner, tuple(flags.FLAGS.beam_options)
-    if (options and not runner) or (runner and name == "shapes"):
-        raise UserError(
-            "--beam_options needs --beam_runner" if options else "shapes needs no --beam_runner"
-        )
+    if options and not runner:
+        raise UserError("--beam_options needs --beam_runner, e.g. --beam_runner=DirectRunner")
+    if runner and name == "shapes":
+        raise UserError("--beam_runner is for data sets of pictures; shapes are drawn at once")
 
     from xmc_jax.data import reader
     from xmc_jax.data.builders import schema

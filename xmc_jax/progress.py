@@ -29,6 +29,7 @@ class Progress:
     def __init__(self, total: int | None, *, name: str, unit: str):
         self._total, self._name, self._unit = total, name, unit
         self._started = self._told = time.monotonic()
+        self._is_over = False
 
     def tell(self, done: int, *, num_before: int = 0, note: str = "") -> None:
         """Prints a line if it is time for one, or if all is done.
@@ -39,17 +40,18 @@ class Progress:
           note: More words for the line.
         """
         now = time.monotonic()
-        if done != self._total and now - self._told < _EVERY_SECONDS:
+        if self._is_over or done != self._total and now - self._told < _EVERY_SECONDS:
             return
-        self._told = now
+        self._told, self._is_over = now, done == self._total
         rate = (done - num_before) / max(now - self._started, 1e-9)
         line = f"{self._name} {done}"
         if self._total is not None:
             line += f"/{self._total}"
         line += f"  {rate:.{0 if rate >= 100 else 1}f} {self._unit}/s"
         if self._total is not None:
-            left = self._total - done
-            line += f"  ETA {format_duration(left / rate) if rate else 'unknown'}"
+            left = max(self._total - done, 0)
+            eta = format_duration(left / (rate or 1)) if rate or not left else "unknown"
+            line += f"  ETA {eta}"
         print(f"{line}  {note}".rstrip(), file=sys.stderr, flush=True)
 
 
