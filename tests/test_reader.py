@@ -153,7 +153,9 @@ def test_missing_data_names_the_command(tmp_path):
 
 
 def test_unknown_names_are_refused(data_dir):
-    with pytest.raises(UserError, match="no data set 'cocoa'; there are coco, ln_coco, folder"):
+    with pytest.raises(
+        UserError, match="no data set 'cocoa'; there are coco, ln_coco, ln_open_images"
+    ):
         reader.make_builder("cocoa", data_dir=data_dir)
     with pytest.raises(UserError, match="no split 'dev'; it has train, val"):
         reader.open_split("shapes", form=FORM, split="dev", data_dir=data_dir)

@@ -72,9 +72,9 @@ def keep(data: bytes, image: RemoteImage | None = None) -> bytes:
     Raises:
       ValueError: they are not.
     """
+    del image
     if not data.startswith(b"\xff\xd8"):
         raise ValueError("not a JPEG")
-    del image
     preprocess.decode(data, "as received")
     return data
 
