@@ -11,6 +11,18 @@ from xmc_jax.errors import UserError
 CROPS = ("squash", "short_crop", "center_crop")
 
 
+def load(
+    data: bytes, name: str, resolution: int, *, crop: str, antialias: bool
+) -> UInt8[np.ndarray, "side side 3"]:
+    """`decode` and `resize` in one, without the copies between them.
+
+    Raises:
+      UserError: the bytes are not a whole image.
+      ValueError: there is no such crop.
+    """
+    return np.asarray(_resize(_open(data, name), resolution, crop, antialias))
+
+
 def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes an image file; gray, palette, CMYK and transparent images become RGB.
 
@@ -21,13 +33,7 @@ def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
       UserError: the bytes are not a whole image.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"image {name} cannot be decoded ({error}); build the data set anew"
-        ) from error
+    return np.asarray(_open(data, name))
 
 
 def resize(
@@ -47,7 +53,26 @@ def resize(
     Raises:
       ValueError: there is no such crop.
     """
-    height, width = image.shape[:2]
+    if image.shape[:2] == (resolution, resolution):
+        return image
+    return np.asarray(_resize(Image.fromarray(image), resolution, crop, antialias))
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode != "RGB":  # Converting copies even where there is nothing to convert.
+                return image.convert("RGB")
+            image.load()
+            return image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"image {name} cannot be decoded ({error}); build the data set anew"
+        ) from error
+
+
+def _resize(image: Image.Image, resolution: int, crop: str, antialias: bool) -> Image.Image:
+    width, height = image.size
     if (height, width) == (resolution, resolution):
         return image
     if crop == "squash":
@@ -60,11 +85,9 @@ def resize(
         box = (left, top, left + side, top + side)
     else:
         raise ValueError(f"crop={crop!r} is not one of {', '.join(CROPS)}")
-    picture, size = Image.fromarray(image), (resolution, resolution)
+    size = (resolution, resolution)
     if antialias:
-        return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=box))
+        return image.resize(size, Image.Resampling.BILINEAR, box=box)
     x_scale, y_scale = (box[2] - box[0]) / resolution, (box[3] - box[1]) / resolution
     affine = (x_scale, 0.0, box[0], 0.0, y_scale, box[1])
-    return np.asarray(
-        picture.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
-    )
+    return image.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
