@@ -110,7 +110,7 @@ def _read_examples(experiment, data_dir: str):
     """
     import numpy as np
 
-    from xmc_jax.data import reader
+    from xmc_jax.data import batches, reader
 
     config = experiment.config
     source = reader.open_split(
@@ -123,7 +123,7 @@ def _read_examples(experiment, data_dir: str):
         build_missing=config.data.name == "shapes",
     )
     wanted = config.eval.num_examples
-    batches = reader.eval_examples(
+    examples = batches.eval_examples(
         source,
         experiment.tokenizer,
         resolution=config.model.resolution,
@@ -134,7 +134,7 @@ def _read_examples(experiment, data_dir: str):
         antialias=config.data.antialias,
     )
     pixels, prompts = [], []
-    for batch in batches:
+    for batch in examples:
         pixels.extend(batch.image[batch.valid])
         prompts += zip(
             batch.ids,
