@@ -145,8 +145,8 @@ def _open_stream(experiment, source, first_step: int, reader_workers: int | None
 
     config = experiment.config
     if reader_workers is None:
-        # Where JAX computes on the CPU, it takes every core. Elsewhere one worker reads a thousand
-        # prepared images a second (benchmarks/RESULTS.md); half of the cores stay free.
+        # Where JAX computes on the CPU, it takes every core. Elsewhere a core reads a thousand
+        # prepared images a second (benchmarks/RESULTS.md), and half of the cores stay free.
         idle = 0 if jax.default_backend() == "cpu" else len(os.sched_getaffinity(0))
         reader_workers = min(idle // 2, 16) if idle >= 8 else 0
     return train_batches(
