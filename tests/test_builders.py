@@ -54,11 +54,11 @@ def read(name, data_dir, split, form="sq128"):
     source = reader.open_split(name, form=form, split=split, data_dir=str(data_dir))
     return [
         {
-            "id": record["image/id"].decode(),
+            "id": record["image/id"],
             "image": decode(record["image"], "x"),
             "size": (record["image/height"], record["image/width"]),
-            "texts": [t.decode() for t in record["captions"]["text"]],
-            "caption_ids": [i.decode() for i in record["captions"]["id"]],
+            "texts": record["captions"]["text"],
+            "caption_ids": record["captions"]["id"],
         }
         for record in (source[i] for i in range(len(source)))
     ]

@@ -219,5 +219,5 @@ def test_files_and_library_stay_short():
 
 
 def test_lines_of_code():
-    source = '"""Doc.\n\nMore."""\n\n# Why.\nx = """a\nb"""  # Not a docstring.\n\ndef f():\n    "Doc."\n'
+    source = '"""Doc.\n\nMore."""\n\n# Why.\nx = """a\nb"""  # Code.\n\ndef f():\n    "Doc."\n'
     assert num_code_lines(source) == 3

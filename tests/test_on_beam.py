@@ -64,15 +64,8 @@ def test_beam_equals_the_pool(server, tmp_path, monkeypatch):
         # A picture of two narratives comes once; there is no folder of downloads.
         assert sorted(server.asked()) == sorted(name(n) for n in (1, 2, 3, 4, 5, 11, 20))
         for split in STEMS:
-            pairs = zip(
-                read(tmp_path / "beam", split, form),
-                read(tmp_path / "pool", split, form),
-                strict=True,
-            )
-            for one, other in pairs:
-                assert one["image"] == other["image"] and one["image/id"] == other["image/id"]
-                assert one["captions"]["text"][0] == other["captions"]["text"][0]
-                assert one["captions"]["id"][0] == other["captions"]["id"][0]
+            records = read(tmp_path / "beam", split, form)
+            assert records and records == read(tmp_path / "pool", split, form)
     assert not (tmp_path / "beam" / "downloads" / "open_images").exists()
     built = tmp_path / "beam/ln_open_images/sq128/1.0.0"
     assert not [path for path in built.iterdir() if path.is_dir()]

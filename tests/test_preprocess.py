@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xmc_jax.data.preprocess import decode, resize
+from xmc_jax.data.preprocess import CROPS, decode, load, resize
 from xmc_jax.errors import UserError
 
 
@@ -51,6 +51,18 @@ def ramp(height, width):
 def test_the_same_size_is_untouched(rng):
     image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert resize(image, 8, crop="squash", antialias=True) is image
+
+
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("mode,side", [("RGB", 16), ("L", 16), ("RGB", 48)])
+def test_loading_is_decoding_and_resizing(rng, mode, side, crop):
+    pixels = rng.integers(0, 256, (48, 48 if side == 48 else 64, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, "JPEG")
+    for antialias in (True, False):
+        options = {"crop": crop, "antialias": antialias}
+        expected = resize(decode(buffer.getvalue(), "x"), side, **options)
+        np.testing.assert_array_equal(load(buffer.getvalue(), "x", side, **options), expected)
 
 
 @pytest.mark.parametrize("antialias", [True, False])

@@ -1,6 +1,5 @@
 """text_encoder.py and tokenizer.py against the original implementation's golden numbers."""
 
-import json
 import pathlib
 
 import jax
@@ -11,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.special
 from jax.sharding import AxisType, PartitionSpec
-from safetensors.numpy import save_file
 
+from tests import bert
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
 from xmc_jax.frozen.text_encoder import load_text_encoder
@@ -100,15 +99,14 @@ def make_backbone(vocabulary_size):
     )
 
 
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "circle", "##s"]
-
-
 @pytest.fixture
 def keras_preset(tmp_path):
     folder = tmp_path / "preset"
-    backbone = make_backbone(len(VOCABULARY))
+    backbone = make_backbone(len(bert.VOCABULARY))
     backbone.save_to_preset(folder)
-    keras_hub.models.BertTokenizer(vocabulary=VOCABULARY, lowercase=True).save_to_preset(folder)
+    keras_hub.models.BertTokenizer(vocabulary=bert.VOCABULARY, lowercase=True).save_to_preset(
+        folder
+    )
     return folder, backbone
 
 
@@ -151,38 +149,6 @@ def test_a_keras_hub_preset_by_name(keras_preset, monkeypatch):
         load_text_encoder("bert_tiny_en_uncased")
 
 
-BERT = {
-    "model_type": "bert",
-    "hidden_act": "gelu",
-    "hidden_size": 8,
-    "intermediate_size": 16,
-    "max_position_embeddings": 16,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 2,
-    "vocab_size": len(VOCABULARY),
-}
-BLOCK = ("attention.self.query", "attention.self.key", "attention.self.value")
-BLOCK += ("attention.output.dense", "intermediate.dense", "output.dense")
-
-
-def bert_weights(rng):
-    """Random weights of the two-layer `BERT` under Hugging Face's names."""
-    d, wide = BERT["hidden_size"], BERT["intermediate_size"]
-    shapes = {"pooler.dense.weight": (d, d), "pooler.dense.bias": (d,)}
-    for name, rows in (("word", len(VOCABULARY)), ("position", 16), ("token_type", 2)):
-        shapes[f"embeddings.{name}_embeddings.weight"] = (rows, d)
-    norms = ["embeddings.LayerNorm"]
-    for i in range(2):
-        layer = f"encoder.layer.{i}."
-        for name in BLOCK:
-            n_in = wide if name == "output.dense" else d
-            n_out = wide if name == "intermediate.dense" else d
-            shapes |= {f"{layer}{name}.weight": (n_out, n_in), f"{layer}{name}.bias": (n_out,)}
-        norms += [f"{layer}attention.output.LayerNorm", f"{layer}output.LayerNorm"]
-    shapes |= {f"{norm}.{part}": (d,) for norm in norms for part in ("weight", "bias")}
-    return {k: rng.normal(size=shape).astype(np.float32) for k, shape in shapes.items()}
-
-
 def bert_by_hand(w, tokens, gelu):
     """Devlin et al. 2018 on one unpadded row, in float64."""
 
@@ -197,7 +163,7 @@ def bert_by_hand(w, tokens, gelu):
     x = w[e + "word_embeddings.weight"][tokens] + w[e + "token_type_embeddings.weight"][0]
     x = norm(x + w[e + "position_embeddings.weight"][: len(tokens)], e + "LayerNorm")
     for i in range(2):
-        query, key, value, out, intermediate, last = (f"encoder.layer.{i}.{b}" for b in BLOCK)
+        query, key, value, out, intermediate, last = (f"encoder.layer.{i}.{b}" for b in bert.BLOCK)
         q, k, v = (dense(x, n).reshape(-1, 2, 4) for n in (query, key, value))
         attention = scipy.special.softmax(np.einsum("qhc,khc->hqk", q, k) / 2, axis=-1)
         mixed = np.einsum("hqk,khc->qhc", attention, v).reshape(-1, 8)
@@ -215,24 +181,16 @@ def tanh_gelu(x):
     return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def write_bert(folder, weights, config=BERT, vocabulary=VOCABULARY, prefix=""):
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    save_file({prefix + name: w for name, w in weights.items()}, folder / "model.safetensors")
-    return str(folder)
-
-
 @pytest.mark.parametrize(
     "hidden_act,gelu,prefix",
     [("gelu", exact_gelu, "bert."), (None, exact_gelu, ""), ("gelu_new", tanh_gelu, "")],
 )
 def test_a_hugging_face_folder_equals_bert_by_hand(tmp_path, rng, hidden_act, gelu, prefix):
-    weights = bert_weights(rng)
-    config = {**BERT, "hidden_act": hidden_act}
+    weights = bert.weights(rng)
+    config = {**bert.CONFIG, "hidden_act": hidden_act}
     if hidden_act is None:
         del config["hidden_act"]
-    encoder = load_text_encoder(write_bert(tmp_path, weights, config, prefix=prefix))
+    encoder = load_text_encoder(bert.write(tmp_path, weights, config, prefix=prefix))
     tokens = jnp.array([[2, 5, 6, 7, 3, 0, 0], [2, 6, 3, 0, 0, 0, 0]], jnp.int32)
     words, sentence, mask = jax.jit(encoder.apply)(encoder.params, tokens)
     for row, n in enumerate((5, 3)):
@@ -243,7 +201,7 @@ def test_a_hugging_face_folder_equals_bert_by_hand(tmp_path, rng, hidden_act, ge
 
 
 def test_a_cased_hugging_face_folder(tmp_path, rng):
-    folder = write_bert(tmp_path, bert_weights(rng))
+    folder = bert.write(tmp_path, bert.weights(rng))
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert not load_text_encoder(folder).lowercase
 
@@ -256,19 +214,19 @@ def refusal(folder):
 
 
 def test_faulty_hugging_face_folders_are_one_clear_line_each(tmp_path, rng):
-    weights = bert_weights(rng)
+    weights = bert.weights(rng)
     folder = tmp_path / "bert"
-    write_bert(folder, weights, {**BERT, "hidden_act": "relu"})
+    bert.write(folder, weights, {**bert.CONFIG, "hidden_act": "relu"})
     assert "hidden_act='relu' is not a kind of GELU" in refusal(folder)
-    write_bert(folder, weights, {**BERT, "model_type": "roberta"})
+    bert.write(folder, weights, {**bert.CONFIG, "model_type": "roberta"})
     assert "is not a BERT: Saved preset has type `RobertaBackbone`" in refusal(folder)
-    write_bert(folder, weights, vocabulary=[*VOCABULARY, "more"])
+    bert.write(folder, weights, vocabulary=[*bert.VOCABULARY, "more"])
     assert "holds 9 word pieces, the encoder beside it 8" in refusal(folder)
-    write_bert(folder, weights, vocabulary=VOCABULARY[1:])
+    bert.write(folder, weights, vocabulary=bert.VOCABULARY[1:])
     assert "begins with '[UNK]'; it has to begin with '[PAD]'" in refusal(folder)
-    write_bert(folder, {k: w for k, w in weights.items() if k != "pooler.dense.bias"})
+    bert.write(folder, {k: w for k, w in weights.items() if k != "pooler.dense.bias"})
     assert "File does not contain tensor pooler.dense.bias" in refusal(folder)
-    write_bert(folder, weights)
+    bert.write(folder, weights)
     load_text_encoder(str(folder))
     (folder / "vocab.txt").unlink()
     (folder / "tokenizer.json").write_text("{}")

@@ -1,18 +1,15 @@
 """The verbs as a user runs them: real processes on a real, tiny run."""
 
+import functools
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import COMPILE_FAST
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import verbs
+
 TINY = [
     "--config=configs/shapes_32.py",
     "--config.data.form=sq32_n40",
@@ -34,22 +31,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_verb(folder):
-    """``run(verb, *arguments) -> CompletedProcess`` in the checkout, data and caches aside."""
-
-    def run(verb, *arguments, devices=1):
-        environment = os.environ | {
-            "TFDS_DATA_DIR": str(folder / "data"),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {COMPILE_FAST}",
-        }
-        return subprocess.run(
-            [sys.executable, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-
-    return run
+    """``run(verb, *arguments) -> CompletedProcess``, with data of this file's own."""
+    return functools.partial(verbs.run, data_dir=folder / "data")
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ def _read_examples(experiment, data_dir: str):
     """
     import numpy as np
 
-    from xmc_jax.data import reader
+    from xmc_jax.data import batches, reader
     from xmc_jax.experiment import evaluation_data
 
     config = experiment.config
@@ -126,7 +126,7 @@ def _read_examples(experiment, data_dir: str):
         build_missing=name == "shapes",
     )
     wanted = config.eval.num_examples
-    batches = reader.eval_examples(
+    examples = batches.eval_examples(
         source,
         experiment.tokenizer,
         resolution=config.model.resolution,
@@ -137,7 +137,7 @@ def _read_examples(experiment, data_dir: str):
         antialias=config.data.antialias,
     )
     pixels, prompts = [], []
-    for batch in batches:
+    for batch in examples:
         pixels.extend(batch.image[batch.valid])
         prompts += zip(
             batch.ids,

@@ -8,6 +8,7 @@ Writes to --out: one PNG a picture, and grid.png, a row of pictures under each c
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -22,13 +23,45 @@ _SHOWN_SIDE = 128  # Small pictures are enlarged to about this many pixels in th
 def main() -> None:
     """Reads the flags and draws."""
     workdir, out = cli.required("workdir"), Path(cli.required("out")).expanduser()
-    captions = _read_captions()
+    captions, options = _read_captions(), flags.FLAGS
+    cli.set_up_jax()
+    sample(
+        workdir,
+        captions,
+        out,
+        num_images=options.num_images,
+        seed=options.seed,
+        step=options.step,
+    )
+
+
+def sample(
+    workdir: str,
+    captions: Sequence[str],
+    out: Path,
+    *,
+    num_images: int = 4,
+    seed: int = 0,
+    step: int | None = None,
+) -> None:
+    """Draws captions, and writes a PNG a picture and ``grid.png``.
+
+    Args:
+      workdir: Folder of a run.
+      captions: What to draw.
+      out: Folder for the pictures; made if it is not there.
+      num_images: Pictures of each caption.
+      seed: Of the noise.
+      step: Which checkpoint; the newest if None.
+
+    Raises:
+      UserError: there is no such run or checkpoint, or the folder cannot be written.
+    """
     # What can be found wrong at once is, before anything slow begins.
     from xmc_jax import workdir as run
 
     config = run.read_config(workdir)
     run.ensure_writable(out)
-    cli.set_up_jax()
 
     from xmc_jax import images
     from xmc_jax.checkpoint import Checkpoints
@@ -39,15 +72,15 @@ def main() -> None:
     tokens = experiment.tokenizer(captions)
     _tell_what_is_lost(experiment.tokenizer, captions)
     with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
-        step, ema = checkpoints.restore_ema(experiment.abstract_ema(), flags.FLAGS.step)
+        step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
 
-    n = flags.FLAGS.num_images
-    drawn = Sampler(experiment, _BATCH_SIZE)(ema, tokens.repeat(n, axis=0), seed=flags.FLAGS.seed)
+    tokens = tokens.repeat(num_images, axis=0)
+    drawn = Sampler(experiment, _BATCH_SIZE)(ema, tokens, seed=seed)
     for index, pixels in enumerate(drawn):
-        caption, copy = divmod(index, n)
+        caption, copy = divmod(index, num_images)
         name = f"{caption:04d}_{_slug(captions[caption])}_{copy}.png"
         (out / name).write_bytes(images.encode_png(pixels))
-    rows = drawn.reshape(len(captions), n, *drawn.shape[1:])
+    rows = drawn.reshape(len(captions), num_images, *drawn.shape[1:])
     (out / "grid.png").write_bytes(_captioned_rows(captions, rows))
     print(f"drew {len(drawn)} pictures with step {step}; see {out / 'grid.png'}")
 

@@ -7,8 +7,9 @@
 Writes to the workdir: config.json, metrics.jsonl, TensorBoard events, samples/, checkpoints/.
 """
 
+import contextlib
+import os
 import time
-from collections.abc import Iterator
 
 from absl import flags
 
@@ -23,16 +24,17 @@ def main() -> None:
     """Reads the flags and trains."""
     config, workdir = cli.required_config(), cli.required("workdir")
     cli.set_up_jax()
-    train(config, workdir, flags.FLAGS.data_dir)
+    train(config, workdir, flags.FLAGS.data_dir, flags.FLAGS.reader_workers)
 
 
-def train(config, workdir: str, data_dir: str) -> None:
+def train(config, workdir: str, data_dir: str, reader_workers: int | None = None) -> None:
     """Trains until ``config.num_steps``, from the newest checkpoint of the workdir if it has any.
 
     Args:
       config: A resolved experiment; see `configs/shapes_32.py`.
       workdir: Folder of the run.
       data_dir: Folder of the prepared data sets.
+      reader_workers: Worker processes that read; 0 for threads, chosen if None. Changes no result.
 
     Raises:
       UserError: a setting cannot work, something is missing, or a loss is no longer finite.
@@ -58,9 +60,10 @@ def train(config, workdir: str, data_dir: str) -> None:
     run.write_config(workdir, config)
     _write_captions(workdir, preview.captions)
 
-    with Checkpoints(
-        run.checkpoints_dir(workdir), keep_latest=config.keep_checkpoints
-    ) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            Checkpoints(run.checkpoints_dir(workdir), keep_latest=config.keep_checkpoints)
+        )
         if checkpoints.latest_step() is None:
             state = experiment.init_state()
         else:
@@ -73,17 +76,16 @@ def train(config, workdir: str, data_dir: str) -> None:
         print(f"training from step {first_step} to {config.num_steps}", flush=True)
 
         # Act 3: the loop.
-        batches = (
-            sharding.put_batch(batch, experiment.mesh, batch_axis=1)
-            for batch in _batches(experiment, source, first_step)
-        )
+        stream = _open_stream(experiment, source, first_step, reader_workers)
+        stack.callback(stream.close)
         writer = metric_writers.SummaryWriter(workdir)
         log = _Log(config, workdir, writer, first_step)
         draw = _make_preview(experiment, preview, workdir, writer)
         train_step = experiment.jit_train_step()
         rng = jax.device_put(jax.random.key(config.seed + 1), sharding.replicated(experiment.mesh))
         for step in range(first_step + 1, config.num_steps + 1):
-            state, metrics = train_step(state, next(batches), experiment.frozen, rng)
+            batch = sharding.put_batch(next(stream), experiment.mesh, batch_axis=1)
+            state, metrics = train_step(state, batch, experiment.frozen, rng)
             last = step == config.num_steps
             log.add(step, metrics)
             # A checkpoint follows a look at the losses: what is not finite is never saved.
@@ -121,10 +123,10 @@ def _open_splits(config, data_dir: str) -> tuple:
 
 def _read_preview(experiment, source):
     """The captions whose pictures show the progress."""
-    from xmc_jax.data import reader
+    from xmc_jax.data.batches import eval_examples
 
     config = experiment.config
-    examples = reader.eval_examples(
+    examples = eval_examples(
         source,
         experiment.tokenizer,
         resolution=config.model.resolution,
@@ -134,16 +136,22 @@ def _read_preview(experiment, source):
         crop=config.data.crop,
         antialias=config.data.antialias,
     )
-    return next(iter(examples))
+    with contextlib.closing(examples):
+        return next(examples)
 
 
-def _batches(experiment, source, first_step: int) -> Iterator:
+def _open_stream(experiment, source, first_step: int, reader_workers: int | None):
     import jax
 
-    from xmc_jax.data import reader
+    from xmc_jax.data.batches import train_batches
 
     config = experiment.config
-    return reader.train_batches(
+    if reader_workers is None:
+        # Where JAX computes on the CPU, it takes every core. Elsewhere a core reads a thousand
+        # prepared images a second (benchmarks/RESULTS.md), and half of the cores stay free.
+        idle = 0 if jax.default_backend() == "cpu" else len(os.sched_getaffinity(0))
+        reader_workers = min(idle // 2, 16) if idle >= 8 else 0
+    return train_batches(
         source,
         experiment.tokenizer,
         resolution=config.model.resolution,
@@ -155,6 +163,7 @@ def _batches(experiment, source, first_step: int) -> Iterator:
         antialias=config.data.antialias,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        num_workers=reader_workers,
     )
 
 
@@ -271,4 +280,11 @@ if __name__ == "__main__":
     cli.define_config_flag()
     cli.define_workdir_flag()
     cli.define_data_dir_flag()
+    flags.DEFINE_integer(
+        "reader_workers",
+        None,
+        "Processes that read and decode; 0: threads of this one. Changes speed, never a result. "
+        "Chosen by the number of cores if not given.",
+        lower_bound=0,
+    )
     cli.run(main)

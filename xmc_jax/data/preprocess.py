@@ -76,6 +76,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
+def load(
+    data: bytes, name: str, resolution: int, *, crop: str, antialias: bool
+) -> UInt8[np.ndarray, "side side 3"]:
+    """`decode` and `resize` in one, without the copies between them.
+
+    Raises:
+      UserError: the bytes are not a whole image.
+      ValueError: there is no such crop.
+    """
+    return np.asarray(_resize(_open(data, name), resolution, crop, antialias))
+
+
 def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes an image file as `open_upright` does.
 
@@ -87,15 +99,6 @@ def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
       UserError: the bytes are not a whole image.
     """
     return np.asarray(_open(data, name))
-
-
-def _open(data: bytes, name: str) -> Image.Image:
-    try:
-        return open_upright(data).image
-    except UndecodableImage as error:
-        raise UserError(
-            f"image {name} cannot be decoded ({error}); build the data set anew"
-        ) from error
 
 
 def resize(
@@ -115,7 +118,22 @@ def resize(
     Raises:
       ValueError: there is no such crop.
     """
-    height, width = image.shape[:2]
+    if image.shape[:2] == (resolution, resolution):
+        return image
+    return np.asarray(_resize(Image.fromarray(image), resolution, crop, antialias))
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    try:
+        return open_upright(data).image
+    except UndecodableImage as error:
+        raise UserError(
+            f"image {name} cannot be decoded ({error}); build the data set anew"
+        ) from error
+
+
+def _resize(image: Image.Image, resolution: int, crop: str, antialias: bool) -> Image.Image:
+    width, height = image.size
     if (height, width) == (resolution, resolution):
         return image
     if crop == "squash":
@@ -128,11 +146,9 @@ def resize(
         box = (left, top, left + side, top + side)
     else:
         raise ValueError(f"crop={crop!r} is not one of {', '.join(CROPS)}")
-    picture, size = Image.fromarray(image), (resolution, resolution)
+    size = (resolution, resolution)
     if antialias:
-        return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=box))
+        return image.resize(size, Image.Resampling.BILINEAR, box=box)
     x_scale, y_scale = (box[2] - box[0]) / resolution, (box[3] - box[1]) / resolution
     affine = (x_scale, 0.0, box[0], 0.0, y_scale, box[1])
-    return np.asarray(
-        picture.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
-    )
+    return image.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)

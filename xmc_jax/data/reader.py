@@ -1,52 +1,19 @@
-"""Batches from prepared data sets, with grain over `tfds.data_source`.
-
-The training stream is a pure function of the seed and the step: any step can be read directly, and
-any number of processes reads the same global batches.
-"""
+"""Builds and opens data sets; `batches` reads them."""
 
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
 
-import grain.python as grain
-import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
-from jaxtyping import Bool, Int32, UInt8
 
-from xmc_jax.data import preprocess
 from xmc_jax.data.builders import on_beam, schema
 from xmc_jax.data.builders.captioned import Settings
-from xmc_jax.data.tokenizer import Tokenizer
+from xmc_jax.data.records import Records
 from xmc_jax.errors import UserError
-from xmc_jax.types import Batch
 
 DATASETS = ("coco", "ln_coco", "ln_open_images", "folder", "shapes")
 FILE_FORMAT = "array_record"  # The format that serves random access.
-_READ_THREADS = 2  # Decoding small images is cheap; more threads only compete with the step.
-_BATCHES_AHEAD = 4
-
-
-class EvalBatch(NamedTuple):
-    """Examples in their order; the last batch is padded.
-
-    Attributes:
-      image: RGB pixels.
-      tokens: Token ids of the drawn caption.
-      valid: False at padding.
-      ids: Image ids of the valid examples.
-      captions: Their drawn captions.
-      caption_indices: Which of its captions each example drew.
-    """
-
-    image: UInt8[np.ndarray, "b h w 3"]
-    tokens: Int32[np.ndarray, "b t"]
-    valid: Bool[np.ndarray, " b"]
-    ids: list[str]
-    captions: list[str]
-    caption_indices: list[int]
 
 
 def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.DatasetBuilder:
@@ -131,7 +98,7 @@ def _check_source(folder: epath.Path, source: os.PathLike | None) -> None:
 
 def open_split(
     name: str, *, form: str, split: str, data_dir: str, build_missing: bool = False
-) -> Sequence[dict[str, Any]]:
+) -> Records:
     """A split of a prepared data set, by index; images stay undecoded.
 
     Args:
@@ -156,129 +123,4 @@ def open_split(
         build(builder)
     if split not in builder.info.splits:
         raise UserError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
-    return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-
-
-def train_batches(
-    source: Sequence[dict[str, Any]],
-    tokenizer: Tokenizer,
-    *,
-    resolution: int,
-    batch_size: int,
-    num_micro_batches: int,
-    seed: int,
-    start_step: int = 0,
-    crop: str = "squash",
-    antialias: bool = True,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[Batch]:
-    """An endless stream of training steps' batches, prefetched in the background.
-
-    Each epoch visits every example once, in an order of its own; each visit draws one of the
-    example's captions.
-
-    Args:
-      source: A split, see `open_split`.
-      tokenizer: Of the text encoder.
-      resolution: Side of the images.
-      batch_size: Examples of one micro-batch, over all processes.
-      num_micro_batches: Micro-batches of a step.
-      seed: Of the order and the captions.
-      start_step: The first step to yield; reaching it costs nothing.
-      crop: See `preprocess.resize`.
-      antialias: See `preprocess.resize`.
-      process_index: This process.
-      process_count: How many share the batch; each yields its own rows of it.
-
-    Yields:
-      For each step, arrays with leading axes ``[num_micro_batches, batch_size / process_count]``.
-    """
-    # Indexing the stream is random access: a shuffle is a permutation, a repeat a new one.
-    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    rows = batch_size // process_count
-
-    def load(position: int) -> tuple[np.ndarray, str]:
-        micro_batch, row = divmod(position, rows)
-        index = micro_batch * batch_size + process_index * rows + row
-        example = examples[index]
-        captions = example["captions"]["text"]
-        choice = np.random.default_rng([seed, index]).integers(len(captions))
-        image = preprocess.decode(example["image"], _text(example["image/id"]))
-        image = preprocess.resize(image, resolution, crop=crop, antialias=antialias)
-        return image, _text(captions[choice])
-
-    def collate(examples: Sequence[tuple[np.ndarray, str]]) -> Batch:
-        pixels, captions = zip(*examples, strict=True)
-        shape = (num_micro_batches, rows)
-        pixels, tokens = np.stack(pixels), tokenizer(captions)
-        return Batch(
-            pixels.reshape(*shape, *pixels.shape[1:]), tokens.reshape(*shape, *tokens.shape[1:])
-        )
-
-    per_step = num_micro_batches * rows
-    batches = (
-        grain.MapDataset.range(start_step * per_step, 2**60)
-        .map(load)
-        .batch(per_step, batch_fn=collate)
-        .to_iter_dataset(
-            grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)
-        )
-    )
-    return iter(batches)
-
-
-def eval_examples(
-    source: Sequence[dict[str, Any]],
-    tokenizer: Tokenizer,
-    *,
-    resolution: int,
-    batch_size: int,
-    num_examples: int,
-    seed: int,
-    crop: str = "squash",
-    antialias: bool = True,
-) -> Iterator[EvalBatch]:
-    """A fixed selection of a split, each example with one fixed caption.
-
-    Args:
-      source: A split, see `open_split`.
-      tokenizer: Of the text encoder.
-      resolution: Side of the images.
-      batch_size: Rows of a batch; the last one is padded to it.
-      num_examples: How many distinct examples; all, if the split has fewer.
-      seed: Of the selection and the captions.
-      crop: See `preprocess.resize`.
-      antialias: See `preprocess.resize`.
-    """
-    chosen = np.random.default_rng(seed).permutation(len(source))[:num_examples]
-    for start in range(0, len(chosen), batch_size):
-        indices = chosen[start : start + batch_size]
-        pixels, ids, captions, caption_indices = [], [], [], []
-        for index in indices:
-            example = source[int(index)]
-            texts = example["captions"]["text"]
-            choice = int(np.random.default_rng([seed, index]).integers(len(texts)))
-            ids.append(_text(example["image/id"]))
-            captions.append(_text(texts[choice]))
-            caption_indices.append(choice)
-            image = preprocess.decode(example["image"], ids[-1])
-            pixels.append(preprocess.resize(image, resolution, crop=crop, antialias=antialias))
-        padding = batch_size - len(indices)
-        yield EvalBatch(
-            image=_pad(np.stack(pixels), padding),
-            tokens=_pad(tokenizer(captions), padding),
-            valid=np.arange(batch_size) < len(indices),
-            ids=ids,
-            captions=captions,
-            caption_indices=caption_indices,
-        )
-
-
-def _pad(rows: np.ndarray, count: int) -> np.ndarray:
-    """Repeats the last row, which every model can digest."""
-    return np.concatenate([rows, np.repeat(rows[-1:], count, axis=0)])
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return Records(builder.as_data_source(split=split).data_source)
