@@ -5,19 +5,30 @@ small BERT with random weights in Hugging Face's format, the pretrained network 
 Keras' format.
 """
 
+import importlib
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests import archives, bert, verbs
+from tests import archives, bert
+from tests.test_ln_open_images import SPLITS, publish
+from tests.test_ln_open_images import name as open_images_name
+from xmc_jax import sharding
+from xmc_jax.data import reader
+from xmc_jax.data.builders.captioned import Settings
+from xmc_jax.evaluate import evaluate
 from xmc_jax.frozen import image_features
+from xmc_jax.sample import sample
+from xmc_jax.train import train
 
 CONFIGS = {
     "coco_128": ("all", "coco", "sq128"),
     "coco_256": ("s_w", "coco", "sq256"),
     "ln_coco_256": ("s_w_d", "ln_coco", "sq256"),
+    "ln_open_images_256": ("d", "ln_open_images", "sq256"),
 }
 
 
@@ -33,6 +44,13 @@ def manual_dir(tmp_path_factory):
             for name in names
         ]
         (folder / f"coco_{split}_captions.jsonl").write_text("".join(lines))
+
+    splits = SPLITS | {"val": range(10, 14)}
+    publish(folder, splits)
+    (folder / "open_images").mkdir()
+    for number in {n for numbers in splits.values() for n in numbers}:
+        path = folder / "open_images" / f"{open_images_name(number)}.jpg"
+        path.write_bytes(archives.encode(archives.photograph(seed=number)))
     return folder
 
 
@@ -51,52 +69,44 @@ def vgg19(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run_verb(tmp_path_factory):
-    """A verb that succeeds; gives what it printed."""
-    data_dir = tmp_path_factory.mktemp("data")
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("data"))
 
-    def run(verb, *arguments):
-        done = verbs.run(verb, *arguments, data_dir=data_dir)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
-    return run
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Eight fake devices would take turns on these images."""
+    make_mesh = sharding.make_mesh
+    monkeypatch.setattr(sharding, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_from_archives_to_pictures(name, run_verb, manual_dir, text_encoder, vgg19, tmp_path):
+def test_from_archives_to_pictures(name, manual_dir, data_dir, text_encoder, vgg19, tmp_path):
     row, dataset, form = CONFIGS[name]
-    arguments = [f"--dataset={dataset}", f"--form={form}", f"--manual_dir={manual_dir}"]
-    assert "train 8, val 4" in run_verb("prepare", *arguments)
+    builder = reader.make_builder(dataset, form=form, data_dir=data_dir)
+    reader.build(builder, Settings(manual_dir=manual_dir))
 
+    config = importlib.import_module(f"configs.{name}").get_config(row)
+    assert (config.data.name, config.data.form) == (dataset, form)
+    config.text.encoder = text_encoder
+    config.loss.image_pretrained_weights = vgg19
+    config.loss.image_pretrained_resolution = 32
+    config.model.generator_width = config.model.discriminator_width = 1
+    config.model.z_dim = 4
+    config.batch_size = config.eval.batch_size = 2
+    config.num_steps = 2
+    config.log_every_steps = 1
     workdir = tmp_path / "run"
-    overrides = {
-        "text.encoder": text_encoder,
-        "loss.image_pretrained_weights": vgg19,
-        "loss.image_pretrained_resolution": 32,
-        "model.generator_width": 1,
-        "model.discriminator_width": 1,
-        "model.z_dim": 4,
-        "batch_size": 2,
-        "eval.batch_size": 2,
-        "log_every_steps": 1,
-        "num_steps": 2,
-    }
-    overrides = [f"--config.{field}={value}" for field, value in overrides.items()]
-    run_verb("train", f"--config=configs/{name}.py:{row}", f"--workdir={workdir}", *overrides)
-    config = json.loads((workdir / "config.json").read_text())
-    assert (config["data"]["name"], config["data"]["form"]) == (dataset, form)
+    train(config, str(workdir), data_dir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(np.isfinite(line["g/loss"]) for line in lines)
     assert ("g/image_pretrained" in lines[0]) == (row == "all")
 
-    pictures = tmp_path / "pictures"
-    run_verb("sample", f"--workdir={workdir}", "--caption=a red circle", f"--out={pictures}")
-    first = next(pictures.glob("0000_*.png"))
-    assert Image.open(first).size == (config["model"]["resolution"],) * 2
+    sample(str(workdir), ["a red circle"], tmp_path / "pictures", num_images=1)
+    (picture,) = (tmp_path / "pictures").glob("0000_*.png")
+    assert Image.open(picture).size == (config.model.resolution,) * 2
 
-    assert "fd_vgg16" in run_verb("evaluate", f"--workdir={workdir}")
-    record = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    (record,) = evaluate(str(workdir), data_dir, ())
     assert (record["metric"], record["step"], record["num_samples"]) == ("fd_vgg16", 2, 2)
     assert np.isfinite(record["value"])
