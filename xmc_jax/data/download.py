@@ -156,8 +156,10 @@ class _Run:
     _error: BaseException | None = None
     _start: float = dataclasses.field(default_factory=time.monotonic)
     # Two locks: a slow source of names must not hold up those who have an image to count.
-    _source_lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
-    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    _source_lock: contextlib.AbstractContextManager = dataclasses.field(
+        default_factory=threading.Lock
+    )
+    _lock: contextlib.AbstractContextManager = dataclasses.field(default_factory=threading.Lock)
 
     def work(self, num_threads: int) -> None:
         """Brings everything; raises what a thread raised."""

@@ -4,6 +4,7 @@ The loop is our own: urllib3's `Retry` is over when the headers are there, befor
 off, stall or come damaged.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import random
@@ -74,7 +75,7 @@ class Fetcher:
     _has_answered: bool = False
     _num_vain: int = 0  # Attempts in a row that failed as another one might not.
     _num_refused: int = 0  # Images in a row that are not to be had.
-    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    _lock: contextlib.AbstractContextManager = dataclasses.field(default_factory=threading.Lock)
 
     def fetch(
         self, session: requests.Session, url: str, convert: Callable[[bytes], bytes]
