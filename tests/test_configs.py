@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from configs import ablations
+from xmc_jax.errors import UserError
 from xmc_jax.experiment import check_config
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
@@ -31,6 +32,24 @@ def test_experiments_are_valid(path):
         width=1,
         region_resolution=config.model.region_resolution,
     )
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "words"),
+    [
+        ("", "num_steps", 0, "num_steps=0 must be at least 1"),
+        ("", "accumulation_steps", 0, "accumulation_steps=0 must be at least 1"),
+        ("model", "resolution", 48, "model.resolution=48 is not one of 32, 64"),
+        ("model", "contrastive_head", "deep", "head='deep' is not one of none, linear, mlp"),
+        ("model", "dtype", "float16", "dtype='float16' is not one of float32, bfloat16"),
+        ("text", "num_tokens", 2, "give at least 3"),
+    ],
+)
+def test_values_that_cannot_work_are_named(section, field, value, words):
+    config = load(next(p for p in FILES if p.stem == "shapes_32"))
+    (config[section] if section else config)[field] = value
+    with pytest.raises(UserError, match=words):
+        check_config(config)
 
 
 def test_all_experiments_have_the_same_fields():

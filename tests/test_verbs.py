@@ -168,15 +168,13 @@ def test_wrong_settings_are_one_clear_line(folder, run_verb):
 @pytest.mark.parametrize(
     "change,words",
     [
-        ("--config.num_steps=0", ["num_steps=0"]),
         ("--config.accumulation_steps=3", ["accumulation_steps=3", "use one of 1, 2, 4"]),
         ("--config.remat=all", ["remat='all'", "none, elementwise, blocks"]),
-        ("--config.model.contrastive_head=deep", ["contrastive_head='deep'", "none, linear, mlp"]),
-        ("--config.model.resolution=48", ["model.resolution=48", "32, 64"]),
         ("--config.text.encoder=/no/such", ["/no/such", "minilm"]),
     ],
 )
 def test_values_that_cannot_work(folder, run_verb, change, words):
+    """See also `test_configs`."""
     fails(run_verb("train", *TINY, f"--workdir={folder / 'bad'}", change), *words)
 
 

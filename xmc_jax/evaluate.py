@@ -230,18 +230,20 @@ def _measure_shapes(config, examples, drawn, real) -> list[dict[str, Any]]:
 def _measure_fd(experiment, drawn, real, others) -> dict[str, Any]:
     """Fréchet distance in VGG-16's features; floor: two disjoint sets of real images."""
     import jax
+    import numpy as np
 
     from xmc_jax import images
     from xmc_jax.frozen.image_features import PACKAGED, load_image_features
     from xmc_jax.metrics import frechet
 
     network = load_image_features("vgg16", PACKAGED, _FD_RESOLUTION)
-    extract = jax.jit(lambda params, pixels: network.apply(params, images.from_uint8(pixels)))
+    apply = jax.jit(lambda params, pixels: network.apply(params, images.from_uint8(pixels)))
     size = experiment.config.eval.batch_size
 
     def measure(pixels) -> frechet.Moments:
         parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-        return frechet.merge(frechet.moments(extract(network.params, part)) for part in parts)
+        features = (np.asarray(apply(network.params, part)) for part in parts)
+        return frechet.merge(map(frechet.moments, features))
 
     reference = measure(real)
     split = _split_name(experiment.config)

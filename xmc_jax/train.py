@@ -40,7 +40,6 @@ def train(config, workdir: str, data_dir: str, reader_workers: int | None = None
       UserError: a setting cannot work, something is missing, or a loss is no longer finite.
     """
     import jax
-    from clu import metric_writers
 
     from xmc_jax import sharding
     from xmc_jax import workdir as run
@@ -78,6 +77,8 @@ def train(config, workdir: str, data_dir: str, reader_workers: int | None = None
         # Act 3: the loop.
         stream = _open_stream(experiment, source, first_step, reader_workers)
         stack.callback(stream.close)
+        from clu import metric_writers  # Loads TensorFlow; a mistake above should not wait for it.
+
         writer = metric_writers.SummaryWriter(workdir)
         log = _Log(config, workdir, writer, first_step)
         draw = _make_preview(experiment, preview, workdir, writer)
