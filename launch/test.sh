@@ -9,4 +9,4 @@ bin=${XMC_VENV:-$PWD/.venv}/bin
 
 "$bin/ruff" check .
 # A file is one process's work: what its tests share is made once.
-exec "$bin/python" -m pytest -n 2 --dist loadscope "$@"
+exec "$bin/python" -m pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"

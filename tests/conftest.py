@@ -39,3 +39,22 @@ def rng():
     import numpy as np
 
     return np.random.default_rng(0)
+
+
+# Files that compile whole training steps or start the verbs. Begun last, they would leave one of
+# two processes without work.
+LONGEST_FIRST = (
+    "test_verbs",
+    "test_train_step",
+    "test_ablations",
+    "test_real_data",
+    "test_released",
+    "test_usage",
+    "test_sharding",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Sorts files by how long they take; `launch/test.sh` keeps xdist from sorting them anew."""
+    rank = {name: index for index, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))

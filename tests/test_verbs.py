@@ -9,19 +9,7 @@ import pytest
 from PIL import Image
 
 from tests import verbs
-
-TINY = [
-    "--config=configs/shapes_32.py",
-    "--config.data.form=sq32_n40",
-    "--config.batch_size=4",
-    "--config.log_every_steps=2",
-    "--config.sample_every_steps=4",
-    "--config.checkpoint_every_steps=2",
-    "--config.model.generator_width=1",
-    "--config.model.discriminator_width=1",
-    "--config.eval.num_examples=2",
-    "--config.eval.batch_size=2",
-]
+from tests.verbs import TINY, fails
 
 
 @pytest.fixture(scope="module")
@@ -142,61 +130,6 @@ def test_evaluate_and_report(trained, run_verb):
     assert re.search("shapes.{0,20}accuracy.{0,20}colour", page) and "data:image/png;base64" in page
 
 
-def fails(done, *words):
-    """One clear line on stderr, exit code 2, no stack trace."""
-    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, done.stderr
-    for word in words:
-        assert word in errors[0]
-
-
-def test_wrong_settings_are_one_clear_line(folder, run_verb):
-    workdir = f"--workdir={folder / 'bad'}"
-    fails(run_verb("train", *TINY, workdir, "--config.batchsize=4"), "batchsize", "batch_size")
-    fails(run_verb("train", *TINY, workdir, "--config.batch_size=many"), "batch_size", "many")
-    fails(run_verb("train", *TINY, workdir, "--wrokdir=x"), "wrokdir")
-    fails(run_verb("train", *TINY, workdir, "stray"), "stray")
-    fails(run_verb("train", "--config=configs/none.py", workdir), "configs/none.py", "shapes_32")
-    fails(run_verb("train", "--config=configs/shapes_32.py:x", workdir), "'x'", "s_w")
-    fails(run_verb("train", *TINY), "--workdir is missing")
-    fails(run_verb("train", workdir), "--config is missing")
-    assert not (folder / "bad").exists()
-
-
-@pytest.mark.parametrize(
-    "change,words",
-    [
-        ("--config.accumulation_steps=3", ["accumulation_steps=3", "use one of 1, 2, 4"]),
-        ("--config.remat=all", ["remat='all'", "none, elementwise, blocks"]),
-        ("--config.text.encoder=/no/such", ["/no/such", "minilm"]),
-    ],
-)
-def test_values_that_cannot_work(folder, run_verb, change, words):
-    """See also `test_configs`."""
-    fails(run_verb("train", *TINY, f"--workdir={folder / 'bad'}", change), *words)
-
-
-def test_indivisible_batch(folder, run_verb):
-    done = run_verb("train", *TINY, f"--workdir={folder / 'bad'}", devices=3)
-    fails(done, "batch_size=4", "3 devices", "use 3 or 6")
-
-
-def test_pretrained_term_without_weights(folder, run_verb):
-    arguments = [
-        "--config.loss.image_pretrained_weight=1",
-        "--config.loss.image_pretrained_weights=",
-    ]
-    done = run_verb("train", *TINY, f"--workdir={folder / 'bad'}", *arguments)
-    fails(done, "no weights for vgg16", "set the loss's weight to 0")
-
-
-def test_unwritable_workdir(folder, run_verb):
-    (folder / "file").write_text("")
-    fails(run_verb("train", *TINY, f"--workdir={folder / 'file' / 'run'}"), "file/run")
-
-
 def test_workdir_of_another_model_is_left_alone(trained, run_verb):
     workdir, _ = trained
     before = (workdir / "config.json").read_bytes()
@@ -231,18 +164,3 @@ def test_workdir_of_another_version(folder, trained, run_verb):
 def test_evaluate_mistakes(trained, run_verb):
     workdir, _ = trained
     fails(run_verb("evaluate", f"--workdir={workdir}", "--metrics=fid"), "'fid'", "fd_vgg16")
-
-
-def test_prepare(folder, run_verb):
-    arguments = ["--dataset=shapes", f"--data_dir={folder / 'p'}", "--form=sq32_n8"]
-    assert "built" in run_verb("prepare", *arguments).stdout
-    assert "already built" in run_verb("prepare", *arguments).stdout
-    fails(run_verb("prepare", "--dataset=imagenet"), "imagenet", "shapes")
-
-
-@pytest.mark.parametrize("verb", ["train", "evaluate", "sample", "prepare", "report"])
-def test_help_explains(verb, run_verb):
-    result = run_verb(verb, "--help")
-    assert result.returncode == 0
-    text = result.stdout
-    assert f"python -m xmc_jax.{verb}" in text and "--" in text

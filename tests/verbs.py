@@ -8,6 +8,18 @@ import sys
 from conftest import COMPILE_FAST
 
 ROOT = pathlib.Path(__file__).parent.parent
+TINY = [
+    "--config=configs/shapes_32.py",
+    "--config.data.form=sq32_n40",
+    "--config.batch_size=4",
+    "--config.log_every_steps=2",
+    "--config.sample_every_steps=4",
+    "--config.checkpoint_every_steps=2",
+    "--config.model.generator_width=1",
+    "--config.model.discriminator_width=1",
+    "--config.eval.num_examples=2",
+    "--config.eval.batch_size=2",
+]
 
 
 def run(verb, *arguments, data_dir, devices=1):
@@ -23,3 +35,13 @@ def run(verb, *arguments, data_dir, devices=1):
         capture_output=True,
         text=True,
     )
+
+
+def fails(done, *words):
+    """One clear line on stderr, exit code 2, no stack trace."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    for word in words:
+        assert word in errors[0]
