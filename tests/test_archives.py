@@ -1,6 +1,7 @@
 """archives.py: found, downloaded over real connections that break, and read in place."""
 
 import fcntl
+import hashlib
 import http.server
 import threading
 import zipfile
@@ -8,6 +9,7 @@ import zipfile
 import pytest
 
 from xmc_jax.data.builders import archives
+from xmc_jax.data.builders.coco import coco_dataset_builder
 from xmc_jax.errors import UserError
 
 DATA = bytes(range(256)) * 12_000  # About 3 MB.
@@ -58,6 +60,18 @@ def test_downloads_once(server, tmp_path, capsys):
     assert "downloading a.zip 3/3  " in capsys.readouterr().err
     assert fetch(server, tmp_path / "new") == path and server.offsets == [0]
     assert f"using {path}" in capsys.readouterr().err
+
+
+def test_a_download_must_be_what_was_published(server, tmp_path, monkeypatch):
+    known = {f"{server.url}/a.zip": hashlib.sha256(DATA).hexdigest(), f"{server.url}/b.zip": "0"}
+    for address, sha256 in known.items():
+        monkeypatch.setitem(archives._checksums(), address, sha256)
+    assert fetch(server, tmp_path).read_bytes() == DATA
+    with pytest.raises(UserError, match="b.zip is not the published file .* run the same command"):
+        fetch(server, tmp_path, "b.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+    published = [*archives.COCO_PICTURES.values(), coco_dataset_builder._ADDRESS]
+    assert set(published) <= archives._checksums().keys()
 
 
 def test_goes_on_where_the_connection_broke(server, tmp_path):

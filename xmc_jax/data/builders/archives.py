@@ -2,6 +2,8 @@
 
 import errno
 import fcntl
+import functools
+import hashlib
 import http
 import json
 import os
@@ -70,6 +72,7 @@ def _download(address: str, path: Path) -> Path:
             before = part.stat().st_size
             try:
                 _download_rest(address, part)
+                _check_published(address, part)
                 return part.replace(path)
             except (OSError, urllib3.exceptions.HTTPError) as error:
                 full = isinstance(error, OSError) and error.errno == errno.ENOSPC
@@ -106,6 +109,30 @@ def _download_rest(address: str, part: Path) -> None:
                 done += file.write(chunk)
                 progress.tell(done // _MB, num_before=offset // _MB)
             os.fsync(file.fileno())
+
+
+@functools.cache
+def _checksums() -> dict[str, str]:
+    """SHA-256 of what addresses are known to give, in TFDS's format of such lists."""
+    lines = (Path(__file__).parent / "coco" / "checksums.tsv").read_text().splitlines()
+    return {address: sha256 for address, _, sha256, _ in (line.split("\t") for line in lines)}
+
+
+def _check_published(address: str, part: Path) -> None:
+    """Refuses a download that is not the published file, and deletes it.
+
+    Raises:
+      UserError: it is not.
+    """
+    if expected := _checksums().get(address):
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            part.unlink()
+            raise UserError(
+                f"what came from {address} is not the published file (SHA-256 {found[:12]}…, not "
+                f"{expected[:12]}…) and was deleted; run the same command again"
+            )
 
 
 def index_coco(paths: Mapping[str, Path], split: str) -> dict[str, Location]:
