@@ -22,7 +22,6 @@ import time  # noqa: E402
 
 import numpy as np  # noqa: E402
 import skimage.data  # noqa: E402
-import tensorflow_datasets as tfds  # noqa: E402
 from absl import app, flags  # noqa: E402
 from array_record.python.array_record_data_source import ArrayRecordDataSource  # noqa: E402
 from array_record.python.array_record_module import ArrayRecordWriter  # noqa: E402
@@ -32,6 +31,7 @@ from benchmarks import measure  # noqa: E402
 from xmc_jax import images  # noqa: E402
 from xmc_jax.data import preprocess, shapes, shapes_captions  # noqa: E402
 from xmc_jax.data.batches import train_batches  # noqa: E402
+from xmc_jax.data.builders import schema  # noqa: E402
 from xmc_jax.data.read_ahead import NUM_THREADS  # noqa: E402
 from xmc_jax.data.records import ExampleReader, Records, Selection  # noqa: E402
 from xmc_jax.data.tokenizer import Tokenizer  # noqa: E402
@@ -88,25 +88,16 @@ def shapes_files(side: int, count: int):
 
 def write_records(path: pathlib.Path, files) -> Records:
     """Records as TFDS writes them."""
-    text = tfds.features.Text()
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "image/id": text,
-            "image/height": np.int64,
-            "image/width": np.int64,
-            "captions": tfds.features.Sequence({"text": text, "id": text}),
-        }
-    )
+    features = schema.features(None)
     writer = ArrayRecordWriter(str(path), "group_size:1")
     for index, (data, captions) in enumerate(files):
-        example = {
-            "image": io.BytesIO(data),
-            "image/id": str(index),
-            "image/height": 0,
-            "image/width": 0,
-            "captions": [{"text": t, "id": f"{index}-{i}"} for i, t in enumerate(captions)],
-        }
+        example = schema.make_record(
+            image=data,
+            image_id=str(index),
+            height=0,
+            width=0,
+            captions=[(f"{index}-{i}", text) for i, text in enumerate(captions)],
+        )
         writer.write(features.serialize_example(features.encode_example(example)))
     writer.close()
     return Records(ArrayRecordDataSource([str(path)]))

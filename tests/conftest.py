@@ -1,11 +1,14 @@
 """Eight fake devices, checked shapes, and no silent broadcasting, for every test."""
 
+import functools
 import os
 import pathlib
 
 # Tests compile much and run little: code that is not optimised, and loops emitted the plain way,
 # compile in a third of the time.
 COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+os.environ["NO_PROXY"] = "127.0.0.1"  # The servers of tests are here, whatever is around.
 
 # Before the first import of jax, keras or tensorflow.
 os.environ["XLA_FLAGS"] = " ".join(
@@ -39,6 +42,29 @@ def rng():
     import numpy as np
 
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, request):
+    """A folder that the tests of a file share."""
+    return tmp_path_factory.mktemp(request.path.stem)
+
+
+@pytest.fixture(scope="module")
+def run_verb(folder):
+    """``run(verb, *arguments) -> CompletedProcess``, with data of the file's own."""
+    from tests import verbs
+
+    return functools.partial(verbs.run, data_dir=folder / "data")
+
+
+@pytest.fixture
+def server():
+    """A real server of pictures, with faults to order."""
+    from tests.image_server import ImageServer
+
+    with ImageServer() as server:
+        yield server
 
 
 # Files that compile whole training steps or start the verbs. Begun last, they would leave one of

@@ -52,6 +52,15 @@ def test_values_that_cannot_work_are_named(section, field, value, words):
         check_config(config)
 
 
+def test_what_is_squashed_cannot_be_cropped():
+    config = load(next(p for p in FILES if p.stem == "coco_256"))
+    config.data.crop = "short_crop"
+    with pytest.raises(UserError, match="short_crop.* comes too late for config.data.form='sq256'"):
+        check_config(config)
+    config.data.form = "original"
+    check_config(config)
+
+
 def test_all_experiments_have_the_same_fields():
     def fields(config, prefix=""):
         for name, value in config.items():

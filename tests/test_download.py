@@ -12,12 +12,12 @@ import threading
 import time
 from pathlib import Path
 
-import image_server
 import numpy as np
 import pytest
-from image_server import ImageServer, image_bytes, once, status
 from PIL import Image
 
+from tests import image_server
+from tests.image_server import image_bytes, once, status
 from xmc_jax import progress
 from xmc_jax.data import download as module
 from xmc_jax.data import preprocess
@@ -25,17 +25,6 @@ from xmc_jax.data.download import RemoteImage, Summary, download, path_of
 from xmc_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def server():
-    with ImageServer() as server:
-        yield server
 
 
 def names(count, start=0, split="train"):

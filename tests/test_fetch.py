@@ -6,26 +6,15 @@ import itertools
 import threading
 import time
 
-import image_server
 import pytest
-from image_server import ImageServer, image_bytes, once, send, status
 
+from tests import image_server
+from tests.image_server import ImageServer, image_bytes, once, send, status
 from xmc_jax.data import fetch
 from xmc_jax.data.download import keep
 from xmc_jax.errors import UserError
 
 ID = "00000000000000ab"
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def server():
-    with ImageServer() as server:
-        yield server
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-import image_server
 import numpy as np
 import pytest
-from image_server import ImageServer, image_bytes, send, status
 
-from tests import archives
+from tests import archives, image_server
+from tests.image_server import image_bytes, send, status
 from xmc_jax.data import download, preprocess, reader
 from xmc_jax.data.builders import pictures
 from xmc_jax.data.builders.captioned import Settings
@@ -29,17 +28,6 @@ COLUMNS = (
     "ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,Title,"
     "OriginalSize,OriginalMD5,Thumbnail300KURL,Rotation"
 ).split(",")
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def server():
-    with ImageServer() as server:
-        yield server
 
 
 def name(number):

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-from image_server import ImageServer
 
 from tests import archives
 from tests.test_ln_open_images import (
@@ -22,17 +21,6 @@ from xmc_jax.data import reader
 from xmc_jax.data.builders import on_beam
 from xmc_jax.data.builders.captioned import Settings
 from xmc_jax.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def server():
-    with ImageServer() as server:
-        yield server
 
 
 def test_tallies_merge_in_any_order():

@@ -1,34 +1,26 @@
 """The verbs, asked for what cannot be: real processes, one clear line, nothing written."""
 
-import functools
-
 import pytest
 
-from tests import verbs
-from tests.verbs import TINY, fails
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("usage")
-
-
-@pytest.fixture(scope="module")
-def run_verb(folder):
-    """``run(verb, *arguments) -> CompletedProcess``, with data of this file's own."""
-    return functools.partial(verbs.run, data_dir=folder / "data")
+from tests.verbs import TINY, assert_refused
 
 
 def test_wrong_settings_are_one_clear_line(folder, run_verb):
     workdir = f"--workdir={folder / 'bad'}"
-    fails(run_verb("train", *TINY, workdir, "--config.batchsize=4"), "batchsize", "batch_size")
-    fails(run_verb("train", *TINY, workdir, "--config.batch_size=many"), "batch_size", "many")
-    fails(run_verb("train", *TINY, workdir, "--wrokdir=x"), "wrokdir")
-    fails(run_verb("train", *TINY, workdir, "stray"), "stray")
-    fails(run_verb("train", "--config=configs/none.py", workdir), "configs/none.py", "shapes_32")
-    fails(run_verb("train", "--config=configs/shapes_32.py:x", workdir), "'x'", "s_w")
-    fails(run_verb("train", *TINY), "--workdir is missing")
-    fails(run_verb("train", workdir), "--config is missing")
+    assert_refused(
+        run_verb("train", *TINY, workdir, "--config.batchsize=4"), "batchsize", "batch_size"
+    )
+    assert_refused(
+        run_verb("train", *TINY, workdir, "--config.batch_size=many"), "batch_size", "many"
+    )
+    assert_refused(run_verb("train", *TINY, workdir, "--wrokdir=x"), "wrokdir")
+    assert_refused(run_verb("train", *TINY, workdir, "stray"), "stray")
+    assert_refused(
+        run_verb("train", "--config=configs/none.py", workdir), "configs/none.py", "shapes_32"
+    )
+    assert_refused(run_verb("train", "--config=configs/shapes_32.py:x", workdir), "'x'", "s_w")
+    assert_refused(run_verb("train", *TINY), "--workdir is missing")
+    assert_refused(run_verb("train", workdir), "--config is missing")
     assert not (folder / "bad").exists()
 
 
@@ -42,12 +34,12 @@ def test_wrong_settings_are_one_clear_line(folder, run_verb):
 )
 def test_values_that_cannot_work(folder, run_verb, change, words):
     """See also `test_configs`."""
-    fails(run_verb("train", *TINY, f"--workdir={folder / 'bad'}", change), *words)
+    assert_refused(run_verb("train", *TINY, f"--workdir={folder / 'bad'}", change), *words)
 
 
 def test_indivisible_batch(folder, run_verb):
     done = run_verb("train", *TINY, f"--workdir={folder / 'bad'}", devices=3)
-    fails(done, "batch_size=4", "3 devices", "use 3 or 6")
+    assert_refused(done, "batch_size=4", "3 devices", "use 3 or 6")
 
 
 def test_pretrained_term_without_weights(folder, run_verb):
@@ -56,19 +48,19 @@ def test_pretrained_term_without_weights(folder, run_verb):
         "--config.loss.image_pretrained_weights=",
     ]
     done = run_verb("train", *TINY, f"--workdir={folder / 'bad'}", *arguments)
-    fails(done, "no weights for vgg16", "set the loss's weight to 0")
+    assert_refused(done, "no weights for vgg16", "set the loss's weight to 0")
 
 
 def test_unwritable_workdir(folder, run_verb):
     (folder / "file").write_text("")
-    fails(run_verb("train", *TINY, f"--workdir={folder / 'file' / 'run'}"), "file/run")
+    assert_refused(run_verb("train", *TINY, f"--workdir={folder / 'file' / 'run'}"), "file/run")
 
 
 def test_prepare(folder, run_verb):
     arguments = ["--dataset=shapes", f"--data_dir={folder / 'p'}", "--form=sq32_n8"]
     assert "built" in run_verb("prepare", *arguments).stdout
     assert "already built" in run_verb("prepare", *arguments).stdout
-    fails(run_verb("prepare", "--dataset=imagenet"), "imagenet", "shapes")
+    assert_refused(run_verb("prepare", "--dataset=imagenet"), "imagenet", "shapes")
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "sample", "prepare", "report"])

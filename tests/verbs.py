@@ -37,7 +37,7 @@ def run(verb, *arguments, data_dir, devices=1):
     )
 
 
-def fails(done, *words):
+def assert_refused(done, *words):
     """One clear line on stderr, exit code 2, no stack trace."""
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr

@@ -7,14 +7,14 @@ Metrics: shapes_accuracy (does the picture show what its caption says, on the sh
 fd_vgg16 (Fréchet distance in VGG-16's features). Prints a table and appends to metrics.jsonl.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from xmc_jax import cli, progress
+from xmc_jax import cli
 from xmc_jax.errors import UserError
+from xmc_jax.progress import Progress
 
 METRICS = ("shapes_accuracy", "fd_vgg16")
 _FD_RESOLUTION = 64  # Pixels; VGG-16 halves them five times.
@@ -168,14 +168,11 @@ def _draw(experiment, ema, tokens: list):
     size, seed = experiment.config.eval.batch_size, experiment.config.eval.seed
     sampler = Sampler(experiment, size)
     tokens, drawn = np.stack(tokens), []
-    started = time.monotonic()
+    progress = Progress(len(tokens), name="drawing", unit="images")
     for start in range(0, len(tokens), size):
         part = tokens[start : start + size]
         drawn.append(sampler(ema, part, seed=seed, first_index=start))
-        done = start + len(part)
-        rate = done / (time.monotonic() - started)
-        remaining = progress.format_duration((len(tokens) - done) / rate)
-        print(f"drew {done}/{len(tokens)}  {rate:.0f} images/s  ETA {remaining}", flush=True)
+        progress.tell(start + len(part))
     return np.concatenate(drawn)
 
 

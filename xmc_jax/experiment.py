@@ -280,6 +280,11 @@ def _check_values(config: ConfigDict) -> None:
             f"config.data.form={data.form!r} has pictures of {side[1]} pixels, fewer than "
             f"config.model.resolution={resolution}; prepare and name a larger form"
         )
+    if side and data.crop != "squash" and data.name != "shapes":
+        raise UserError(
+            f"config.data.crop={data.crop!r} comes too late for config.data.form={data.form!r}, "
+            "whose pictures were squashed when they were prepared; use a form of original pictures"
+        )
     if reason := why_refused(data.name, evaluation_data(config)):
         raise UserError(
             f"config.data.name={data.name!r} cannot be evaluated on config.data.eval_name="

@@ -150,8 +150,10 @@ def _open_stream(experiment, source, first_step: int, reader_workers: int | None
     if reader_workers is None:
         # Where JAX computes on the CPU, it takes every core. Elsewhere a core reads a thousand
         # prepared images a second (benchmarks/RESULTS.md), and half of the cores stay free.
-        idle = 0 if jax.default_backend() == "cpu" else len(os.sched_getaffinity(0))
+        idle = 0 if jax.default_backend() == "cpu" else os.cpu_count() or 1
         reader_workers = min(idle // 2, 16) if idle >= 8 else 0
+    if reader_workers:
+        print(f"reading with {reader_workers} worker processes (--reader_workers)", flush=True)
     return train_batches(
         source,
         experiment.tokenizer,

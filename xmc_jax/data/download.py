@@ -339,8 +339,12 @@ def _only_one(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"another process is downloading to {folder}; let it end") from error
-        except OSError:
-            pass  # Not every network's file system can lock.
+        except OSError as error:  # Not every network's file system can lock.
+            print(
+                f"notice: {folder} cannot be locked ({error.strerror}); let no second command "
+                "download to it",
+                file=sys.stderr,
+            )
         yield
 
 

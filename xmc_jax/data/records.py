@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
+from jaxtyping import UInt8
 from tensorflow_datasets.proto import tf_example_pb2
 
 from xmc_jax.data import preprocess
@@ -73,13 +74,13 @@ class Examples(NamedTuple):
     """Some examples, each with one of its captions.
 
     Attributes:
-      image: RGB pixels, ``[n, side, side, 3]`` bytes.
+      image: RGB pixels.
       ids: Image ids.
       captions: The drawn captions.
       caption_indices: Which of its captions each example drew.
     """
 
-    image: np.ndarray
+    image: UInt8[np.ndarray, "n side side 3"]
     ids: list[str]
     captions: list[str]
     caption_indices: list[int]

@@ -98,7 +98,11 @@ def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 
 def _spread(kernel: Float[Array, "3 3 c n"]) -> Float[Array, "4 4 c n"]:
-    """The kernel convolved with a 2x2 square of ones."""
+    """The kernel convolved with a 2x2 square of ones, in its own type.
+
+    In bfloat16 that rounds before it sums, for an error at most 1.6 times that of the two steps;
+    the float32 sums of the widest kernels would take hundreds of megabytes.
+    """
     line = np.eye(4, 3) + np.eye(4, 3, -1)
     # One matrix product: on CPUs much faster, there and back, than sums of shifted kernels.
     square = jnp.asarray(np.kron(line, line), kernel.dtype)
