@@ -24,14 +24,16 @@ VERBS = ("train", "evaluate", "sample", "prepare", "report")
 
 def time_process(*arguments, **environment):
     start = time.perf_counter()
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", *arguments],
-        check=True,
         env=os.environ | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        sys.exit(done.stderr)
+    return seconds
 
 
 def main(argv):
