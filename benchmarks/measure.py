@@ -25,8 +25,8 @@ class Program(NamedTuple):
       run: The executable.
       compile_seconds: Tracing, lowering and compiling.
       megabytes: Peak temporary memory (10^6 bytes), beyond arguments and results.
-      gigaflops: 10^9 floating-point operations by the compiler's count; bodies of loops, which it
-        counts once, count as often as they run.
+      gigaflops: 10^9 floating-point operations by the compiler's count, NaN on GPUs; bodies of
+        loops, which it counts once, count as often as they run.
     """
 
     name: str
@@ -46,7 +46,7 @@ def compile_program(name: str, function: Callable, *args: Any, **jit_options: An
         run=compiled,
         compile_seconds=time.perf_counter() - start,
         megabytes=compiled.memory_analysis().temp_size_in_bytes / 1e6,
-        gigaflops=(compiled.cost_analysis()["flops"] + _repeated_flops(traced.jaxpr.jaxpr)) / 1e9,
+        gigaflops=_count_flops(compiled, traced.jaxpr.jaxpr) / 1e9,
     )
     # Of large programs each may take many minutes.
     print(
@@ -58,12 +58,23 @@ def compile_program(name: str, function: Callable, *args: Any, **jit_options: An
     return program
 
 
-def _repeated_flops(jaxpr: Any) -> int:
+def _count_flops(compiled: jax.stages.Compiled, jaxpr: Any) -> float:
+    """The compiler's count and what it leaves out; on GPUs, where that is nearly all, NaN."""
+    device = min(jax.tree.leaves(compiled.input_shardings)[0].device_set, key=lambda d: d.id)
+    if device.platform == "gpu":
+        return math.nan  # Convolutions and products are calls of libraries there.
+    return compiled.cost_analysis()["flops"] + _repeated_flops(jaxpr, device.platform)
+
+
+def _repeated_flops(jaxpr: Any, platform: str) -> int:
     """Operations of matrix products in all turns of loops but the first."""
     total = 0
     for equation in jaxpr.eqns:
         inner = list(jaxprs_in_params(equation.params))
-        total += sum(map(_repeated_flops, inner))
+        if platforms := equation.params.get("branches_platforms"):
+            named = [i for i, names in enumerate(platforms) if names and platform in names]
+            inner = [inner[named[0] if named else platforms.index(None)]]
+        total += sum(_repeated_flops(jaxpr, platform) for jaxpr in inner)
         if equation.primitive.name == "scan":
             total += (equation.params["length"] - 1) * sum(map(_product_flops, inner))
     return total

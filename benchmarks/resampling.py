@@ -32,7 +32,13 @@ def enlarge_plain(x, kernel):
 
 
 def enlarge_automatic(x, kernel):
-    return resampling._enlarge_on_platform(x, resampling._spread(kernel).astype(x.dtype))
+    kernel = resampling._spread(resampling._transpose(kernel)).astype(x.dtype)
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=resampling._enlarge_by_corners,
+        default=resampling._enlarge_by_transposition,
+    )
 
 
 def pool_plain(x, kernel):
@@ -44,6 +50,7 @@ def pool_automatic(x, kernel):
 
 
 def enlarge_merged(x, kernel):
+    kernel = resampling._transpose(kernel)
     return resampling._enlarge(x, resampling._spread(kernel).astype(x.dtype))
 
 

@@ -107,7 +107,8 @@ def make_arguments():
     tokens *= np.arange(NUM_TOKENS.value) < lengths
     pixels = rng.integers(0, 256, (*shape, RESOLUTION.value, RESOLUTION.value, 3))
     create_state, _ = make_ours()
-    state = create_state(jax.random.key(0), text_width=TEXT_WIDTH.value)
+    create_state = jax.jit(functools.partial(create_state, text_width=TEXT_WIDTH.value))
+    state = create_state(jax.random.key(0))
     table = jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH.value)))
     batch = Batch(jnp.uint8(pixels), jnp.int32(tokens))
     return state, batch, FrozenParams(table), jax.random.key(1)

@@ -132,21 +132,48 @@ def test_word_scores_of_one_image_do_not_depend_on_the_others(rng):
 
 def test_recomputing_similarities_changes_no_number(rng, monkeypatch):
     regions, words, mask = as_jax(*example(rng, b=8))
+    num_similarities = regions.shape[0] * regions.shape[1] * mask.size
 
-    def loss_and_grad():
-        def loss(regions, words):
-            return losses.word_nce(regions, words, mask)[0]
+    def value_and_grad():
+        value, pull_back = jax.vjp(lambda r, w: losses.word_nce(r, w, mask)[0], regions, words)
+        keeps = any(x.size == num_similarities for x in jax.tree.leaves(pull_back))
+        return keeps, (value, pull_back(jnp.ones(())))
 
-        jaxpr = str(jax.make_jaxpr(jax.grad(loss))(regions, words))
-        return "remat" in jaxpr, jax.value_and_grad(loss, (0, 1))(regions, words)
-
-    keeps, kept = loss_and_grad()
+    keeps, kept = value_and_grad()
     monkeypatch.setattr(losses, "_KEPT_SIMILARITIES", 8)
-    recomputes, recomputed = loss_and_grad()
-    assert (keeps, recomputes) == (False, True)
+    still_keeps, recomputed = value_and_grad()
+    assert (keeps, still_keeps) == (True, False)
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), kept, recomputed
     )
+
+
+@pytest.mark.parametrize("images_a_turn", [1, 3, 6])
+def test_accelerators_take_several_images_a_turn(rng, monkeypatch, images_a_turn):
+    regions, words, mask = as_jax(*example(rng, b=6))
+
+    def value_and_grad():
+        return jax.value_and_grad(lambda r, w: losses.word_nce(r, w, mask)[0], (0, 1))(
+            regions, words
+        )
+
+    want = value_and_grad()
+    similarities_an_image = regions.shape[1] * mask.size
+    monkeypatch.setattr(losses, "_SIMILARITIES_A_TURN", images_a_turn * similarities_an_image)
+    programs = []
+
+    def as_on_an_accelerator(*args, cpu, default):
+        programs.append(jax.make_jaxpr(default)(*args).jaxpr.eqns)
+        return default(*args)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", as_on_an_accelerator)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
+        want,
+        value_and_grad(),
+    )
+    turns = {e.params["length"] for eqns in programs for e in eqns if e.primitive.name == "scan"}
+    assert turns == {6 // images_a_turn}
 
 
 def test_padding_may_hold_anything(rng):

@@ -8,7 +8,7 @@ a batch that is sharded over devices is still one array here, so negatives are g
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,12 @@ from jaxtyping import Array, Bool, Float
 
 from xmc_jax.attention import inverse_norm, l2_normalize, normalized_words
 
-# Similarities of regions and words that the word term keeps for its gradient: 256 MiB.
+# Similarities of regions and words that the word term keeps for its gradient, 256 MiB, and that it
+# works on at a time, 32 MiB.
 _KEPT_SIMILARITIES = 2**26
+_SIMILARITIES_A_TURN = 2**23
+
+PyTree = Any
 
 LossAndAccuracy = tuple[Float[Array, ""], Float[Array, ""]]
 
@@ -87,10 +91,7 @@ def word_scores(
     caption's score is the soft maximum ``log(sum(exp(gamma_word * match))) / gamma_word`` over its
     valid words. A caption without valid words scores 0.
 
-    No context is ever formed, see `_match_words`. A loop over the images (on CPUs faster than the
-    batched products of several at once) keeps a region-by-word matrix an image for the backward
-    pass where these are few, and computes it again where they are many: memory is then linear in
-    the number of captions.
+    No context is ever formed, see `_match_words`.
 
     Args:
       regions: Region features of the images, any scale.
@@ -105,12 +106,8 @@ def word_scores(
     num_captions, num_words, width = words.shape
     queries = normalized_words(words, word_mask).reshape(num_captions * num_words, width)
 
-    def match_image(regions: Float[Array, "r d"]) -> Float[Array, " m"]:
-        return _match_words(l2_normalize(regions), queries, gamma_region)
-
-    if regions.shape[0] * regions.shape[1] * len(queries) > _KEPT_SIMILARITIES:
-        match_image = jax.checkpoint(match_image)
-    match = jax.lax.map(match_image, regions).reshape(-1, num_captions, num_words)
+    match = _match_words(l2_normalize(regions), queries, gamma_region)
+    match = match.reshape(-1, num_captions, num_words)
     # Finite stand-in for -inf: a caption that is all padding must not turn gradients into NaN.
     match = jnp.where(word_mask, match, -1e9)
     soft_maximum = jax.nn.logsumexp(gamma_word * match, axis=-1) / gamma_word
@@ -118,62 +115,102 @@ def word_scores(
 
 
 class _WordMatch(NamedTuple):
-    """The parts of ``match = dot * inverse`` for every word, see `_match_words`."""
+    """The parts of ``match = dot * inverse`` of images and words, see `_match_words`."""
 
-    weights: Float[Array, "r m"]
-    gram_weights: Float[Array, "r m"]
-    dot: Float[Array, "1 m"]
-    inverse: Float[Array, "1 m"]
+    weights: Float[Array, "*k r m"]
+    gram_weights: Float[Array, "*k r m"]
+    dot: Float[Array, "*k 1 m"]
+    inverse: Float[Array, "*k 1 m"]
 
 
 def _word_match(
-    features: Float[Array, "r d"], similarity: Float[Array, "r m"], gamma: float
+    features: Float[Array, "*k r d"], similarity: Float[Array, "*k r m"], gamma: float
 ) -> _WordMatch:
-    weights = jnp.exp(gamma * (similarity - jnp.max(similarity, axis=0, keepdims=True)))
-    gram_weights = (features @ features.T) @ weights
-    dot = jnp.sum(weights * similarity, axis=0, keepdims=True)
-    squared_norm = jnp.sum(weights * gram_weights, axis=0, keepdims=True)
+    weights = jnp.exp(gamma * (similarity - jnp.max(similarity, axis=-2, keepdims=True)))
+    gram_weights = (features @ features.mT) @ weights
+    dot = jnp.sum(weights * similarity, axis=-2, keepdims=True)
+    squared_norm = jnp.sum(weights * gram_weights, axis=-2, keepdims=True)
     return _WordMatch(weights, gram_weights, dot, inverse_norm(squared_norm))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _match_words(
-    features: Float[Array, "r d"], words: Float[Array, "m d"], gamma: float
-) -> Float[Array, " m"]:
-    """The cosine of every word with its context in one image; all vectors of length one or zero.
+    features: Float[Array, "b r d"], words: Float[Array, "m d"], gamma: float
+) -> Float[Array, "b m"]:
+    """The cosine of every word with its context in every image; vectors of length one or zero.
 
     With similarities S = F W', weights A = exp(gamma S) and the Gram matrix G = F F', word j has
     the context F' a_j, so its cosine is ``a_j's_j / sqrt(a_j' G a_j)``: the context is never
     formed, and A need not be normalised, nor its largest entry known to the gradient.
 
     The gradient is spelled out because automatic differentiation does not know that G is
-    symmetric, and would multiply by it once more.
+    symmetric, and would multiply by it once more. It finds the similarities stored where these
+    are few, and computes them again where they are many: memory is then linear in the number of
+    words.
     """
     return _match_words_forward(features, words, gamma)[0]
 
 
 def _match_words_forward(
     features: Array, words: Array, gamma: float
-) -> tuple[Array, tuple[Array, Array, Array]]:
-    similarity = features @ words.T
-    parts = _word_match(features, similarity, gamma)
-    return (parts.dot * parts.inverse)[0], (features, words, similarity)
+) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    keep = features.shape[0] * features.shape[1] * len(words) <= _KEPT_SIMILARITIES
+
+    def match(carry: None, features: Float[Array, "*k r d"]):
+        similarity = features @ words.T
+        parts = _word_match(features, similarity, gamma)
+        return carry, (jnp.squeeze(parts.dot * parts.inverse, -2), similarity if keep else None)
+
+    _, (cosine, similarity) = _scan_images(match, None, features, len(words))
+    return cosine, (features, words, similarity)
 
 
 def _match_words_backward(
-    gamma: float, residuals: tuple[Array, Array, Array], cotangent: Float[Array, " m"]
+    gamma: float, residuals: tuple[Array, Array, Array | None], cotangent: Float[Array, "b m"]
 ) -> tuple[Array, Array]:
     features, words, similarity = residuals
-    weights, gram_weights, dot, inverse = _word_match(features, similarity, gamma)
-    d_dot = cotangent[None] * inverse
-    d_squared_norm = -0.5 * d_dot * dot * inverse**2
-    d_weights = d_dot * similarity + 2.0 * d_squared_norm * gram_weights
-    d_similarity = weights * (d_dot + gamma * d_weights)
-    d_gram = (weights * d_squared_norm) @ weights.T
-    return d_similarity @ words + 2.0 * d_gram @ features, d_similarity.T @ features
+
+    def pull_back(d_words: Array, images: tuple[Array, Array | None, Array]):
+        features, similarity, cotangent = images
+        if similarity is None:
+            similarity = features @ words.T
+        weights, gram_weights, dot, inverse = _word_match(features, similarity, gamma)
+        d_dot = cotangent[..., None, :] * inverse
+        d_squared_norm = -0.5 * d_dot * dot * inverse**2
+        d_weights = d_dot * similarity + 2.0 * d_squared_norm * gram_weights
+        d_similarity = weights * (d_dot + gamma * d_weights)
+        d_gram = (weights * d_squared_norm) @ weights.mT
+        d_features = d_similarity @ words + 2.0 * d_gram @ features
+        d_similarity, features = (x.reshape(-1, x.shape[-1]) for x in (d_similarity, features))
+        return d_words + d_similarity.T @ features, d_features
+
+    # Zeros that vary over the mesh axes that words vary over, as a loop's carry must.
+    zeros = 0.0 * words
+    images = features, similarity, cotangent
+    d_words, d_features = _scan_images(pull_back, zeros, images, len(words))
+    return d_features, d_words
 
 
 _match_words.defvjp(_match_words_forward, _match_words_backward)
+
+
+def _scan_images(body: Callable, carry: PyTree, images: PyTree, num_words: int) -> PyTree:
+    """`jax.lax.scan` over images, several a turn where that is faster.
+
+    One by one on CPUs, whose caches hold the similarities of one image; elsewhere as many as have
+    `_SIMILARITIES_A_TURN` together, since small products leave an accelerator idle.
+    """
+    num_images, num_regions = jax.tree.leaves(images)[0].shape[:2]
+    most = max(_SIMILARITIES_A_TURN // (num_regions * num_words), 1)
+    at_once = max(n for n in range(1, num_images + 1) if num_images % n == 0 and n <= most)
+
+    def several(carry: PyTree, images: PyTree) -> PyTree:
+        turns = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), images)
+        carry, results = jax.lax.scan(body, carry, turns)
+        return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+
+    one_by_one = functools.partial(jax.lax.scan, body)
+    return jax.lax.platform_dependent(carry, images, cpu=one_by_one, default=several)
 
 
 def word_nce(

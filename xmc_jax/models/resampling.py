@@ -3,8 +3,8 @@
 Nearest-neighbour enlargement followed by a 3x3 convolution gives all pixels of equal parity one 2x2
 kernel on the small map; a 3x3 convolution followed by a 2x2 mean is one 4x4 convolution with stride
 2. Either takes 2.25 times fewer multiplications than the two steps it stands for. Both are built
-from one pair of linear maps, `_shrink` and `_enlarge`, each the transpose of the other, with the
-kernel spread from 3x3 to 4x4.
+from one pair of linear maps, `_shrink` and `_enlarge`, each the transpose of the other for the same
+kernel, spread from 3x3 to 4x4.
 
 The gradients are spelled out because automatic differentiation would leave the choice of form to
 the compiler, which on CPUs falls back to slow loops for dilated and even-sized convolutions
@@ -43,7 +43,7 @@ def upsample_convolve(
         return convolve(upsample(x), kernel)
 
     def merged(x: Array, kernel: Array) -> Array:
-        return _enlarge(x, _spread(kernel.astype(x.dtype)))
+        return _enlarge(x, _spread(_transpose(kernel.astype(x.dtype))))
 
     return _merge(one_by_one, merged, min(x.shape[1:3]))(x, kernel)
 
@@ -117,7 +117,8 @@ def _convolve(x: Array, kernel: Array, **options) -> Array:
     )
 
 
-def _transpose(kernel: Float[Array, "4 4 c n"]) -> Float[Array, "4 4 n c"]:
+def _transpose(kernel: Float[Array, "k k c n"]) -> Float[Array, "k k n c"]:
+    """The kernel of the transposed convolution."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
@@ -131,55 +132,58 @@ def _kernel_gradient(x: Array, kernel: Array, g: Array) -> Array:
 
 
 @jax.custom_vjp
-def _shrink(x: Array, kernel: Array) -> Array:
+def _shrink(x: Float[Array, "b h2 w2 c"], kernel: Float[Array, "4 4 c n"]) -> Array:
+    """From ``[b, 2h, 2w, c]`` to ``[b, h, w, n]``."""
     return _stride_2(x, kernel)
 
 
 def _shrink_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    return _enlarge(g, _transpose(kernel)), _kernel_gradient(x, kernel, g)
+    return _enlarge(g, kernel), _kernel_gradient(x, kernel, g)
 
 
 @jax.custom_vjp
-def _enlarge(x: Array, kernel: Array) -> Array:
-    return _enlarge_on_platform(x, kernel)
+def _enlarge(x: Float[Array, "b h w n"], kernel: Float[Array, "4 4 c n"]) -> Array:
+    """From ``[b, h, w, n]`` to ``[b, 2h, 2w, c]``: the transpose of `_shrink`."""
+    return jax.lax.platform_dependent(
+        x, kernel, cpu=_enlarge_by_corners, default=_enlarge_by_transposition
+    )
 
 
 def _enlarge_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    # <g, enlarge(x, k)> = <shrink(g, k'), x> for the transposed kernel k'.
     x, kernel = residuals
-    transposed = _transpose(kernel)
-    return _shrink(g, transposed), _transpose(_kernel_gradient(g, transposed, x))
+    return _shrink(g, kernel), _kernel_gradient(g, kernel, x)
 
 
-# The forward rules hold plain convolutions, which checkpoint policies recognise.
-_shrink.defvjp(lambda x, kernel: (_stride_2(x, kernel), (x, kernel)), _shrink_backward)
-_enlarge.defvjp(lambda x, kernel: (_enlarge_on_platform(x, kernel), (x, kernel)), _enlarge_backward)
+_shrink.defvjp(lambda x, kernel: (_shrink(x, kernel), (x, kernel)), _shrink_backward)
+_enlarge.defvjp(lambda x, kernel: (_enlarge(x, kernel), (x, kernel)), _enlarge_backward)
 
 
-def _enlarge_on_platform(x: Array, kernel: Array) -> Array:
-    return jax.lax.platform_dependent(x, kernel, cpu=_enlarge_by_corners, default=_enlarge_dilated)
+def _enlarge_by_transposition(x: Array, kernel: Array) -> Array:
+    """As the gradient of a convolution with stride 2, by which accelerators' libraries know it.
+
+    GPUs' compiler finds it by the reversal of the kernel just before the product; without one it
+    would fill the map with zeros and convolve at the large resolution.
+    """
+    b, h, w, _ = x.shape
+    large = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, kernel.shape[2]), x.dtype)
+    return jax.linear_transpose(lambda y: _stride_2(y, kernel), large)(x)[0]
 
 
-def _enlarge_dilated(x: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c n"]) -> Array:
-    """As a transposed convolution, which accelerators have in hardware or in their libraries."""
-    return _convolve(x, kernel, padding=((2, 2), (2, 2)), lhs_dilation=(2, 2))
-
-
-def _enlarge_by_corners(x: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c n"]) -> Array:
+def _enlarge_by_corners(x: Array, kernel: Array) -> Array:
     """As one dense 2x2 convolution.
 
     The four pixels of the large map that meet at a corner of the small one see the same 2x2 window
     of it, each through its own 2x2 kernel: one convolution gives all four as channels, and a
     transposition puts them in their places.
     """
-    b, h, w, c = x.shape
-    n = kernel.shape[-1]
-    taps = kernel.reshape(2, 2, 2, 2, c, n)[:, ::-1, :, ::-1]  # Tap and pixel, along h and w.
+    b, h, w, n = x.shape
+    c = kernel.shape[2]
+    taps = kernel.reshape(2, 2, 2, 2, c, n)[::-1, :, ::-1]  # Tap and pixel, along h and w.
     corners = _convolve(
         x,
-        taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, c, 4 * n),
+        taps.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, n, 4 * c),
         padding=((1, 1), (1, 1)),
     )
-    pixels = corners.reshape(b, h + 1, w + 1, 2, 2, n).transpose(0, 1, 3, 2, 4, 5)
-    return pixels.reshape(b, 2 * h + 2, 2 * w + 2, n)[:, 1:-1, 1:-1]
+    pixels = corners.reshape(b, h + 1, w + 1, 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
+    return pixels.reshape(b, 2 * h + 2, 2 * w + 2, c)[:, 1:-1, 1:-1]
