@@ -46,7 +46,7 @@ def pool_plain(x, kernel):
 
 
 def pool_automatic(x, kernel):
-    return resampling._stride_2(x, (resampling._spread(kernel) / 4).astype(x.dtype))
+    return resampling._stride_2(x, resampling._spread(kernel, scale=0.25).astype(x.dtype))
 
 
 def enlarge_merged(x, kernel):
@@ -55,7 +55,7 @@ def enlarge_merged(x, kernel):
 
 
 def pool_merged(x, kernel):
-    return resampling._shrink(x, (resampling._spread(kernel) / 4).astype(x.dtype))
+    return resampling._shrink(x, resampling._spread(kernel, scale=0.25).astype(x.dtype))
 
 
 ENLARGE = {"merged": enlarge_merged, "plain": enlarge_plain, "automatic": enlarge_automatic}

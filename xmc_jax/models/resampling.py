@@ -57,7 +57,7 @@ def convolve_pool(
         return average_pool(convolve(x, kernel))
 
     def merged(x: Array, kernel: Array) -> Array:
-        return _shrink(x, _spread(kernel.astype(x.dtype)) / 4.0)
+        return _shrink(x, _spread(kernel.astype(x.dtype), scale=0.25))
 
     return _merge(one_by_one, merged, min(x.shape[1:3]) // 2)(x, kernel)
 
@@ -97,15 +97,17 @@ def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
-def _spread(kernel: Float[Array, "3 3 c n"]) -> Float[Array, "4 4 c n"]:
-    """The kernel convolved with a 2x2 square of ones, in its own type.
+def _spread(kernel: Float[Array, "3 3 c n"], *, scale: float = 1.0) -> Float[Array, "4 4 c n"]:
+    """The kernel convolved with a 2x2 square of `scale`, in its own type.
 
     In bfloat16 that rounds before it sums, for an error at most 1.6 times that of the two steps;
     the float32 sums of the widest kernels would take hundreds of megabytes.
     """
     line = np.eye(4, 3) + np.eye(4, 3, -1)
-    # One matrix product: on CPUs much faster, there and back, than sums of shifted kernels.
-    square = jnp.asarray(np.kron(line, line), kernel.dtype)
+    # One matrix product: on CPUs much faster, there and back, than sums of shifted kernels. It has
+    # the scale too, since GPUs' compiler moves a kernel's reversal across a multiplication, and
+    # then does not know a transposed convolution (`_enlarge_by_transposition`).
+    square = jnp.asarray(scale * np.kron(line, line), kernel.dtype)
     spread = jnp.matmul(square, kernel.reshape(9, -1), precision=jax.lax.Precision.HIGHEST)
     return spread.reshape(4, 4, *kernel.shape[2:])
 
