@@ -27,7 +27,8 @@ OTHERS = {
     "self_modulation": ("model", "modulation", "self"),
     "linear_head": ("model", "contrastive_head", "linear"),
     "mlp_head": ("model", "contrastive_head", "mlp"),
-    "per_device_negatives": ("loss", "negatives", "per_device"),
+    # As in the released code, whose 256 images are on 32 devices.
+    "per_device_negatives": ("loss", "contrastive_group_size", 8),
 }
 
 
@@ -38,7 +39,8 @@ def apply(config: ConfigDict, row: str) -> ConfigDict:
       config: The base experiment, changed in place.
       row: ``""`` for the experiment as it is, a name in `TERMS`, ``"self_modulation"`` (the
         global condition in every block), ``"linear_head"`` or ``"mlp_head"`` (layers between the
-        discriminator's features and the contrastive terms) or ``"per_device_negatives"``.
+        discriminator's features and the contrastive terms) or ``"per_device_negatives"`` (groups of
+        eight images).
 
     Raises:
       ValueError: there is no such row.

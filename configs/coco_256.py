@@ -47,6 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model.z_dim = 128
     model.modulation = "attentional"  # Or self: the sentence alone modulates every block.
     model.contrastive_head = "none"  # Or linear, mlp: extra layers before the contrastive terms.
+    model.bn_group_size = 0  # Images with batch statistics of their own; 0: the whole batch.
     model.region_resolution = 16  # Regions of the word loss: 16x16 positions.
     model.dtype = "bfloat16"  # Of convolutions; parameters and losses are float32.
 
@@ -58,7 +59,7 @@ def get_config(arg: str = "") -> ConfigDict:
     loss.image_pretrained_network = "vgg19"  # NOTE(paper): the released code has resnet50.
     loss.image_pretrained_weights = ""  # Path of vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5.
     loss.image_pretrained_resolution = 224  # Pixels: what the network was trained on.
-    loss.negatives = "global"  # Or per_device, as in the released code.
+    loss.contrastive_group_size = 0  # Images with negatives of their own; 0: the whole batch.
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.generator_learning_rate = 1e-4

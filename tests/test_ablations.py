@@ -23,7 +23,7 @@ from xmc_jax.models.generator import Generator
 from xmc_jax.train_step import FrozenParams
 from xmc_jax.types import Batch
 
-TEXT_WIDTH, VOCABULARY, BATCH, NUM_TOKENS = 6, 50, 4, 5
+TEXT_WIDTH, VOCABULARY, BATCH, NUM_TOKENS = 6, 50, 16, 5
 ROWS = [*ablations.TERMS, *ablations.OTHERS]
 METRIC_OF = {"s": "sentence", "w": "word", "d": "image_d", "vgg": "image_pretrained"}
 
@@ -61,13 +61,14 @@ def make_experiment(row):
     return Experiment(
         config=config,
         mesh=mesh,
-        generator=Generator(32, 1, 4, config.model.modulation),
+        generator=Generator(32, 1, 4, modulation=config.model.modulation),
         discriminator=Discriminator(32, 1, 8, config.model.contrastive_head),
         text_encoder=text,
         tokenizer=make_tokenizer(),
         image_features=image if wants_image else None,
-        frozen=sharding.put_replicated(
-            FrozenParams(text.params, image.params if wants_image else None), mesh
+        frozen=sharding.put(
+            FrozenParams(text.params, image.params if wants_image else None),
+            sharding.replicated(mesh),
         ),
     )
 

@@ -208,7 +208,7 @@ def test_restores_onto_another_number_of_devices(tmp_path, num_devices):
     def spread(state, devices):
         mesh = make_mesh(devices)
         whole = NamedSharding(mesh, PartitionSpec())
-        split = NamedSharding(mesh, PartitionSpec("data"))
+        split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
         shardings = jax.tree.map(lambda x: split if x.shape == (8, 8) else whole, state)
         return shardings, jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings

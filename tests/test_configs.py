@@ -82,6 +82,6 @@ def test_rows_keep_their_terms(row):
 def test_the_other_rows():
     path = next(p for p in FILES if p.stem == "coco_256")
     assert load(path, "self_modulation").model.modulation == "self"
-    assert load(path, "per_device_negatives").loss.negatives == "per_device"
+    assert load(path, "per_device_negatives").loss.contrastive_group_size == 8
     with pytest.raises(ValueError, match="no ablation row 'swd'; there are none, s, w"):
         load(path, "swd")

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from xmc_jax.models.discriminator import DiscriminatorBlock
-from xmc_jax.models.layers import Condition, GeneratorBlock
+from xmc_jax.models.layers import BatchNorm, Condition, GeneratorBlock
 from xmc_jax.models.resampling import average_pool, upsample
 
 
@@ -64,3 +65,23 @@ def test_discriminator_block_equals_the_plain_one():
     want = average_pool(h + convolve(x, normalized("shortcut")))
     got = block.apply({**variables, "params": params}, x, train=False)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("group_size", [0, 2, 3])
+def test_batch_norm_has_statistics_of_its_groups(rng, group_size):
+    x = jnp.float32(rng.normal(2.0, 3.0, size=(6, 4, 4, 5)))
+    norm = BatchNorm(group_size)
+    variables = norm.init(jax.random.key(0), x, train=True)
+    got, moved = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    groups = np.split(np.float64(x), 6 // (group_size or 6))
+    want = [(g - g.mean((0, 1, 2))) / np.sqrt(g.var((0, 1, 2)) + 1e-5) for g in groups]
+    np.testing.assert_allclose(got, np.concatenate(want), atol=1e-5)
+    for name, start, of in (("mean", 0.0, np.mean), ("var", 1.0, np.var)):
+        now = np.mean([of(g, axis=(0, 1, 2)) for g in groups], axis=0)
+        np.testing.assert_allclose(
+            moved["batch_stats"][name], 0.9 * start + 0.1 * now, rtol=1e-4, atol=1e-5
+        )
+    still = norm.apply({"batch_stats": moved["batch_stats"]}, x, train=False)
+    mean, var = (moved["batch_stats"][k].reshape(1, 1, 1, -1) for k in ("mean", "var"))
+    np.testing.assert_allclose(still, (x - mean) / np.sqrt(var + 1e-5), atol=1e-4)

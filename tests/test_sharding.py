@@ -8,7 +8,7 @@ import pytest
 from test_train_step import assert_same_step, init, make_batch, make_frozen, make_step
 
 from benchmarks import measure
-from xmc_jax import sharding
+from xmc_jax import losses, sharding
 from xmc_jax.errors import UserError
 from xmc_jax.objectives import make_contrastive_terms
 from xmc_jax.types import Batch
@@ -16,7 +16,7 @@ from xmc_jax.types import Batch
 
 def test_mesh_spans_all_devices_along_data():
     mesh = sharding.make_mesh()
-    assert dict(mesh.shape) == {"data": 8}
+    assert dict(mesh.shape) == {"data": 8, "fsdp": 1}
 
 
 def test_put_batch_splits_the_batch_axis():
@@ -30,8 +30,9 @@ def test_put_batch_splits_the_batch_axis():
     assert {s.data.shape for s in put.tokens.addressable_shards} == {(2, 2, 4)}
 
 
-def test_put_replicated_copies_everything():
-    tree = sharding.put_replicated({"w": np.ones((3, 2))}, sharding.make_mesh())
+def test_put_copies_everything():
+    mesh = sharding.make_mesh()
+    tree = sharding.put({"w": np.ones((3, 2))}, sharding.replicated(mesh))
     assert [s.data.shape for s in tree["w"].addressable_shards] == [(3, 2)] * 8
 
 
@@ -46,18 +47,53 @@ def test_divisible_batch_passes():
 
 
 @functools.cache
-def run_on(num_devices, **options):
-    mesh = sharding.make_mesh(jax.devices()[:num_devices])
-    state = sharding.put_replicated(jax.device_get(init()), mesh)
-    frozen = sharding.put_replicated(make_frozen(), mesh)
-    step = jax.jit(make_step(mesh=mesh, **options))
+def run_on(num_devices, fsdp=1, **options):
+    mesh = sharding.make_mesh(jax.devices()[:num_devices], fsdp=fsdp)
+    homes = jax.tree.map(lambda x: sharding.parameter_sharding(mesh, x.shape), init())
+    state = jax.tree.map(sharding.put, jax.device_get(init()), homes)
+    frozen = sharding.put(make_frozen(), sharding.replicated(mesh))
+    step = jax.jit(make_step(mesh=mesh, **options), out_shardings=(homes, None))
     batch = sharding.put_batch(make_batch(1, b=16), mesh, batch_axis=1)
     return step(state, batch, frozen, jax.random.key(3))
 
 
-def test_one_and_eight_devices_agree():
+@pytest.mark.parametrize("num_devices", [2, 4, 8])
+def test_one_and_many_devices_agree(num_devices):
     """Loss, parameters after SGD (hence gradients), BN statistics, spectral norms: all of it."""
-    assert_same_step(run_on(8), run_on(1))
+    assert_same_step(run_on(num_devices), run_on(1))
+
+
+@pytest.mark.parametrize("fsdp", [2, 8])
+def test_split_parameters_change_no_number(monkeypatch, fsdp):
+    monkeypatch.setattr(sharding, "_SMALLEST_SPLIT", 32)
+    split = run_on(8, fsdp=fsdp)
+    parts = {
+        x.sharding.shard_shape(x.shape) != x.shape and x.size > 32
+        for x in jax.tree.leaves(split[0].generator)
+    }
+    assert True in parts
+    assert_same_step(split, run_on(1))
+
+
+def test_parameters_are_split_along_their_longest_axis():
+    mesh = sharding.make_mesh(fsdp=4)
+
+    def axis(*shape):
+        spec = sharding.parameter_sharding(mesh, shape).spec
+        return spec.index("fsdp") if "fsdp" in spec else None
+
+    assert axis(3, 3, 96, 192) == 3
+    assert axis(3, 3, 192, 96) == 2
+    assert axis(256, 256) == 1
+    assert axis(18, 1024) == 1
+    assert axis(1, 96) is None  # Too small.
+    assert axis(171, 171) is None  # Four devices divide neither.
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 4}
+
+
+def test_fsdp_must_divide_the_devices():
+    with pytest.raises(UserError, match="--fsdp=3 does not divide the 8 devices; use one of 1, 2"):
+        sharding.make_mesh(fsdp=3)
 
 
 def test_per_device_negatives_are_groups_on_one_device():
@@ -80,12 +116,30 @@ def test_word_term_on_eight_devices_moves_words_and_sums_of_scores_alone():
         jax.ShapeDtypeStruct(shape, dtype, sharding=split)
         for shape, dtype in (((b, r, d), float), ((b, t, d), float), ((b, t), bool))
     ]
-    grad = jax.grad(lambda *args: word_nce(*args)[0], argnums=(0, 1))
-    compiled = jax.jit(grad, out_shardings=(split, split)).lower(*args).compile()
+
+    def two_terms(regions, more_regions, words, word_mask):
+        return sum(word_nce(x, words, word_mask)[0] for x in (regions, more_regions))
+
+    grad = jax.grad(two_terms, argnums=(0, 1))
+    compiled = jax.jit(grad, out_shardings=(split, split)).lower(args[0], *args).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < b * b * r * t * 4
     moved = measure.collective_bytes(compiled.as_text())
     words, mask, scores = b * t * d * 4, b * t, b * b * 4
-    assert moved.keys() <= {"all-gather", "reduce-scatter", "all-reduce"}
-    assert words <= moved["all-gather"] <= words + mask
-    assert moved["reduce-scatter"] <= words // 8  # What a device keeps of the words' gradient.
-    assert moved["all-reduce"] <= scores
+    assert moved.keys() <= {"all-gather", "all-reduce"}
+    assert words <= moved["all-gather"] <= words + mask  # Once for both terms.
+    assert moved["all-reduce"] <= 2 * scores
+
+
+def test_gradients_flow_back_to_gathered_words():
+    mesh = sharding.make_mesh()
+    _, word_nce = make_contrastive_terms(mesh, 0)
+    rng, split = np.random.default_rng(0), sharding.batch_sharding(mesh)
+    arrays = [np.float32(rng.normal(size=shape)) for shape in ((16, 9, 6), (16, 5, 6))]
+    args = *arrays, np.arange(5)[None] < rng.integers(1, 6, (16, 1))
+
+    def gradients(word_nce, args):
+        return jax.jit(jax.grad(lambda *args: word_nce(*args)[0], argnums=(0, 1)))(*args)
+
+    got = gradients(word_nce, sharding.put(args, split))
+    for a, b in zip(got, gradients(losses.word_nce, args), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)

@@ -6,21 +6,28 @@ The one place where `ml_collections` meets the library; what is built here takes
 import dataclasses
 import functools
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, UInt32
 from ml_collections import ConfigDict
 
 from xmc_jax import sharding
 from xmc_jax.data.overlap import why_refused
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
-from xmc_jax.frozen.image_features import ImageFeatures, load_image_features
-from xmc_jax.frozen.text_encoder import TextEncoder, load_text_encoder
+from xmc_jax.frozen.image_features import (
+    ImageFeatures,
+    describe_image_features,
+    load_image_features,
+)
+from xmc_jax.frozen.text_encoder import TextEncoder, describe_text_encoder, load_text_encoder
 from xmc_jax.models.discriminator import CONTRASTIVE_HEADS, Discriminator
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS, Generator
 from xmc_jax.objectives import LossWeights
@@ -31,6 +38,7 @@ from xmc_jax.train_step import (
     make_sample_step,
     make_train_step,
 )
+from xmc_jax.types import Batch
 
 PyTree = Any
 
@@ -45,9 +53,9 @@ class Experiment:
       generator: The `Generator`.
       discriminator: The `Discriminator`.
       text_encoder: The frozen text encoder.
-      tokenizer: Captions to its token ids.
+      tokenizer: Captions to its token ids; None in a described experiment.
       image_features: The frozen network of the pretrained-image term, or None.
-      frozen: The frozen weights, on the devices.
+      frozen: The frozen weights, on the devices; their shapes in a described experiment.
     """
 
     config: ConfigDict
@@ -55,44 +63,60 @@ class Experiment:
     generator: nn.Module
     discriminator: nn.Module
     text_encoder: TextEncoder
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     image_features: ImageFeatures | None
     frozen: FrozenParams
 
     def init_state(self) -> TrainState:
-        """The state before the first step, on every device; a pure function of the config."""
-        init = jax.jit(
-            lambda rng: create_train_state(
-                rng,
-                generator=self.generator,
-                discriminator=self.discriminator,
-                generator_tx=self._optimizer("generator_learning_rate"),
-                discriminator_tx=self._optimizer("discriminator_learning_rate"),
-                text_width=self.text_encoder.width,
-            ),
-            out_shardings=sharding.replicated(self.mesh),
-        )
-        return init(jax.random.key(self.config.seed))
+        """The state before the first step, on the devices; a pure function of the config."""
+        init = jax.jit(self._create_state, out_shardings=self._state_shardings())
+        return init(np.uint32(self.config.seed))
 
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings of the state, for restoring without computing one."""
-        return self._replicated(jax.eval_shape(self.init_state))
+        shapes = jax.eval_shape(self._create_state, np.uint32(0))
+        return jax.tree.map(_abstract, shapes, self._state_shardings())
 
     def abstract_ema(self) -> PyTree:
-        """The same of the generator's moving averages, all that drawing needs."""
+        """The same of the generator's moving averages, whole on every device, to draw with."""
         init = functools.partial(
             init_generator, generator=self.generator, text_width=self.text_encoder.width
         )
-        return self._replicated(jax.eval_shape(init, jax.random.key(0)))
+        shapes, whole = jax.eval_shape(init, jax.random.key(0)), sharding.replicated(self.mesh)
+        return jax.tree.map(lambda x: _abstract(x, whole), shapes)
 
-    def _replicated(self, shapes: PyTree) -> PyTree:
-        spec = sharding.replicated(self.mesh)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spec), shapes)
+    def abstract_step_arguments(self) -> tuple[TrainState, Batch, FrozenParams, Array]:
+        """The same of all that a training step takes, for compiling one without running it."""
+        config, whole = self.config, sharding.replicated(self.mesh)
+        split = sharding.batch_sharding(self.mesh, batch_axis=1)
+        leading, side = (config.d_steps, config.batch_size), config.model.resolution
+        image = jax.ShapeDtypeStruct((*leading, side, side, 3), np.uint8, sharding=split)
+        tokens = jax.ShapeDtypeStruct((*leading, config.text.num_tokens), np.int32, sharding=split)
+        frozen, rng = self.frozen, jax.eval_shape(lambda: jax.random.key(0))
+        frozen, rng = jax.tree.map(lambda x: _abstract(x, whole), (frozen, rng))
+        return self.abstract_state(), Batch(image, tokens), frozen, rng
+
+    def _create_state(self, seed: UInt32[Array, ""]) -> TrainState:
+        return create_train_state(
+            jax.random.key(seed),
+            generator=self.generator,
+            discriminator=self.discriminator,
+            generator_tx=self._optimizer("generator_learning_rate"),
+            discriminator_tx=self._optimizer("discriminator_learning_rate"),
+            text_width=self.text_encoder.width,
+        )
+
+    def _state_shardings(self) -> TrainState:
+        return jax.tree.map(
+            lambda x: sharding.parameter_sharding(self.mesh, x.shape),
+            jax.eval_shape(self._create_state, np.uint32(0)),
+        )
 
     def jit_train_step(self):
         """The compiled training step ``(state, batch, frozen, rng) -> (state, metrics)``.
 
-        The state is donated; everything but the batch is replicated.
+        The state is donated, and lives where `sharding.parameter_sharding` says; the batch is split
+        over all devices, and the rest is whole on each.
         """
         config = self.config
         step = make_train_step(
@@ -110,19 +134,17 @@ class Experiment:
             ),
             ema_decay=config.optimizer.ema_decay,
             flip=config.data.flip,
-            contrastive_group_size=self._contrastive_group_size(),
+            contrastive_group_size=config.loss.contrastive_group_size,
             accumulation_steps=config.accumulation_steps,
             remat=config.remat,
             mesh=self.mesh,
         )
-        whole, split = (
-            sharding.replicated(self.mesh),
-            sharding.batch_sharding(self.mesh, batch_axis=1),
-        )
+        whole, state = sharding.replicated(self.mesh), self._state_shardings()
+        split = sharding.batch_sharding(self.mesh, batch_axis=1)
         return jax.jit(
             step,
-            in_shardings=(whole, split, whole, whole),
-            out_shardings=(whole, whole),
+            in_shardings=(state, split, whole, whole),
+            out_shardings=(state, whole),
             donate_argnums=0,
         )
 
@@ -136,27 +158,82 @@ class Experiment:
         section = self.config.optimizer
         return optax.adam(section[learning_rate], b1=section.beta1, b2=section.beta2)
 
-    def _contrastive_group_size(self) -> int:
-        if self.config.loss.negatives == "global":
-            return 0
-        return self.config.batch_size // self.mesh.shape[sharding.DATA_AXIS]
 
-
-def create_experiment(config: ConfigDict, *, training: bool = True) -> Experiment:
+def create_experiment(config: ConfigDict, *, training: bool = True, fsdp: int = 1) -> Experiment:
     """Builds the parts of an experiment; loads the frozen networks.
 
     Args:
       config: A resolved configuration; see `configs/shapes_32.py` for every field.
       training: Whether losses will be computed. Sampling needs no image features.
+      fsdp: See `sharding.make_mesh`.
 
     Raises:
       UserError: a field is missing or has a value that cannot work, or weights are missing.
     """
     check_config(config)
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(fsdp=fsdp)
     if training:
-        sharding.check_batch_size(config.batch_size, mesh)
-        check_accumulation(config, mesh)
+        _check_shares(config, mesh)
+    generator, discriminator = _create_networks(config)
+    text_encoder = load_text_encoder(config.text.encoder)
+    image_features = _image_features(config, load_image_features) if training else None
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        generator=generator,
+        discriminator=discriminator,
+        text_encoder=text_encoder,
+        tokenizer=Tokenizer(
+            text_encoder.vocabulary_file, config.text.num_tokens, text_encoder.lowercase
+        ),
+        image_features=image_features,
+        frozen=sharding.put(
+            _frozen_params(text_encoder, image_features), sharding.replicated(mesh)
+        ),
+    )
+
+
+def describe_experiment(
+    config: ConfigDict, devices: Sequence[jax.Device], *, fsdp: int = 1
+) -> Experiment:
+    """An experiment for devices that need not be there, without frozen weights: to be compiled.
+
+    Args:
+      config: A resolved configuration.
+      devices: All of the mesh, attached or described by a compiler.
+      fsdp: See `sharding.make_mesh`.
+
+    Raises:
+      UserError: a field is missing or has a value that cannot work.
+    """
+    check_config(config)
+    mesh = sharding.make_mesh(devices, fsdp=fsdp)
+    _check_shares(config, mesh)
+    generator, discriminator = _create_networks(config)
+    text_encoder = describe_text_encoder(config.text.encoder)
+    image_features = _image_features(config, describe_image_features)
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        generator=generator,
+        discriminator=discriminator,
+        text_encoder=text_encoder,
+        tokenizer=None,
+        image_features=image_features,
+        frozen=_frozen_params(text_encoder, image_features),
+    )
+
+
+def _abstract(x: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+
+def _check_shares(config: ConfigDict, mesh: Mesh) -> None:
+    sharding.check_batch_size(config.batch_size, mesh)
+    check_accumulation(config, mesh)
+
+
+def _create_networks(config: ConfigDict) -> tuple[Generator, Discriminator]:
     dtype = jnp.dtype(config.model.dtype)
     try:
         generator = Generator(
@@ -164,6 +241,7 @@ def create_experiment(config: ConfigDict, *, training: bool = True) -> Experimen
             width=config.model.generator_width,
             z_dim=config.model.z_dim,
             modulation=config.model.modulation,
+            bn_group_size=config.model.bn_group_size,
             dtype=dtype,
         )
         discriminator = Discriminator(
@@ -175,30 +253,23 @@ def create_experiment(config: ConfigDict, *, training: bool = True) -> Experimen
         )
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
+    return generator, discriminator
 
-    image_features = None
-    if training and config.loss.image_pretrained_weight:
-        image_features = load_image_features(
-            config.loss.image_pretrained_network,
-            config.loss.image_pretrained_weights,
-            config.loss.image_pretrained_resolution,
-        )
-    text_encoder = load_text_encoder(config.text.encoder)
-    tokenizer = Tokenizer(
-        text_encoder.vocabulary_file, config.text.num_tokens, text_encoder.lowercase
+
+def _image_features(config: ConfigDict, get: Callable[..., ImageFeatures]) -> ImageFeatures | None:
+    loss = config.loss
+    if not loss.image_pretrained_weight:
+        return None
+    return get(
+        loss.image_pretrained_network,
+        loss.image_pretrained_weights,
+        loss.image_pretrained_resolution,
     )
-    frozen = FrozenParams(
+
+
+def _frozen_params(text_encoder: TextEncoder, image_features: ImageFeatures | None) -> FrozenParams:
+    return FrozenParams(
         text=text_encoder.params, image=image_features.params if image_features else None
-    )
-    return Experiment(
-        config=config,
-        mesh=mesh,
-        generator=generator,
-        discriminator=discriminator,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        image_features=image_features,
-        frozen=sharding.put_replicated(frozen, mesh),
     )
 
 
@@ -213,7 +284,7 @@ def check_accumulation(config: ConfigDict, mesh: Mesh) -> None:
     Raises:
       UserError: naming the numbers that work.
     """
-    on_device = config.batch_size // mesh.shape[sharding.DATA_AXIS]
+    on_device = config.batch_size // mesh.size
     if on_device % config.accumulation_steps:
         divisors = [n for n in range(1, on_device + 1) if on_device % n == 0]
         raise UserError(
@@ -262,12 +333,20 @@ def _check_values(config: ConfigDict) -> None:
         "model.contrastive_head": (config.model.contrastive_head, tuple(CONTRASTIVE_HEADS)),
         "remat": (config.remat, tuple(REMAT_POLICIES)),
         "model.dtype": (config.model.dtype, ("float32", "bfloat16")),
-        "loss.negatives": (config.loss.negatives, ("global", "per_device")),
         "data.crop": (config.data.crop, ("squash", "short_crop", "center_crop")),
     }
     for name, (value, known) in choices.items():
         if value not in known:
             raise UserError(f"config.{name}={value!r} is not one of {', '.join(map(str, known))}")
+    for name, size in (
+        ("loss.contrastive_group_size", config.loss.contrastive_group_size),
+        ("model.bn_group_size", config.model.bn_group_size),
+    ):
+        if size < 0 or (size and config.batch_size % size):
+            raise UserError(
+                f"config.{name}={size} does not divide config.batch_size={config.batch_size}; "
+                "0 makes one group of the whole batch"
+            )
     if config.text.num_tokens < 3:
         raise UserError(
             f"config.text.num_tokens={config.text.num_tokens} leaves no room for a word between "

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from xmc_jax import losses
 from xmc_jax.models.discriminator import DiscriminatorOutput
-from xmc_jax.sharding import DATA_AXIS
+from xmc_jax.sharding import BATCH_AXES
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -57,24 +57,26 @@ def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable
     """The contrastive losses for a mesh: ``(info_nce, word_nce)`` over global or grouped batches.
 
     With global negatives the word term runs as an island of per-device code: each device scores
-    its own images against all captions, whose word embeddings it gathers, and only the score
-    matrix leaves the island. Left to the partitioner, the same loop moves whole activations.
+    its own images against all captions, and only the score matrix leaves the island. Left to the
+    partitioner, the same loop moves whole activations. The words are gathered on the island's
+    shore, where the compiler sees that two terms on the same captions need the same.
 
     Args:
       mesh: The devices, or None for plain arrays.
       group_size: Negatives come from groups of this many consecutive items; 0 means all.
     """
     info_nce = losses.in_groups(losses.info_nce, group_size)
-    if group_size or mesh is None or mesh.shape[DATA_AXIS] == 1:
+    if group_size or mesh is None or mesh.size == 1:
         return info_nce, losses.in_groups(losses.word_nce, group_size)
 
     def score_local_images(regions: Array, words: Array, word_mask: Array) -> Array:
-        words, word_mask = jax.lax.all_gather((words, word_mask), DATA_AXIS, tiled=True)
+        # Each device has gradients of its own for the words, which are summed.
+        words, word_mask = jax.lax.pcast((words, word_mask), BATCH_AXES, to="varying")
         return losses.word_scores(regions, words, word_mask)
 
-    split = PartitionSpec(DATA_AXIS)
+    split, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
     scores = jax.shard_map(
-        score_local_images, mesh=mesh, in_specs=(split, split, split), out_specs=split
+        score_local_images, mesh=mesh, in_specs=(split, whole, whole), out_specs=split
     )
 
     def word_nce(regions: Array, words: Array, word_mask: Array) -> losses.LossAndAccuracy:

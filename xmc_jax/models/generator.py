@@ -43,6 +43,7 @@ class Generator(nn.Module):
       z_dim: Length of the noise vector, and of the projected sentence.
       modulation: ``"attentional"`` (the paper's), or ``"self"``: the global condition everywhere
         (one of the paper's ablations).
+      bn_group_size: See `BatchNorm`.
       dtype: Compute type of the convolutions; attention is float32.
     """
 
@@ -50,6 +51,7 @@ class Generator(nn.Module):
     width: int
     z_dim: int
     modulation: str = "attentional"
+    bn_group_size: int = 0
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
@@ -97,10 +99,13 @@ class Generator(nn.Module):
         for index, multiplier in enumerate(multipliers):
             if index == NUM_GLOBAL_BLOCKS and self.modulation == "attentional":
                 condition = self._attend(x, words, word_mask, condition)
-            block = GeneratorBlock(multiplier * self.width, self.dtype, name=f"block_{index}")
+            block = GeneratorBlock(
+                multiplier * self.width, self.bn_group_size, self.dtype, name=f"block_{index}"
+            )
             x = checkpoint_name(block(x, condition, train=train), BLOCK_OUTPUT)
 
-        x = ConditionalBatchNorm(self.dtype, name="final_norm")(x, condition, train=train)
+        norm = ConditionalBatchNorm(self.bn_group_size, self.dtype, name="final_norm")
+        x = norm(x, condition, train=train)
         to_rgb = Conv(3, 3, dtype=self.dtype, name="to_rgb")
         return jnp.tanh(to_rgb(nn.relu(x)).astype(jnp.float32))
 

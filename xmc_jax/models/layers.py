@@ -67,16 +67,55 @@ class ConditionalProjection(nn.Module):
         return out
 
 
+class BatchNorm(nn.Module):
+    """Batch normalisation without scale and shift.
+
+    Attributes:
+      group_size: Consecutive images that share their statistics, which then must divide the batch;
+        0: all images of all devices do. Running statistics are the mean of those of all groups.
+      dtype: Type of the result; statistics are float32 whatever it is.
+      momentum: Of the running statistics.
+      epsilon: Added to variances.
+    """
+
+    group_size: int = 0
+    dtype: DTypeLike = jnp.float32
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        """Normalises by the batch's statistics, and moves the running ones, or by these."""
+        b, h, w, c = x.shape
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
+        x = x.astype(jnp.float32)
+        if not train:
+            mean, var = (v.value[None, None, None, :] for v in (running_mean, running_var))
+            return ((x - mean) * jax.lax.rsqrt(var + self.epsilon)).astype(self.dtype)
+        groups = x.reshape(-1, self.group_size or b, h, w, c)
+        mean, square = (jnp.mean(y, axis=(1, 2, 3), keepdims=True) for y in (groups, groups**2))
+        var = jnp.maximum(square - mean**2, 0.0)
+        if not self.is_initializing():
+            for running, now in ((running_mean, mean), (running_var, var)):
+                now = jnp.mean(now, axis=(0, 1, 2, 3))
+                running.value = self.momentum * running.value + (1.0 - self.momentum) * now
+        normalized = (groups - mean) * jax.lax.rsqrt(var + self.epsilon)
+        return normalized.reshape(b, h, w, c).astype(self.dtype)
+
+
 class ConditionalBatchNorm(nn.Module):
     """Batch normalisation whose scale and shift are predicted from a condition.
 
     ``BN(x) * (1 + Dense_gamma(condition)) + Dense_beta(condition)``, where BN has no parameters
-    (paper, "Attentional Self-Modulation Generator"). The statistics are those of the global batch.
+    (paper, "Attentional Self-Modulation Generator").
 
     Attributes:
+      bn_group_size: See `BatchNorm`.
       dtype: Compute type; statistics are float32 whatever it is.
     """
 
+    bn_group_size: int = 0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -90,15 +129,7 @@ class ConditionalBatchNorm(nn.Module):
           train: Whether to normalise by the batch's statistics (and update the running ones) or
             by the running statistics.
         """
-        x = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            use_bias=False,
-            use_scale=False,
-            dtype=self.dtype,
-            name="batch_norm",
-        )(x)
+        x = BatchNorm(self.bn_group_size, self.dtype, name="batch_norm")(x, train=train)
         # A 1x1 convolution commutes with nearest-neighbour enlargement, so gamma and beta are
         # computed at the condition's own resolution and broadcast over the pixels of each cell.
         gamma, beta = (
@@ -145,17 +176,19 @@ class GeneratorBlock(nn.Module):
 
     Attributes:
       features: Output channels.
+      bn_group_size: See `BatchNorm`.
       dtype: Compute type.
     """
 
     features: int
+    bn_group_size: int = 0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], condition: Condition, *, train: bool) -> Array:
         """Maps ``[b, h, w, c]`` to ``[b, 2h, 2w, features]``; `condition` as in the cBN."""
-        norm_1 = ConditionalBatchNorm(self.dtype, name="norm_1")
-        norm_2 = ConditionalBatchNorm(self.dtype, name="norm_2")
+        norm_1 = ConditionalBatchNorm(self.bn_group_size, self.dtype, name="norm_1")
+        norm_2 = ConditionalBatchNorm(self.bn_group_size, self.dtype, name="norm_2")
         conv_1 = Conv(self.features, 3, upsample=True, dtype=self.dtype, name="conv_1")
         conv_2 = Conv(self.features, 3, dtype=self.dtype, name="conv_2")
         shortcut = Conv(self.features, 1, dtype=self.dtype, name="shortcut")
