@@ -16,6 +16,7 @@ VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
 LAYERS = [
     {"types", "errors", "progress"},
+    {"processes"},
     {"attention", "accumulation", "sharding", "images"},
     {"models", "losses", "frozen", "data", "metrics"},
     {"train_state", "objectives"},

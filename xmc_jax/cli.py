@@ -6,6 +6,7 @@ Kept light: `--help` must not wait for JAX or TensorFlow.
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,18 @@ def define_data_dir_flag() -> None:
     )
 
 
+def define_process_flags() -> None:
+    """The flags by which several processes become one run."""
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "HOST:PORT of process 0, for a run of several processes. With --num_processes and "
+        "--process_id; none of them is needed on Cloud TPU, GKE and Slurm.",
+    )
+    flags.DEFINE_integer("num_processes", None, "Processes of the run.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+
+
 def required(name: str) -> Any:
     """The value of a flag that the verb cannot do without.
 
@@ -87,6 +100,18 @@ def set_up_jax() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+def join_processes() -> None:
+    """Makes this process one of a run of several, where `define_process_flags` or a cluster say so.
+
+    Raises:
+      UserError: see `processes.join`.
+    """
+    from xmc_jax import processes
+
+    values = flags.FLAGS
+    processes.join(values.coordinator_address, values.num_processes, values.process_id)
+
+
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; a `UserError` or Ctrl-C becomes one line."""
     # Before anything imports Keras, as TensorFlow's friends do.
@@ -100,10 +125,14 @@ def run(main: Callable[[], None]) -> None:
         try:
             main()
         except UserError as error:
-            _fail(str(error))
+            _leave(f"error: {error}", USAGE_ERROR)
         except KeyboardInterrupt:
-            print("interrupted; the same command starts or goes on again", file=sys.stderr)
-            sys.exit(INTERRUPTED)
+            _leave("interrupted; the same command starts or goes on again", INTERRUPTED)
+        except Exception as error:
+            if _is_one_of_several():
+                traceback.print_exc()
+                _leave(f"{type(error).__name__}: {error}", 1)
+            raise
 
     app.run(main_without_arguments, flags_parser=_parse_flags)
 
@@ -154,5 +183,18 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.exit(USAGE_ERROR)
+    _leave(f"error: {message}", USAGE_ERROR)
+
+
+def _leave(message: str, exit_code: int) -> None:
+    """Ends this process with one line, and with it the others of its run."""
+    print(message, file=sys.stderr, flush=True)
+    if _is_one_of_several():
+        from xmc_jax import processes
+
+        processes.stop_others(message.removeprefix("error: "), exit_code)
+    sys.exit(exit_code)
+
+
+def _is_one_of_several() -> bool:
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()

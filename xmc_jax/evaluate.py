@@ -25,14 +25,20 @@ def main() -> None:
     workdir = cli.required("workdir")
     names = tuple(name for name in flags.FLAGS.metrics if name)
     cli.set_up_jax()
+    cli.join_processes()
     records = evaluate(workdir, flags.FLAGS.data_dir, names, flags.FLAGS.step)
-    print(format_table(records))
+
+    from xmc_jax import processes
+
+    processes.say(format_table(records))
 
 
 def evaluate(
     workdir: str, data_dir: str, names: Sequence[str], step: int | None = None
 ) -> list[dict[str, Any]]:
     """Measures a checkpoint on the run's evaluation split, and appends to metrics.jsonl.
+
+    Every process of a run calls it and has the numbers; the first one writes.
 
     Args:
       workdir: Folder of a run.
@@ -47,10 +53,12 @@ def evaluate(
     Raises:
       UserError: a metric does not exist or cannot judge this run, or something is missing.
     """
+    from xmc_jax import processes
     from xmc_jax import workdir as run
 
     config = run.read_config(workdir)
-    run.ensure_writable(workdir)
+    if processes.is_first():
+        run.ensure_writable(workdir)
 
     from xmc_jax.checkpoint import Checkpoints
     from xmc_jax.experiment import check_config, create_experiment
@@ -58,7 +66,8 @@ def evaluate(
     check_config(config)
     names = _choose_metrics(names, config)
     experiment = create_experiment(config, training=False)
-    real, others, examples = _read_examples(experiment, data_dir)
+    with processes.first_process_first("read the examples"):
+        real, others, examples = _read_examples(experiment, data_dir)
     with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
         step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
     drawn = _draw(experiment, ema, [tokens for _, tokens, _, _ in examples])
@@ -70,8 +79,9 @@ def evaluate(
     if "fd_vgg16" in names:
         records.append(_measure_fd(experiment, drawn, real, others))
     records = [about | record for record in records]
-    known = run.read_metrics(workdir)
-    run.append_metrics(workdir, [record for record in records if record not in known])
+    if processes.is_first():
+        known = run.read_metrics(workdir)
+        run.append_metrics(workdir, [record for record in records if record not in known])
     return records
 
 
@@ -113,6 +123,7 @@ def _read_examples(experiment, data_dir: str):
     """
     import numpy as np
 
+    from xmc_jax import processes
     from xmc_jax.data import batches, reader
     from xmc_jax.experiment import evaluation_data
 
@@ -149,7 +160,7 @@ def _read_examples(experiment, data_dir: str):
     # A small split is shared evenly: the second half is for the floor of distances.
     count = min(wanted, len(prompts) // 2)
     if count < wanted:
-        print(
+        processes.say(
             f"notice: split {config.data.eval_split} has {len(prompts)} examples: {count} serve as "
             f"prompts (config.eval.num_examples={wanted})"
         )
@@ -163,12 +174,13 @@ def _draw(experiment, ema, tokens: list):
     """One picture a prompt, with progress."""
     import numpy as np
 
+    from xmc_jax import processes
     from xmc_jax.sampling import Sampler
 
     size, seed = experiment.config.eval.batch_size, experiment.config.eval.seed
     sampler = Sampler(experiment, size)
     tokens, drawn = np.stack(tokens), []
-    progress = Progress(len(tokens), name="drawing", unit="images")
+    progress = Progress(len(tokens), name="drawing", unit="images", silent=not processes.is_first())
     for start in range(0, len(tokens), size):
         part = tokens[start : start + size]
         drawn.append(sampler(ema, part, seed=seed, first_index=start))
@@ -229,18 +241,27 @@ def _measure_fd(experiment, drawn, real, others) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from xmc_jax import images
+    from xmc_jax import images, sharding
     from xmc_jax.frozen.image_features import PACKAGED, load_image_features
     from xmc_jax.metrics import frechet
 
+    mesh = experiment.mesh
+    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     network = load_image_features("vgg16", PACKAGED, _FD_RESOLUTION)
-    apply = jax.jit(lambda params, pixels: network.apply(params, images.from_uint8(pixels)))
-    size = experiment.config.eval.batch_size
+    params = sharding.put(network.params, whole)
+    apply = jax.jit(
+        lambda params, pixels: network.apply(params, images.from_uint8(pixels)),
+        out_shardings=whole,
+    )
+    size = -(-experiment.config.eval.batch_size // mesh.size) * mesh.size
+
+    def features(pixels) -> np.ndarray:
+        padded = np.concatenate([pixels, np.repeat(pixels[-1:], size - len(pixels), 0)])
+        return np.asarray(apply(params, sharding.put(padded, rows)))[: len(pixels)]
 
     def measure(pixels) -> frechet.Moments:
-        parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-        features = (np.asarray(apply(network.params, part)) for part in parts)
-        return frechet.merge(map(frechet.moments, features))
+        parts = (pixels[start : start + size] for start in range(0, len(pixels), size))
+        return frechet.merge(frechet.moments(features(part)) for part in parts)
 
     reference = measure(real)
     split = _split_name(experiment.config)
@@ -265,6 +286,7 @@ def _split_name(config) -> str:
 def _define_flags() -> None:
     cli.define_workdir_flag()
     cli.define_data_dir_flag()
+    cli.define_process_flags()
     flags.DEFINE_integer("step", None, "Checkpoint to measure; the newest if not given.")
     flags.DEFINE_list("metrics", [], f"Some of {', '.join(METRICS)}; all that fit if not given.")
 

@@ -24,12 +24,13 @@ class Progress:
       total: How much there is; None if nobody knows.
       name: What it is, at the start of a line.
       unit: What one is called, in the plural.
+      silent: Tells nothing, since another process does.
     """
 
-    def __init__(self, total: int | None, *, name: str, unit: str):
+    def __init__(self, total: int | None, *, name: str, unit: str, silent: bool = False):
         self._total, self._name, self._unit = total, name, unit
         self._started = self._told = time.monotonic()
-        self._is_over = False
+        self._is_over = silent
 
     def tell(self, done: int, *, num_before: int = 0, note: str = "") -> None:
         """Prints a line if it is time for one, or if all is done.

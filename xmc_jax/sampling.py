@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int32, UInt8
 
 from xmc_jax.experiment import Experiment
+from xmc_jax.sharding import batch_sharding, make_whole, put
 
 
 def batch_sizes(largest: int, num_devices: int) -> tuple[int, ...]:
@@ -38,6 +39,7 @@ class Sampler:
 
     def __init__(self, experiment: Experiment, batch_size: int):
         self._sizes = batch_sizes(batch_size, experiment.mesh.size)
+        self._mesh = experiment.mesh
         self._step = experiment.jit_sample_step()
         self._text_params = experiment.frozen.text
         self._z_dim = experiment.config.model.z_dim
@@ -48,7 +50,7 @@ class Sampler:
         """Draws one image a caption.
 
         Args:
-          ema: Averaged parameters and statistics of the generator.
+          ema: Averaged parameters and statistics of the generator, as training has them.
           tokens: Token ids of the captions.
           seed: Chooses the noise, together with each caption's index.
           first_index: Index of the first caption.
@@ -57,12 +59,14 @@ class Sampler:
           Pixels, 0..255, on the host.
         """
         images = []
+        ema, split = make_whole(ema, self._mesh), batch_sharding(self._mesh)
         for start in range(0, len(tokens), self._sizes[-1]):
             part = tokens[start : start + self._sizes[-1]]
             size = next(size for size in self._sizes if size >= len(part))
             padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
             z = make_noise(size, self._z_dim, seed, first_index + start)
-            images.append(np.asarray(self._step(ema, self._text_params, padded, z))[: len(part)])
+            drawn = self._step(ema, self._text_params, *put((padded, z), split))
+            images.append(np.asarray(drawn)[: len(part)])
         return np.concatenate(images)
 
 

@@ -24,40 +24,50 @@ def main() -> None:
     """Reads the flags and trains."""
     config, workdir = cli.required_config(), cli.required("workdir")
     cli.set_up_jax()
-    train(config, workdir, flags.FLAGS.data_dir, flags.FLAGS.reader_workers)
+    cli.join_processes()
+    train(config, workdir, flags.FLAGS.data_dir, flags.FLAGS.reader_workers, flags.FLAGS.fsdp)
 
 
-def train(config, workdir: str, data_dir: str, reader_workers: int | None = None) -> None:
+def train(
+    config, workdir: str, data_dir: str, reader_workers: int | None = None, fsdp: int = 1
+) -> None:
     """Trains until ``config.num_steps``, from the newest checkpoint of the workdir if it has any.
+
+    Every process of a run calls it; the first one writes.
 
     Args:
       config: A resolved experiment; see `configs/shapes_32.py`.
       workdir: Folder of the run.
       data_dir: Folder of the prepared data sets.
       reader_workers: Worker processes that read; 0 for threads, chosen if None. Changes no result.
+      fsdp: Devices that share one copy of the parameters. Changes no result but by rounding.
 
     Raises:
       UserError: a setting cannot work, something is missing, or a loss is no longer finite.
     """
     import jax
 
-    from xmc_jax import sharding
+    from xmc_jax import processes, sharding
     from xmc_jax import workdir as run
     from xmc_jax.checkpoint import Checkpoints
     from xmc_jax.experiment import check_config, create_experiment
 
     # Act 1: the folder of the run, and whether this config belongs to it.
-    run.ensure_writable(workdir)
+    if processes.is_first():
+        run.ensure_writable(workdir)
     run.check_config(workdir, config)
 
     # Act 2: data, networks, state.
     check_config(config)
-    source, eval_source = _open_splits(config, data_dir)
-    print(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}", flush=True)
-    experiment = create_experiment(config)
+    with processes.first_process_first("open the data"):
+        source, eval_source = _open_splits(config, data_dir)
+    of_processes = f" of {n} processes" if (n := jax.process_count()) > 1 else ""
+    processes.say(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}{of_processes}")
+    experiment = create_experiment(config, fsdp=fsdp)
     preview = _read_preview(experiment, eval_source)
-    run.write_config(workdir, config)
-    _write_captions(workdir, preview.captions)
+    if processes.is_first():
+        run.write_config(workdir, config)
+        _write_captions(workdir, preview.captions)
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
@@ -69,21 +79,22 @@ def train(config, workdir: str, data_dir: str, reader_workers: int | None = None
             state = checkpoints.restore(experiment.abstract_state())
         first_step = int(state.step)
         if first_step >= config.num_steps:
-            print(f"nothing to do: {workdir} is at step {first_step} of {config.num_steps}")
+            processes.say(f"nothing to do: {workdir} is at step {first_step} of {config.num_steps}")
             return
-        run.truncate_metrics(workdir, first_step)
-        print(f"training from step {first_step} to {config.num_steps}", flush=True)
+        if processes.is_first():
+            run.truncate_metrics(workdir, first_step)
+        processes.say(f"training from step {first_step} to {config.num_steps}")
 
         # Act 3: the loop.
         stream = _open_stream(experiment, source, first_step, reader_workers)
         stack.callback(stream.close)
-        from clu import metric_writers  # Loads TensorFlow; a mistake above should not wait for it.
-
-        writer = metric_writers.SummaryWriter(workdir)
+        writer = _make_writer(workdir)
         log = _Log(config, workdir, writer, first_step)
         draw = _make_preview(experiment, preview, workdir, writer)
         train_step = experiment.jit_train_step()
-        rng = jax.device_put(jax.random.key(config.seed + 1), sharding.replicated(experiment.mesh))
+        # Made on all devices at once: a key of one process cannot be sent to another's.
+        make_key = jax.jit(jax.random.key, out_shardings=sharding.replicated(experiment.mesh))
+        rng = make_key(config.seed + 1)
         for step in range(first_step + 1, config.num_steps + 1):
             batch = sharding.put_batch(next(stream), experiment.mesh, batch_axis=1)
             state, metrics = train_step(state, batch, experiment.frozen, rng)
@@ -98,7 +109,18 @@ def train(config, workdir: str, data_dir: str, reader_workers: int | None = None
                 log.flush()
                 checkpoints.save(step, state)
         writer.close()
-    print(f"done: {workdir} is at step {config.num_steps}", flush=True)
+    processes.say(f"done: {workdir} is at step {config.num_steps}")
+
+
+def _make_writer(workdir: str):
+    """Of TensorBoard events, in the first process; elsewhere it writes nothing."""
+    # Loads TensorFlow, which no mistake before should wait for.
+    from clu import metric_writers
+
+    from xmc_jax import processes
+
+    writers = [metric_writers.SummaryWriter(workdir)] if processes.is_first() else []
+    return metric_writers.MultiWriter(writers)
 
 
 def _open_splits(config, data_dir: str) -> tuple:
@@ -144,6 +166,7 @@ def _read_preview(experiment, source):
 def _open_stream(experiment, source, first_step: int, reader_workers: int | None):
     import jax
 
+    from xmc_jax import processes
     from xmc_jax.data.batches import train_batches
 
     config = experiment.config
@@ -153,7 +176,7 @@ def _open_stream(experiment, source, first_step: int, reader_workers: int | None
         idle = 0 if jax.default_backend() == "cpu" else os.cpu_count() or 1
         reader_workers = min(idle // 2, 16) if idle >= 8 else 0
     if reader_workers:
-        print(f"reading with {reader_workers} worker processes (--reader_workers)", flush=True)
+        processes.say(f"reading with {reader_workers} worker processes (--reader_workers)")
     return train_batches(
         source,
         experiment.tokenizer,
@@ -182,9 +205,7 @@ def _write_captions(workdir: str, captions: list[str]) -> None:
 
 def _make_preview(experiment, preview, workdir: str, writer):
     """``draw(step, ema)``: the fixed captions' pictures, as a PNG in the workdir and an event."""
-    import jax
-
-    from xmc_jax import images
+    from xmc_jax import images, processes
     from xmc_jax import workdir as run
     from xmc_jax.sampling import Sampler
 
@@ -193,7 +214,7 @@ def _make_preview(experiment, preview, workdir: str, writer):
 
     def draw(step: int, ema) -> None:
         drawn = sampler(ema, tokens, seed=experiment.config.eval.seed)
-        if jax.process_index() == 0:
+        if processes.is_first():
             grid = images.make_grid(drawn, num_columns=GRID_COLUMNS)
             factor = max(1, 96 // experiment.config.model.resolution)
             run.sample_path(workdir, step).write_bytes(
@@ -229,6 +250,8 @@ class _Log:
         """
         import jax
 
+        from xmc_jax import processes
+
         if not self._pending:
             return
         steps, metrics = zip(*self._pending, strict=True)
@@ -240,10 +263,10 @@ class _Log:
         now = time.monotonic()
         rate = len(steps) / max(now - self._flushed_at, 1e-9)
         if not self._compiled:
-            print(f"first step, compilation included: {now - self._flushed_at:.0f} s", flush=True)
+            processes.say(f"first step, compilation included: {now - self._flushed_at:.0f} s")
         self._compiled, self._flushed_at = True, now
         for step, values in zip(steps, metrics, strict=True):
-            if step % self._config.log_every_steps == 0 and jax.process_index() == 0:
+            if step % self._config.log_every_steps == 0 and processes.is_first():
                 self._write(step, {k: float(v) for k, v in values.items()}, rate)
 
     def _write(self, step: int, values: dict[str, float], rate: float) -> None:
@@ -283,6 +306,14 @@ if __name__ == "__main__":
     cli.define_config_flag()
     cli.define_workdir_flag()
     cli.define_data_dir_flag()
+    cli.define_process_flags()
+    flags.DEFINE_integer(
+        "fsdp",
+        1,
+        "Devices that share one copy of parameters, moments and averages, for networks that do not "
+        "fit on one. Changes no result but by rounding.",
+        lower_bound=1,
+    )
     flags.DEFINE_integer(
         "reader_workers",
         None,

@@ -1,0 +1,143 @@
+"""Several processes as one run: how they find each other, wait for each other, and stop together.
+
+Everything here also holds for a single process, which is the first and the last of its run.
+"""
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import jax
+
+from xmc_jax.errors import UserError
+
+_STOPPED = "xmc_jax/stopped"  # The key under which the first process that fails says why.
+_POLL_SECONDS = 1.0
+# A process that fails stays this long, so that the others can read why: the first one is asked.
+_LAST_WORDS_SECONDS = 4.0
+_LONGEST_WAIT_SECONDS = 24 * 3600
+
+
+def join(
+    coordinator_address: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+    """Makes this process one of a run; to be called before anything touches a device.
+
+    Without arguments, a cluster that JAX knows (Cloud TPU, GKE, Slurm, Open MPI) is joined, and
+    elsewhere the process stays alone.
+
+    Args:
+      coordinator_address: ``host:port`` of process 0, as all others reach it.
+      num_processes: How many there are.
+      process_id: Which one this is, from 0.
+
+    Raises:
+      UserError: one of the arguments is missing or wrong, or the others were not reached.
+    """
+    given = {
+        "--coordinator_address": coordinator_address,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < len(given):
+        raise UserError(f"{', '.join(missing)} is missing: {', '.join(given)} belong together")
+    if not missing and not 0 <= process_id < num_processes:
+        raise UserError(f"--process_id={process_id} is not one of {num_processes} processes")
+    if not missing:
+        place = f"process {process_id} of {num_processes}"
+        print(f"{place}: meeting the others at {coordinator_address}", file=sys.stderr, flush=True)
+    try:
+        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    except ValueError as error:
+        if missing and "coordinator_address should be defined" in str(error):
+            return  # No cluster around: one process.
+        raise UserError(f"could not join the run's processes: {error}") from error
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"could not meet the other processes at {coordinator_address}: {reason}; start all "
+            "of them within five minutes, with the address at which they reach process 0"
+        ) from error
+    if jax.process_count() > 1:
+        _watch_others()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints a line, once for all processes."""
+    if is_first():
+        print(text, flush=True)
+
+
+@contextlib.contextmanager
+def first_process_first(name: str) -> Iterator[None]:
+    """Lets process 0 through a block before the others, which find done what it did."""
+    if not is_first():
+        _wait_for_all(name)
+    yield
+    if is_first():
+        _wait_for_all(name)
+
+
+def stop_others(reason: str, exit_code: int) -> None:
+    """Ends all processes of the run; returns only if there is no other.
+
+    The others would wait in their next collective for one that is gone.
+    """
+    client = _client()
+    if client is None:
+        return
+    message = f"{exit_code} process {jax.process_index()} stopped: {reason}"
+    with contextlib.suppress(Exception):  # Another process was first.
+        client.key_value_set(_STOPPED, message)
+    time.sleep(_LAST_WORDS_SECONDS)
+    # Not sys.exit: leaving the run in order means waiting for the others to leave.
+    os._exit(exit_code)
+
+
+def _watch_others() -> None:
+    client, over = _client(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_POLL_SECONDS):
+            try:
+                message = client.key_value_try_get(_STOPPED)
+            except Exception:  # Nothing is there, or the run is about to end.
+                continue
+            exit_code, reason = message.split(" ", 1)
+            print(f"error: {reason}", file=sys.stderr, flush=True)
+            os._exit(int(exit_code))
+
+    thread = threading.Thread(target=watch, daemon=True, name="watch the other processes")
+    thread.start()
+
+    def stop_watching() -> None:
+        over.set()
+        thread.join()
+
+    atexit.register(stop_watching)  # Before JAX leaves the run, as it registered first.
+
+
+def _wait_for_all(name: str) -> None:
+    if client := _client():
+        client.wait_at_barrier(f"xmc_jax/{name}", timeout_in_ms=_LONGEST_WAIT_SECONDS * 1000)
+
+
+def _client():
+    """The connection to process 0, or None if this process is alone.
+
+    JAX has no public name for it; its collectives wait on devices, for half a minute at most, and
+    are of no use to a process that failed.
+    """
+    from jax._src import distributed
+
+    return distributed.global_state.client if jax.process_count() > 1 else None
