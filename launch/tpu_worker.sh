@@ -62,14 +62,15 @@ start() {
   cd "$checkout"
   mkdir -p runs
   echo "== $(date '+%F %T') python -m xmc_jax.train ${*@Q}" >>"$log"
-  # A session of its own: the end of this one sends it no SIGHUP.
-  setsid "$python" -m xmc_jax.train "$@" </dev/null >>"$log" 2>&1 &
+  # A session of its own: the end of this one sends it no SIGHUP. Without its TPU it fails, rather
+  # than train on the CPU.
+  JAX_PLATFORMS=tpu,cpu setsid "$python" -m xmc_jax.train "$@" </dev/null >>"$log" 2>&1 &
   pid=$!
   echo "$pid" >"$pid_file"
   # A mistake in the arguments shows within seconds, and here rather than in the log.
   for _ in 1 2 3 4 5 6; do
     sleep 0.5
-    if ! running; then
+    if ! kill -0 "$pid" 2>/dev/null; then
       local status=0
       wait "$pid" || status=$?
       tail -n 3 "$log" | sed "s/^/$(hostname): /" >&2

@@ -27,12 +27,14 @@ if "--wrong" in sys.argv:
 if "--done" in sys.argv:
     sys.exit(0)
 def save(*_):
+    time.sleep(0.3)
     print("saved", flush=True)
     sys.exit(0)
 signal.signal(signal.SIGTERM, save)
 with open("argv.json", "w") as file:
     json.dump(sys.argv[1:], file)
-print("training, process", os.getpid(), "session", os.getsid(0), flush=True)
+print("training, process", os.getpid(), "session", os.getsid(0),
+    "on", os.environ.get("JAX_PLATFORMS"), flush=True)
 time.sleep(60)
 """
 # Instead of the 3.3 GB that the real one installs.
@@ -263,7 +265,7 @@ def test_a_run_on_four_workers_from_setup_to_stop(cloud):
     assert done.returncode == 0 and done.stdout.count("stopped; saved") == 4
     assert cloud.run("stop", "--name=xmc").stdout.count("nothing runs") == 4
     logs = cloud.run("logs", "--name=xmc", "--worker=all").stdout
-    assert logs.count("training, process") == logs.count("saved") == 4
+    assert logs.count("on tpu,cpu") == logs.count("saved") == 4
     for process, session in re.findall(r"process (\d+) session (\d+)", logs):
         assert process == session  # What ssh leaves behind when it ends.
 
@@ -357,10 +359,11 @@ def preemptible(checkout):
 def test_preempted_training_is_not_finished(preemptible, checkout):
     for sent in (signal.SIGTERM, signal.SIGINT):
         process = preemptible(*ODD)
-        assert process.stdout.readline().startswith("training")
+        (training,) = re.findall(r"process (\d+)", process.stdout.readline())
         process.send_signal(sent)
+        assert process.wait() == 143
+        assert not pathlib.Path("/proc", training).exists()  # It waited for the save.
         assert process.communicate()[0] == "saved\n"
-        assert process.returncode == 143
         assert json.loads((checkout / "argv.json").read_text()) == ODD
     assert preemptible("--done").wait() == 0
     assert preemptible("--wrong").wait() == 1
