@@ -90,26 +90,28 @@ def required_config() -> ConfigDict:
 
 
 def set_up_jax() -> None:
-    """Keeps compiled programs between runs, so that the same command starts faster again."""
+    """Joins the processes of the run, and keeps compiled programs for the next start.
+
+    Raises:
+      UserError: see `processes.join`.
+    """
     import jax
+
+    if "coordinator_address" in (values := flags.FLAGS):
+        from xmc_jax import processes
+
+        processes.join(values.coordinator_address, values.num_processes, values.process_id)
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        # A CPU program loaded from the cache no longer keeps its collectives in order (jaxlib
+        # 0.10.2): between processes they then receive each other's data, and within one they hang.
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
 
     cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "xmc_jax", "jax"))
     # Small programs too: loading a network runs dozens of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
-def join_processes() -> None:
-    """Makes this process one of a run of several, where `define_process_flags` or a cluster say so.
-
-    Raises:
-      UserError: see `processes.join`.
-    """
-    from xmc_jax import processes
-
-    values = flags.FLAGS
-    processes.join(values.coordinator_address, values.num_processes, values.process_id)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -130,6 +132,9 @@ def run(main: Callable[[], None]) -> None:
             _leave("interrupted; the same command starts or goes on again", INTERRUPTED)
         except Exception as error:
             if _is_one_of_several():
+                from xmc_jax import processes
+
+                processes.give_way()
                 traceback.print_exc()
                 _leave(f"{type(error).__name__}: {error}", 1)
             raise

@@ -25,7 +25,6 @@ def main() -> None:
     workdir = cli.required("workdir")
     names = tuple(name for name in flags.FLAGS.metrics if name)
     cli.set_up_jax()
-    cli.join_processes()
     records = evaluate(workdir, flags.FLAGS.data_dir, names, flags.FLAGS.step)
 
     from xmc_jax import processes

@@ -17,7 +17,7 @@ from xmc_jax.errors import UserError
 
 _STOPPED = "xmc_jax/stopped"  # The key under which the first process that fails says why.
 _POLL_SECONDS = 1.0
-# A process that fails stays this long, so that the others can read why: the first one is asked.
+# Process 0, which the others ask for that reason, leaves this much later than they.
 _LAST_WORDS_SECONDS = 4.0
 _LONGEST_WAIT_SECONDS = 24 * 3600
 
@@ -88,6 +88,14 @@ def first_process_first(name: str) -> Iterator[None]:
         _wait_for_all(name)
 
 
+def give_way() -> None:
+    """Waits a moment, in which a failure of another process ends this one with its reason.
+
+    For failures that may be the other's: a collective fails in all when one is gone.
+    """
+    time.sleep(3 * _POLL_SECONDS)
+
+
 def stop_others(reason: str, exit_code: int) -> None:
     """Ends all processes of the run; returns only if there is no other.
 
@@ -99,13 +107,19 @@ def stop_others(reason: str, exit_code: int) -> None:
     message = f"{exit_code} process {jax.process_index()} stopped: {reason}"
     with contextlib.suppress(Exception):  # Another process was first.
         client.key_value_set(_STOPPED, message)
-    time.sleep(_LAST_WORDS_SECONDS)
+    _exit(exit_code)
+
+
+def _exit(exit_code: int) -> None:
+    if is_first():
+        time.sleep(_LAST_WORDS_SECONDS)
     # Not sys.exit: leaving the run in order means waiting for the others to leave.
     os._exit(exit_code)
 
 
 def _watch_others() -> None:
     client, over = _client(), threading.Event()
+    own = f" process {jax.process_index()} stopped: "
 
     def watch() -> None:
         while not over.wait(_POLL_SECONDS):
@@ -113,9 +127,11 @@ def _watch_others() -> None:
                 message = client.key_value_try_get(_STOPPED)
             except Exception:  # Nothing is there, or the run is about to end.
                 continue
+            if own in message:
+                return
             exit_code, reason = message.split(" ", 1)
             print(f"error: {reason}", file=sys.stderr, flush=True)
-            os._exit(int(exit_code))
+            _exit(int(exit_code))
 
     thread = threading.Thread(target=watch, daemon=True, name="watch the other processes")
     thread.start()

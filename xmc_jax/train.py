@@ -24,7 +24,6 @@ def main() -> None:
     """Reads the flags and trains."""
     config, workdir = cli.required_config(), cli.required("workdir")
     cli.set_up_jax()
-    cli.join_processes()
     train(config, workdir, flags.FLAGS.data_dir, flags.FLAGS.reader_workers, flags.FLAGS.fsdp)
 
 
