@@ -51,7 +51,7 @@ def make_experiment(row):
     config.model.generator_width = config.model.discriminator_width = 1
     config.model.z_dim = 4
     config.d_steps = 1
-    mesh = sharding.make_mesh(jax.devices()[:2])
+    mesh = sharding.make_mesh(jax.devices()[:1])
     rng = np.random.default_rng(0)
     text = TextEncoder(
         encode_text, jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH))), TEXT_WIDTH, "", True

@@ -57,21 +57,18 @@ def run_on(num_devices, fsdp=1, **options):
     return step(state, batch, frozen, jax.random.key(3))
 
 
-@pytest.mark.parametrize("num_devices", [2, 4, 8])
+@pytest.mark.parametrize("num_devices", [2, 8])
 def test_one_and_many_devices_agree(num_devices):
     """Loss, parameters after SGD (hence gradients), BN statistics, spectral norms: all of it."""
     assert_same_step(run_on(num_devices), run_on(1))
 
 
-@pytest.mark.parametrize("fsdp", [2, 8])
-def test_split_parameters_change_no_number(monkeypatch, fsdp):
+@pytest.mark.parametrize("num_devices,fsdp", [(4, 2), (8, 8)])
+def test_split_parameters_change_no_number(monkeypatch, num_devices, fsdp):
     monkeypatch.setattr(sharding, "_SMALLEST_SPLIT", 32)
-    split = run_on(8, fsdp=fsdp)
-    parts = {
-        x.sharding.shard_shape(x.shape) != x.shape and x.size > 32
-        for x in jax.tree.leaves(split[0].generator)
-    }
-    assert True in parts
+    split = run_on(num_devices, fsdp=fsdp)
+    kernel = split[0].generator["block_0"]["conv_1"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * fsdp == kernel.size
     assert_same_step(split, run_on(1))
 
 

@@ -1,0 +1,171 @@
+"""processes.py: two real processes of four devices are one run, as one process of eight is."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import COMPILE_FAST
+from PIL import Image
+
+from tests.verbs import ROOT, TINY
+
+NAMES = ("one", "two")
+RUN = [*TINY, "--config.batch_size=8", "--config.d_steps=1", "--config.eval.num_examples=4"]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(verb, *arguments, data_dir, devices):
+    environment = os.environ | {
+        "TFDS_DATA_DIR": str(data_dir),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {COMPILE_FAST}",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_processes(verb, *arguments, data_dir, num_processes, more=((), ())):
+    """A verb on eight devices: ``[(exit code, stdout, stderr), …]`` of one or two processes."""
+    port, several = free_port(), num_processes > 1
+    children = []
+    for index in range(num_processes):
+        place = [
+            f"--coordinator_address=127.0.0.1:{port}",
+            f"--num_processes={num_processes}",
+            f"--process_id={index}",
+        ]
+        children.append(
+            start(
+                verb,
+                *arguments,
+                *(place if several else ()),
+                *more[index],
+                data_dir=data_dir,
+                devices=8 // num_processes,
+            )
+        )
+    with contextlib.ExitStack() as stack:
+        for child in children:
+            stack.callback(child.kill)
+        outputs = [child.communicate(timeout=500) for child in children]
+    return [(c.returncode, *texts) for c, texts in zip(children, outputs, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def train(folder):
+    """``train(name, num_processes)``: four steps in a folder of that name; what process 0 said."""
+
+    def train(name, num_processes):
+        done = run_processes(
+            "train",
+            *RUN,
+            f"--workdir={folder / name}",
+            "--config.num_steps=4",
+            data_dir=folder / "data",
+            num_processes=num_processes,
+        )
+        assert [code for code, _, _ in done] == [0] * num_processes, done
+        assert all("step" not in said for _, said, _ in done[1:])  # The first speaks for all.
+        return done[0][1]
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def runs(folder, train):
+    """The folder with two runs, by one process and by two."""
+    for num_processes, name in enumerate(NAMES, start=1):
+        assert f"done: {folder / name} is at step 4" in train(name, num_processes)
+    return folder
+
+
+def records(workdir, kind):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def test_two_processes_train_as_one(runs):
+    """Losses, and retrieval among negatives of both processes."""
+    one, two = (records(runs / name, "train") for name in NAMES)
+    assert [r["step"] for r in two] == [r["step"] for r in one] == [2, 4]
+    for a, b in zip(two, one, strict=True):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"kind", "steps_per_second"}:
+            # Adam makes of a gradient's rounding a step of full size.
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-2, atol=1e-2, err_msg=name)
+    grids = [np.int32(Image.open(runs / name / "samples" / "step_00000004.png")) for name in NAMES]
+    assert np.mean(np.abs(grids[0] - grids[1])) < 2  # Of 255.
+
+
+def test_checkpoints_go_from_one_process_to_two_and_back(runs, train):
+    for name, num_processes in (("one", 2), ("two", 1)):
+        assert f"nothing to do: {runs / name} is at step 4 of 4" in train(name, num_processes)
+
+
+def test_two_processes_evaluate_as_one(runs):
+    for num_processes in (1, 2):
+        done = run_processes(
+            "evaluate",
+            f"--workdir={runs / 'two'}",
+            "--metrics=fd_vgg16",
+            data_dir=runs / "data",
+            num_processes=num_processes,
+        )
+        assert [code for code, _, _ in done] == [0] * num_processes, done
+    found = {}
+    for record in records(runs / "two", "eval"):
+        found.setdefault(record["metric"], []).append(record["value"])
+    assert "fd_vgg16" in found
+    # What is equal to the last digit is written once.
+    for metric, values in found.items():
+        np.testing.assert_allclose(values, values[0], rtol=1e-4, err_msg=metric)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_all_stop_when_one_cannot_go_on(folder, failing):
+    more = [(), ()]
+    more[failing] = ["--config.loss.contrastive_group_size=3"]
+    begin = time.monotonic()
+    done = run_processes(
+        "train",
+        *RUN,
+        f"--workdir={folder / 'refused'}",
+        data_dir=folder / "data",
+        num_processes=2,
+        more=more,
+    )
+    assert [code for code, _, _ in done] == [2, 2], done
+    fault = "config.loss.contrastive_group_size=3 does not divide config.batch_size=8"
+    own, other = (done[i][2].splitlines()[-1] for i in (failing, 1 - failing))
+    assert own.startswith(f"error: {fault}")
+    assert other.startswith(f"error: process {failing} stopped: {fault}")
+    assert time.monotonic() - begin < 120  # And not the minutes that a collective would wait.
+
+
+def test_places_in_a_run_are_checked(folder):
+    for arguments, words in (
+        (["--num_processes=2"], "--coordinator_address, --process_id is missing"),
+        (
+            ["--coordinator_address=127.0.0.1:1", "--num_processes=2", "--process_id=2"],
+            "--process_id=2 is not one of 2 processes",
+        ),
+    ):
+        child = start("train", *RUN, "--workdir=/no", *arguments, data_dir=folder, devices=1)
+        _, errors = child.communicate(timeout=100)
+        assert child.returncode == 2 and words in errors.splitlines()[-1], errors
