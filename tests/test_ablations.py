@@ -45,13 +45,13 @@ def make_tokenizer():
         return Tokenizer(file.name, NUM_TOKENS)
 
 
-def make_experiment(row):
+def make_experiment(row, num_devices=1):
     config = shapes_32.get_config(row)
     config.batch_size = BATCH
     config.model.generator_width = config.model.discriminator_width = 1
     config.model.z_dim = 4
     config.d_steps = 1
-    mesh = sharding.make_mesh(jax.devices()[:1])
+    mesh = sharding.make_mesh(jax.devices()[:num_devices])
     rng = np.random.default_rng(0)
     text = TextEncoder(
         encode_text, jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH))), TEXT_WIDTH, "", True

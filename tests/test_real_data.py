@@ -77,7 +77,7 @@ def data_dir(tmp_path_factory):
 def one_device(monkeypatch):
     """Eight fake devices would take turns on these images."""
     make_mesh = sharding.make_mesh
-    monkeypatch.setattr(sharding, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    monkeypatch.setattr(sharding, "make_mesh", lambda fsdp: make_mesh(jax.devices()[:1], fsdp=fsdp))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

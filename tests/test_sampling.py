@@ -36,7 +36,7 @@ def test_batch_sizes(largest, num_devices, sizes):
 
 def test_any_number_of_captions_few_programs_same_pictures():
     """Two devices, batches of eight: one to twenty captions."""
-    experiment = make_experiment("none")
+    experiment = make_experiment("none", num_devices=2)
     ema = experiment.init_state().ema
     tokens = np.random.default_rng(0).integers(1, VOCABULARY, (20, NUM_TOKENS)).astype(np.int32)
     sampler = Sampler(experiment, 8)
