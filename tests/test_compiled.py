@@ -185,7 +185,7 @@ def cudnn(kind, result, *operands):
     )
 
 
-# One convolution with stride 2, [2, 8, 8, 4] to [2, 4, 4, 6]: once an axis its first tap is outside.
+# One convolution with stride 2; along each axis one of its 3 x 4 taps is on padding.
 IMAGES, KERNEL, OUT = "bf16[2,8,8,4]", "bf16[6,3,3,4]", "bf16[2,4,4,6]"
 CONVOLUTION = 2 * 2 * 6 * 4 * (3 * 4 - 1) ** 2
 
