@@ -70,6 +70,7 @@ def server():
 # Files that compile whole training steps or start the verbs. Begun last, they would leave one of
 # two processes without work.
 LONGEST_FIRST = (
+    "test_plan",
     "test_verbs",
     "test_train_step",
     "test_ablations",

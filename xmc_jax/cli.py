@@ -3,6 +3,7 @@
 Kept light: `--help` must not wait for JAX or TensorFlow.
 """
 
+import glob
 import os
 import re
 import sys
@@ -78,6 +79,10 @@ def required_config() -> ConfigDict:
 
 def set_up_jax() -> None:
     """Keeps compiled programs between runs, so that the same command starts faster again."""
+    if not any(map(glob.glob, ("/dev/accel*", "/dev/vfio/*"))):
+        # libtpu, where `plan` has its compiler from, would complain at length of a missing TPU.
+        os.environ.setdefault("TPU_LOAD_LIBRARY", "0")
+
     import jax
 
     cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))

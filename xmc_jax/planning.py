@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from xmc_jax import compiled
@@ -224,7 +225,8 @@ def _count_parameters(experiment: Experiment) -> dict[str, int]:
         "image network": frozen.image,
     }
     return {
-        name: sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+        # Keras keeps states of random generators among the weights.
+        name: sum(x.size for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.floating))
         for name, params in networks.items()
     }
 
