@@ -3,7 +3,6 @@
 import importlib.metadata
 import math
 import platform
-import re
 import statistics
 import sys
 import time
@@ -94,19 +93,6 @@ def _product_flops(jaxpr: Any) -> int:
             out = math.prod(equation.outvars[0].aval.shape)
             total += 2 * out * math.prod(left[axis] for axis in contracted)
     return total
-
-
-def collective_bytes(hlo: str) -> dict[str, int]:
-    """Bytes of the results of each kind of collective in a compiled program, on one device."""
-    sizes = {"f32": 4, "bf16": 2, "pred": 1, "s32": 4}
-    totals = {}
-    for result, kind in re.findall(
-        r"= (.*?) (all-[a-z]+|collective-permute|reduce-scatter)\(", hlo
-    ):
-        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result):
-            count = math.prod(int(n) for n in shape.split(",") if n)
-            totals[kind] = totals.get(kind, 0) + sizes[dtype] * count
-    return totals
 
 
 def time_in_turns(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float]:

@@ -19,7 +19,7 @@ from absl import app, flags
 from benchmarks import measure
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A trained run; without it, --help alone.")
-VERBS = ("train", "evaluate", "sample", "prepare", "report")
+VERBS = ("train", "evaluate", "sample", "prepare", "plan", "report")
 
 
 def time_process(*arguments, **environment):

@@ -13,7 +13,6 @@ apart after one step.
 
 import functools
 import itertools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from benchmarks import measure, released
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
 from xmc_jax.objectives import LossWeights
+from xmc_jax.topology import find_devices
 from xmc_jax.train_state import create_train_state
 from xmc_jax.train_step import REMAT_POLICIES, FrozenParams, make_train_step
 from xmc_jax.types import Batch
@@ -128,13 +128,9 @@ def distance(got, want, start):
 
 def describe_arguments():
     """The arguments' shapes on one chip of the flag's TPU slice, which need not be there."""
-    # So that the compiler does not look for a TPU around it.
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
-    from jax.experimental import topologies
-
-    devices = topologies.get_topology_desc(TOPOLOGY.value, "tpu").devices
-    print(f"compiled for one {devices[0].device_kind}, not run; jax {jax.__version__}")
-    place = jax.sharding.SingleDeviceSharding(devices[0])
+    device = find_devices(TOPOLOGY.value)[0]
+    print(f"compiled for one {device.device_kind}, not run; jax {jax.__version__}")
+    place = jax.sharding.SingleDeviceSharding(device)
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         jax.eval_shape(make_arguments),

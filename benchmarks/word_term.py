@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import measure, released
-from xmc_jax import losses, sharding
+from xmc_jax import compiled, losses, sharding
 from xmc_jax.objectives import make_contrastive_terms
 
 NUM_REGIONS = flags.DEFINE_integer("num_regions", 256, "Regions an image (r).")
@@ -84,17 +84,15 @@ def show_exchange(batch_size):
             jax.eval_shape(functools.partial(make_arguments, batch_size, num_tokens)),
         )
         gradient = jax.value_and_grad(lambda *a: word_nce(*a)[0], argnums=(0, 1))
-        program = jax.jit(gradient, out_shardings=(None, (split, split))).lower(*args).compile()
+        step = jax.jit(gradient, out_shardings=(None, (split, split))).lower(*args).compile()
+        moved = compiled.collective_bytes(compiled.read_program(step.as_text()))
         words = args[1].size * 4 / 1e6
         print(f"\nb={batch_size}, t={num_tokens}, {mesh.size} devices, on each:")
-        rows = [
-            (kind, total / 1e6)
-            for kind, total in measure.collective_bytes(program.as_text()).items()
-        ]
+        rows = [(kind, total / 1e6) for kind, total in moved.items()]
         rows += [
             ("(all words, float32)", words),
             ("(score matrix)", batch_size**2 * 4 / 1e6),
-            ("(temporary memory)", program.memory_analysis().temp_size_in_bytes / 1e6),
+            ("(temporary memory)", compiled.measure_memory(step).temporaries / 1e6),
         ]
         measure.print_table(("", "MB"), rows)
 

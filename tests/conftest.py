@@ -71,6 +71,7 @@ def server():
 # two processes without work.
 LONGEST_FIRST = (
     "test_processes",
+    "test_plan",
     "test_verbs",
     "test_train_step",
     "test_ablations",

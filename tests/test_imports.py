@@ -17,13 +17,13 @@ VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report"}
 LAYERS = [
     {"types", "errors", "progress"},
     {"processes"},
-    {"attention", "accumulation", "sharding", "images"},
+    {"attention", "accumulation", "sharding", "images", "compiled", "topology"},
     {"models", "losses", "frozen", "data", "metrics"},
     {"train_state", "objectives"},
     {"train_step"},
     {"checkpoint", "workdir", "cli"},
     {"experiment"},  # The factory: from a config to the parts below.
-    {"sampling"},
+    {"sampling", "planning"},
     VERBS,
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
@@ -36,6 +36,8 @@ PURE = {
     "accumulation",
     "sharding",
     "images",
+    "compiled",
+    "topology",
     "models",
     "losses",
     "metrics",
@@ -46,7 +48,7 @@ PURE_NEEDS = {"jax", "flax", "optax", "numpy", "jaxtyping", "scipy"}  # jax itse
 # Who may import what at the top of a file, and who inside functions besides.
 HEAVY = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "keras", "keras_hub", "grain"}
 AT_TOP = dict.fromkeys(HEAVY, {"data", "frozen"})
-AT_TOP |= {"ml_collections": VERBS | {"workdir", "cli", "experiment"}}
+AT_TOP |= {"ml_collections": VERBS | {"workdir", "cli", "experiment", "planning"}}
 AT_TOP |= {"absl": VERBS | {"cli"}, "orbax": {"checkpoint"}, "clu": set()}
 INSIDE = dict.fromkeys([*HEAVY, "clu", "orbax"], VERBS)
 

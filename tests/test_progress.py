@@ -3,6 +3,9 @@
 import re
 import time
 
+import pytest
+
+from xmc_jax import progress
 from xmc_jax.progress import Progress, format_duration, with_progress
 
 
@@ -48,3 +51,18 @@ def test_what_was_there_before_makes_no_rate(capsys, monkeypatch):
         "images 40  1.0 images/s  missing 3",
         "rows 7/7  0.0 rows/s  ETA 0:00",
     ]
+
+
+def test_waiting_tells_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_WAITING_EVERY_SECONDS", 0.02)
+    with progress.waiting("compiling"):
+        time.sleep(0.2)
+    first, *between, last = capsys.readouterr().err.splitlines()
+    assert (first, last) == ("compiling ...", "compiling: 0:00")
+    assert between and set(between) == {"compiling: 0:00 so far"}
+
+
+def test_waiting_passes_errors_on(capsys):
+    with pytest.raises(KeyError), progress.waiting("compiling"):
+        raise KeyError
+    assert capsys.readouterr().err == "compiling ...\n"

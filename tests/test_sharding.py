@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from test_train_step import assert_same_step, init, make_batch, make_frozen, make_step
 
-from benchmarks import measure
-from xmc_jax import losses, sharding
+from xmc_jax import compiled, losses, sharding
 from xmc_jax.errors import UserError
 from xmc_jax.objectives import make_contrastive_terms
 from xmc_jax.types import Batch
@@ -118,9 +117,9 @@ def test_word_term_on_eight_devices_moves_words_and_sums_of_scores_alone():
         return sum(word_nce(x, words, word_mask)[0] for x in (regions, more_regions))
 
     grad = jax.grad(two_terms, argnums=(0, 1))
-    compiled = jax.jit(grad, out_shardings=(split, split)).lower(args[0], *args).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < b * b * r * t * 4
-    moved = measure.collective_bytes(compiled.as_text())
+    step = jax.jit(grad, out_shardings=(split, split)).lower(args[0], *args).compile()
+    assert compiled.measure_memory(step).temporaries < b * b * r * t * 4
+    moved = compiled.collective_bytes(compiled.read_program(step.as_text()))
     words, mask, scores = b * t * d * 4, b * t, b * b * 4
     assert moved.keys() <= {"all-gather", "all-reduce"}
     assert words <= moved["all-gather"] <= words + mask  # Once for both terms.

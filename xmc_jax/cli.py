@@ -3,6 +3,7 @@
 Kept light: `--help` must not wait for JAX or TensorFlow.
 """
 
+import glob
 import os
 import re
 import sys
@@ -95,6 +96,10 @@ def set_up_jax() -> None:
     Raises:
       UserError: see `processes.join`.
     """
+    if not any(map(glob.glob, ("/dev/accel*", "/dev/vfio/*"))):
+        # libtpu, where `plan` has its compiler from, would complain at length of a missing TPU.
+        os.environ.setdefault("TPU_LOAD_LIBRARY", "0")
+
     import jax
 
     if "coordinator_address" in (values := flags.FLAGS):

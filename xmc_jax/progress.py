@@ -1,6 +1,8 @@
 """How long work tells where it is: counts, a rate and the time that is left."""
 
+import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -8,6 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _EVERY_SECONDS = 5.0
+_WAITING_EVERY_SECONDS = 30.0
 
 
 def format_duration(seconds: float) -> str:
@@ -69,3 +72,31 @@ def with_progress(items: Iterable[T], total: int, *, name: str, unit: str) -> It
     for count, item in enumerate(items, start=1):
         yield item
         progress.tell(count)
+
+
+@contextlib.contextmanager
+def waiting(task: str) -> Iterator[None]:
+    """Tells on stderr of a task without parts: that it begins, how long it takes, that it is over.
+
+    Args:
+      task: What is done: "compiling for 4 devices".
+    """
+    started, is_over = time.monotonic(), threading.Event()
+
+    def tell(state: str) -> None:
+        duration = format_duration(time.monotonic() - started)
+        print(f"{task}: {duration}{state}", file=sys.stderr, flush=True)
+
+    def tell_now_and_then() -> None:
+        while not is_over.wait(_WAITING_EVERY_SECONDS):
+            tell(" so far")
+
+    print(f"{task} ...", file=sys.stderr, flush=True)
+    teller = threading.Thread(target=tell_now_and_then, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        teller.join()
+    tell("")

@@ -1,0 +1,115 @@
+"""TPU slices by name, described by their compiler: to compile for chips that need not be there."""
+
+import importlib.util
+import math
+import os
+import re
+from typing import Any, NamedTuple
+
+import jax
+
+from xmc_jax.errors import UserError
+
+ATTACHED = "attached"
+
+Device = Any  # Described ones have a type of their own.
+
+
+class Chip(NamedTuple):
+    """A generation of TPUs; what JAX calls a device is a whole chip, or half of one.
+
+    Attributes:
+      device_kind: JAX's name.
+      example: A slice of them.
+      pod_size: Chips of the largest slice.
+      devices_per_chip: 2 where each of two TensorCores is a device of its own.
+      memory_gib: Memory (2^30 bytes) of a device that a program may use, by the compiler.
+      peak_tflops: 10^12 bfloat16 operations a second of a device, by Google's documentation.
+    """
+
+    device_kind: str
+    example: str
+    pod_size: int
+    devices_per_chip: int
+    memory_gib: float
+    peak_tflops: float
+
+
+# Memory: of libtpu 0.0.42, which says it when a program does not fit. Pods and operations: Cloud
+# TPU's pages on v3, v4, v5e, v5p, v6e and TPU7x; they count a whole chip.
+CHIPS = {
+    "v3": Chip("TPU v3", "v3:4x4", 1024, 2, 15.48, 123 / 2),
+    "v4": Chip("TPU v4", "v4:2x2x4", 4096, 1, 30.75, 275),
+    "v5e": Chip("TPU v5 lite", "v5e:4x4", 256, 1, 15.75, 197),
+    "v5p": Chip("TPU v5", "v5p:2x2x4", 8960, 1, 95.74, 459),
+    "v6e": Chip("TPU v6 lite", "v6e:4x4", 256, 1, 31.25, 918),
+    "tpu7x": Chip("TPU7x", "tpu7x:2x2x4", 9216, 2, 94.75, 2307 / 2),
+}
+
+# So that the compiler looks for no TPU around it, complains of none, and runs beside another
+# process that uses one.
+_ALONE = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v4-8",
+    "TPU_LOAD_LIBRARY": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
+def find_chip(device: Device) -> Chip | None:
+    """What is known of a device, attached or described; None of most."""
+    return {chip.device_kind: chip for chip in CHIPS.values()}.get(device.device_kind)
+
+
+def find_devices(topology: str) -> list[Device]:
+    """All devices: those attached, or those of a TPU slice as its compiler describes them.
+
+    A process that described a slice computes on the CPU.
+
+    Args:
+      topology: ``attached``; or generation and chips along each axis, as in ``v4:2x2x4``.
+
+    Raises:
+      UserError: there are no such slices, or the TPU compiler is not installed.
+    """
+    if topology == ATTACHED:
+        return jax.devices()
+    options = _check_name(topology)
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "--topology needs the TPU compiler, libtpu: "
+            "pip install -c requirements.txt -e '.[tpu]' (no TPU is needed)"
+        )
+    os.environ |= _ALONE
+    jax.config.update("jax_platforms", "cpu")
+
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
+    except RuntimeError as error:
+        raise UserError(f"--topology={topology}: {str(error).splitlines()[0]}; {_KNOWN}") from error
+
+
+_KNOWN = f"slices are written like {', '.join(chip.example for chip in CHIPS.values())}"
+
+
+def _check_name(name: str) -> dict[str, Any]:
+    """Refuses slices that nobody has; what the compiler must be told of the others."""
+    generation, _, layout = name.partition(":")
+    chip = CHIPS.get(generation)
+    if chip is None or not re.fullmatch(r"\d+(x\d+)+", layout):
+        raise UserError(f"--topology={name} is no TPU slice; {_KNOWN}")
+    sizes = [int(size) for size in layout.split("x")]
+    num_axes = chip.example.count("x", chip.example.index(":")) + 1
+    if len(sizes) != num_axes:
+        raise UserError(f"--topology={name}: {generation} has {num_axes} axes, as {chip.example}")
+    num_chips = math.prod(sizes)
+    if not 1 <= num_chips <= chip.pod_size:
+        raise UserError(f"--topology={name}: {generation} comes as 1 to {chip.pod_size} chips")
+    if num_chips > 1 and any(size % 2 for size in sizes[:2]):
+        raise UserError(f"--topology={name}: the first two axes must be even, as {chip.example}")
+    options = {} if num_chips > 1 else {"chips_per_host_bounds": (1, 1, 1)}
+    # On a v4 as on a v5p, both TensorCores of a chip are one device; a v4 must be asked for it.
+    return options | ({"chip_config_name": "megacore"} if generation == "v4" else {})
