@@ -2,6 +2,7 @@
 # Sets everything up and runs the linter and the tests. Arguments go to pytest.
 #
 #   bash launch/test.sh [-k checkpoint …]
+#   bash launch/test.sh --long              # also what takes long and is held by other tests too
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/setup.sh

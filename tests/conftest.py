@@ -82,7 +82,18 @@ LONGEST_FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items):
-    """Sorts files by how long they take; `launch/test.sh` keeps xdist from sorting them anew."""
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also run what is marked as long")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what is long, unless asked for, and sorts files by how long they take.
+
+    `launch/test.sh` keeps xdist from sorting them anew.
+    """
+    if not config.getoption("--long"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     rank = {name: index for index, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))

@@ -80,7 +80,16 @@ def one_device(monkeypatch):
     monkeypatch.setattr(sharding, "make_mesh", lambda fsdp: make_mesh(jax.devices()[:1], fsdp=fsdp))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# At 256 px one of the three is enough for every day.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "coco_128",
+        pytest.param("coco_256", marks=pytest.mark.long),
+        pytest.param("ln_coco_256", marks=pytest.mark.long),
+        "ln_open_images_256",
+    ],
+)
 def test_from_archives_to_pictures(name, manual_dir, data_dir, text_encoder, vgg19, tmp_path):
     row, dataset, form = CONFIGS[name]
     builder = reader.make_builder(dataset, form=form, data_dir=data_dir)

@@ -62,7 +62,7 @@ def test_one_and_many_devices_agree(num_devices):
     assert_same_step(run_on(num_devices), run_on(1))
 
 
-@pytest.mark.parametrize("num_devices,fsdp", [(4, 2), (8, 8)])
+@pytest.mark.parametrize("num_devices,fsdp", [(4, 2), pytest.param(8, 8, marks=pytest.mark.long)])
 def test_split_parameters_change_no_number(monkeypatch, num_devices, fsdp):
     monkeypatch.setattr(sharding, "_SMALLEST_SPLIT", 32)
     split = run_on(num_devices, fsdp=fsdp)

@@ -85,7 +85,9 @@ class Experiment:
         shapes, whole = jax.eval_shape(init, jax.random.key(0)), sharding.replicated(self.mesh)
         return jax.tree.map(lambda x: _abstract(x, whole), shapes)
 
-    def abstract_step_arguments(self) -> tuple[TrainState, Batch, FrozenParams, Array]:
+    def abstract_step_arguments(
+        self,
+    ) -> tuple[TrainState, Batch, FrozenParams, jax.ShapeDtypeStruct]:
         """The same of all that a training step takes, for compiling one without running it."""
         config, whole = self.config, sharding.replicated(self.mesh)
         split = sharding.batch_sharding(self.mesh, batch_axis=1)
