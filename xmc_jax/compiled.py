@@ -36,6 +36,15 @@ _CALLED = re.compile(
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 
 
+class _Line(NamedTuple):
+    """An instruction as it is written: ``name = result op(rest``."""
+
+    name: str
+    result: str
+    op: str
+    rest: str
+
+
 class Memory(NamedTuple):
     """Bytes of a device's memory that a program occupies while it runs.
 
@@ -97,9 +106,9 @@ class Buffer(NamedTuple):
     count: int
 
 
-def measure_memory(compiled: jax.stages.Compiled) -> Memory:
+def measure_memory(executable: jax.stages.Compiled) -> Memory:
     """What the compiler says of a program's memory."""
-    stats = compiled.memory_analysis()
+    stats = executable.memory_analysis()
     return Memory(
         arguments=stats.argument_size_in_bytes,
         temporaries=stats.temp_size_in_bytes,
@@ -113,7 +122,7 @@ def read_program(text: str) -> list[Instruction]:
     """The instructions of a program that ever run.
 
     Args:
-      text: Of an optimised program, as ``compiled.as_text()`` gives it.
+      text: Of an optimised program, as ``executable.as_text()`` gives it.
     """
     entry, computations = _split(text)
     times: Counter[str] = Counter()
@@ -123,16 +132,18 @@ def read_program(text: str) -> list[Instruction]:
         times[name] += turns
         if is_fused:
             fused.add(name)
-        for _, _, op, rest in computations[name]:
-            called = {kind: re.findall(r"[\w.-]+", names) for kind, names in _CALLED.findall(rest)}
+        for line in computations[name]:
+            called = {
+                kind: re.findall(r"[\w.-]+", names) for kind, names in _CALLED.findall(line.rest)
+            }
             inner = turns
-            if op == "while":
-                inner *= _num_turns(rest, computations[called["condition"][0]])
+            if line.op == "while":
+                inner *= _num_turns(line, computations[called["condition"][0]])
             for kind, names in called.items():
-                if kind == "to_apply" and op != "call":
+                if kind == "to_apply" and line.op != "call":
                     continue  # A function of scalars: how to add, how to compare.
                 for callee in names:
-                    visit(callee, inner, is_fused or op in ("fusion", "async-start"))
+                    visit(callee, inner, is_fused or line.op in ("fusion", "async-start"))
 
     visit(entry, 1, False)
     return [
@@ -142,18 +153,37 @@ def read_program(text: str) -> list[Instruction]:
     ]
 
 
-def count_flops(compiled: jax.stages.Compiled, program: list[Instruction]) -> float:
+def count_flops(executable: jax.stages.Compiled, program: list[Instruction]) -> float:
     """Floating-point operations of one run.
 
     The compiler's count, and what it leaves out: all turns of loops but the first, and calls of
     libraries; of these, matrix products and convolutions are counted.
+
+    Args:
+      executable: What was compiled.
+      program: Its instructions, see `read_program`.
     """
-    count = compiled.cost_analysis()["flops"]
+    count = executable.cost_analysis()["flops"]
     for instruction in program:
         counted = 0 if instruction.op == "custom-call" else 1
         if instruction.times > counted:
             count += (instruction.times - counted) * product_flops(instruction)
     return count
+
+
+def product_flops(instruction: Instruction) -> int:
+    """Operations of one matrix product or convolution; 0 of anything else."""
+    attributes = instruction.attributes
+    if instruction.op == "convolution":
+        return _convolution_flops(instruction, (0, 1, -1))
+    if roles := re.search(r'custom_call_target="__cudnn\$conv([A-Z]\w*)"', attributes):
+        return _convolution_flops(instruction, _CUDNN_ROLES.get(roles[1], (0, 1, -1)))
+    if instruction.op == "dot" or '"__cublas$' in attributes:
+        contracted = re.search(r'lhs_contracting_dim\w*"?[=:][{[]([\d,"]*)', attributes)
+        left, out = (_dimensions(x) for x in (instruction.operands[0], instruction.result))
+        axes = _integers(contracted[1].replace('"', ""))
+        return 2 * math.prod(out) * math.prod(left[axis] for axis in axes)
+    return 0
 
 
 def collective_bytes(program: list[Instruction]) -> dict[str, int]:
@@ -166,7 +196,7 @@ def collective_bytes(program: list[Instruction]) -> dict[str, int]:
 
 
 def largest_collectives(program: list[Instruction], count: int) -> list[Buffer]:
-    """The largest arrays that come out of collectives; of those that are one, each by itself."""
+    """The largest arrays that collectives give; where one gives several, each counts by itself."""
     return _largest(filter(_collective, program), count)
 
 
@@ -209,54 +239,37 @@ def _largest(
     return [Buffer(*buffer, alike[buffer]) for buffer in sorted(alike, reverse=True)[:count]]
 
 
-def _split(text: str) -> tuple[str, dict[str, list[tuple[str, str, str, str]]]]:
-    """The entry's name, and of every computation ``(name, result, op, rest)`` of its lines."""
+def _split(text: str) -> tuple[str, dict[str, list[_Line]]]:
+    """The entry's name, and the lines of every computation."""
     entry, computations = "", {}
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):
             lines = computations[header[2]] = []
             entry = header[2] if header[1] else entry
         elif instruction := _INSTRUCTION.match(line):
-            lines.append(instruction.groups())
+            lines.append(_Line(*instruction.groups()))
     return entry, computations
 
 
-def _num_turns(rest: str, condition: list[tuple[str, str, str, str]]) -> int:
+def _num_turns(loop: _Line, condition: list[_Line]) -> int:
     """How often a loop turns: as the compiler notes it, or the one bound of its counter, or 1."""
-    if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', rest):
+    if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
         return int(noted[1])
-    bounds = [
-        re.match(r"\d+", value)
-        for _, result, op, value in condition
-        if op == "constant" and result.startswith(("s32[]", "u32[]", "s64[]", "u64[]"))
+    integers = [
+        re.match(r"\d+", line.rest)
+        for line in condition
+        if line.op == "constant" and re.match(r"[su](32|64)\[\]", line.result)
     ]
-    return int(bounds[0][0]) if len(bounds) == 1 and bounds[0] else 1
+    return int(integers[0][0]) if len(integers) == 1 and integers[0] else 1
 
 
-def _resolve(
-    lines: list[tuple[str, str, str, str]], times: int, is_fused: bool
-) -> Iterator[Instruction]:
-    results = {name: result for name, result, _, _ in lines}
-    for _, result, op, rest in lines:
+def _resolve(lines: list[_Line], times: int, is_fused: bool) -> Iterator[Instruction]:
+    results = {line.name: line.result for line in lines}
+    for line in lines:
         # Constants and parameters have values and numbers in the place of operands.
-        names = re.findall(r"[\w.-]+", rest.partition(")")[0])
+        names = re.findall(r"[\w.-]+", line.rest.partition(")")[0])
         operands = tuple(results[name] for name in names if name in results)
-        yield Instruction(op, result, operands, rest, times, is_fused)
-
-
-def product_flops(instruction: Instruction) -> int:
-    """Operations of one matrix product or convolution; 0 of anything else."""
-    attributes = instruction.attributes
-    if instruction.op == "convolution":
-        return _convolution_flops(instruction, (0, 1, -1))
-    if roles := re.search(r'custom_call_target="__cudnn\$conv([A-Z]\w*)"', attributes):
-        return _convolution_flops(instruction, _CUDNN_ROLES.get(roles[1], (0, 1, -1)))
-    if instruction.op == "dot" or '"__cublas$' in attributes:
-        contracted = re.search(r'lhs_contracting_dim\w*"?[=:][{[]([\d,"]*)', attributes)
-        left, out = (_dimensions(x) for x in (instruction.operands[0], instruction.result))
-        axes = _integers(contracted[1].replace('"', ""))
-        return 2 * math.prod(out) * math.prod(left[axis] for axis in axes)
-    return 0
+        yield Instruction(line.op, line.result, operands, line.rest, times, is_fused)
 
 
 def _convolution_flops(instruction: Instruction, roles: tuple[int, int, int]) -> int:
