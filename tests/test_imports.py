@@ -25,6 +25,7 @@ LAYERS = [
     {"experiment"},  # The factory: from a config to the parts below.
     {"sampling", "planning", "program"},
     {"trained"},
+    {"explore"},
     VERBS,
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
