@@ -21,7 +21,7 @@ LAYERS = [
     {"models", "losses", "frozen", "data", "metrics"},
     {"train_state", "objectives"},
     {"train_step"},
-    {"checkpoint", "workdir", "exported", "cli"},
+    {"checkpoint", "workdir", "exported", "cli", "live_view"},
     {"experiment"},  # The factory: from a config to the parts below.
     {"sampling", "planning", "program"},
     {"trained"},
@@ -50,8 +50,10 @@ PURE_NEEDS = {"jax", "flax", "optax", "numpy", "jaxtyping", "scipy"}  # jax itse
 # Who may import what at the top of a file, and who inside functions besides.
 HEAVY = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "keras", "keras_hub", "grain"}
 AT_TOP = dict.fromkeys(HEAVY, {"data", "frozen"})
-AT_TOP |= {"ml_collections": VERBS | {"workdir", "cli", "experiment", "planning"}}
-AT_TOP |= {"absl": VERBS | {"cli"}, "orbax": {"checkpoint"}, "clu": set()}
+AT_TOP |= {
+    "ml_collections": VERBS | {"workdir", "cli", "experiment", "planning", "live_view"},
+}
+AT_TOP |= {"absl": VERBS | {"cli"}, "orbax": {"checkpoint"}, "clu": {"live_view"}}
 INSIDE = dict.fromkeys([*HEAVY, "clu", "orbax"], VERBS)
 
 
