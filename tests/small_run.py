@@ -19,13 +19,14 @@ METRICS = [
 ]
 
 
-def make(folder):
+def make(folder, form="sq32"):
     """Writes the run into a folder, and gives the run's folder.
 
     Weights are drawn, so that pictures differ by caption and noise.
     """
     encoder = bert.write(folder / "bert", bert.weights(np.random.default_rng(0)))
     config = shapes_32.get_config()
+    config.data.form = form
     config.text.encoder, config.text.num_tokens = encoder, 8
     config.model.generator_width = config.model.discriminator_width = 1
     config.model.z_dim = 4

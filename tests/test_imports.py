@@ -15,7 +15,7 @@ MAX_LIBRARY_LINES = 7000  # Of code: blank lines, comments and docstrings apart.
 VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report", "export"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
 LAYERS = [
-    {"types", "errors", "progress", "standalone", "model_card"},
+    {"types", "errors", "progress", "standalone", "model_card", "figures"},
     {"processes"},
     {"attention", "accumulation", "sharding", "images", "compiled", "topology"},
     {"models", "losses", "frozen", "data", "metrics"},
