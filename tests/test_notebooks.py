@@ -6,9 +6,9 @@ import pathlib
 import nbclient
 import nbformat
 import pytest
+from conftest import COMPILE_FAST
 
 from tests import small_run
-from tests.conftest import COMPILE_FAST
 from tests.verbs import TINY
 
 NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
