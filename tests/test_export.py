@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
 from xmc_jax.export import export
 from xmc_jax.frozen.text_encoder import load_text_encoder
+from xmc_jax.sample import sample
 
 CAPTIONS = ["a red circle", "red circles", "circle"]
 
@@ -58,6 +60,9 @@ def test_an_exported_model_draws_the_same_pictures(whole, images):
 
 def test_the_program_draws_the_same_pictures_without_the_package(folder, whole, images):
     """A process in which nothing but jax, numpy and safetensors can be imported."""
+    card = (whole / "README.md").read_text()
+    _, *blocks = re.findall(r"```python\n(.*?)```", card, re.S)
+    assert len(blocks) == 2
     code = f"""
 import sys, numpy as np
 class Closed:
@@ -67,6 +72,10 @@ class Closed:
 sys.meta_path.insert(0, Closed())
 from generate import load
 draw = load(".")
+for block in {blocks!r}:  # The card's own examples.
+    exec(block)
+    assert images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3)
+assert np.any(images[0] != images[1])
 np.save({str(folder / "drawn.npy")!r}, draw({CAPTIONS!r}, seed=7))
 assert draw(["red"] * 2).shape == (2, 32, 32, 3)  # Any number of captions.
 """
@@ -193,7 +202,18 @@ def test_an_older_export_is_replaced(half, workdir, tmp_path):
         xmc_jax.load(out, step=9)
 
 
-def test_the_verb_names_what_is_missing(folder, run_verb):
+def test_the_demo_draws_without_training(half, images, monkeypatch, tmp_path):
+    monkeypatch.setattr(exported, "__file__", str(tmp_path / "exported.py"))
+    shutil.copytree(half, tmp_path / "demo")
+    drawn = xmc_jax.load_demo().generate(CAPTIONS, seed=7)
+    assert np.abs(drawn.astype(int) - images.astype(int)).mean() < 0.5
+    sample(None, CAPTIONS, tmp_path / "out", num_images=1, seed=7)
+    first = np.asarray(Image.open(tmp_path / "out" / "0000_a-red-circle_0.png"))
+    np.testing.assert_array_equal(first, drawn[0])
+
+
+def test_the_verbs_name_what_is_missing(folder, run_verb):
+    assert_refused(run_verb("sample", "--demo", "--workdir=x", "--caption=y"), "give one of them")
     assert_refused(run_verb("export", "--workdir=x"), "--out is missing")
     done = run_verb("export", f"--workdir={folder / 'none'}", f"--out={folder / 'o'}")
     assert_refused(done, "no run in")

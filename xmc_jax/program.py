@@ -13,6 +13,7 @@ from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Float, Int32, UInt8
 
 from xmc_jax.experiment import Experiment
+from xmc_jax.frozen.text_encoder import is_weight
 from xmc_jax.train_step import make_sample_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -20,9 +21,9 @@ PyTree = Any
 
 
 def name_text_params(params: PyTree) -> dict[str, np.ndarray]:
-    """The text encoder's arrays under names that sort in their order."""
+    """The text encoder's weights, named by their places."""
     arrays = jax.device_get(jax.tree.leaves(params))
-    return {f"text_encoder/{index:04d}": x for index, x in enumerate(arrays)}
+    return {_name(place): x for place, x in enumerate(arrays) if is_weight(x)}
 
 
 def export_program(experiment: Experiment, weights: dict[str, np.ndarray]) -> bytes:
@@ -34,7 +35,7 @@ def export_program(experiment: Experiment, weights: dict[str, np.ndarray]) -> by
         program takes them in these types and computes with their float32 values.
     """
     text_params = experiment.frozen.text
-    structure = jax.tree.structure(text_params)
+    places, structure = jax.tree.flatten(jax.eval_shape(lambda: text_params))
     sample = make_sample_step(
         generator=experiment.generator, encode_text=experiment.text_encoder.apply
     )
@@ -46,7 +47,11 @@ def export_program(experiment: Experiment, weights: dict[str, np.ndarray]) -> by
         z: Float[Array, "b z"],
     ) -> UInt8[Array, "b h w 3"]:
         ema = unflatten_dict({k: x.astype(jnp.float32) for k, x in weights.items()}, sep="/")
-        leaves = [x for _, x in sorted(text_encoder.items())]
+        # What is no weight is the random state of dropout, which is off.
+        leaves = [
+            text_encoder[_name(place)] if is_weight(x) else jnp.zeros(x.shape, x.dtype)
+            for place, x in enumerate(places)
+        ]
         return sample(ema, jax.tree.unflatten(structure, leaves), tokens, z)
 
     config = experiment.config
@@ -58,6 +63,10 @@ def export_program(experiment: Experiment, weights: dict[str, np.ndarray]) -> by
     )
     program = jax.export.export(jax.jit(draw), platforms=PLATFORMS)(*arguments)
     return bytes(program.serialize())
+
+
+def _name(place: int) -> str:
+    return f"text_encoder/{place:04d}"
 
 
 def _abstract(x: np.ndarray) -> jax.ShapeDtypeStruct:

@@ -134,9 +134,15 @@ def fingerprint(encoder: TextEncoder) -> str:
     """sha256 of the weights, with their types and shapes, and of the vocabulary."""
     digest = hashlib.sha256(Path(encoder.vocabulary_file).read_bytes())
     for x in map(np.asarray, jax.tree.leaves(encoder.params)):
-        digest.update(f"{x.dtype}{x.shape}".encode())
-        digest.update(np.ascontiguousarray(x).data)
+        if is_weight(x):
+            digest.update(f"{x.dtype}{x.shape}".encode())
+            digest.update(np.ascontiguousarray(x).data)
     return digest.hexdigest()
+
+
+def is_weight(x: Array | np.ndarray) -> bool:
+    """Whether it is learned; the others of an encoder's arrays are the random state of dropout."""
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _params(backbone) -> PyTree:
