@@ -140,7 +140,7 @@ def fingerprint(encoder: TextEncoder) -> str:
     return digest.hexdigest()
 
 
-def is_weight(x: Array | np.ndarray) -> bool:
+def is_weight(x: Any) -> bool:
     """Whether it is learned; the others of an encoder's arrays are the random state of dropout."""
     return jnp.issubdtype(x.dtype, jnp.floating)
 
