@@ -43,18 +43,21 @@ def export(
     Raises:
       UserError: there is no such run or checkpoint, or the folder cannot be written.
     """
+    # What can be found wrong at once is, before anything slow begins.
+    from xmc_jax import workdir as run
+
+    config = run.read_config(workdir)
+
     import pathlib
 
     import jax
     from etils import epath
 
     from xmc_jax import exported, standalone, trained
-    from xmc_jax import workdir as run
     from xmc_jax.frozen.text_encoder import fingerprint
     from xmc_jax.model_card import write_card
     from xmc_jax.program import export_program, name_text_params
 
-    config = run.read_config(workdir)
     model = trained.load(workdir, step=step)
     encoder = model.experiment.text_encoder
     weights = exported.to_storage(model.ema, dtype)

@@ -91,7 +91,8 @@ def to_storage(ema: PyTree, dtype: str) -> dict[str, np.ndarray]:
         raise UserError(f"--dtype={dtype} is not one of {', '.join(DTYPES)}")
     arrays = {}
     for name, x in flatten(jax.device_get(ema)).items():
-        stored = x.astype(dtype) if name.startswith("params/") else x
+        with np.errstate(over="ignore"):  # It shows below.
+            stored = x.astype(dtype) if name.startswith("params/") else x
         if not np.all(np.isfinite(stored)):
             raise UserError(
                 f"{name} has values that {dtype} cannot hold; export with --dtype=float32"
