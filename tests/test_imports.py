@@ -21,7 +21,8 @@ LAYERS = [
     {"models", "losses", "frozen", "data", "metrics"},
     {"train_state", "objectives"},
     {"train_step"},
-    {"checkpoint", "workdir", "exported", "cli", "live_view"},
+    {"checkpoint", "workdir", "cli", "live_view"},
+    {"exported"},
     {"experiment"},  # The factory: from a config to the parts below.
     {"sampling", "planning", "program"},
     {"trained"},

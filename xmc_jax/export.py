@@ -8,6 +8,8 @@ Writes to --out: weights.safetensors, config.json, vocab.txt, model.json (finger
 and generate.py. Draw with it by `sample --workdir=OUT`, xmc_jax.load(OUT) or generate.py.
 """
 
+import pathlib
+
 from absl import flags
 
 from xmc_jax import cli
@@ -48,16 +50,14 @@ def export(
 
     config = run.read_config(workdir)
 
-    import pathlib
-
     import jax
-    from etils import epath
 
     from xmc_jax import exported, standalone, trained
     from xmc_jax.frozen.text_encoder import fingerprint
     from xmc_jax.model_card import write_card
     from xmc_jax.program import export_program, name_text_params
 
+    out = exported.open_folder(out)
     model = trained.load(workdir, step=step)
     encoder = model.experiment.text_encoder
     weights = exported.to_storage(model.ema, dtype)
@@ -73,7 +73,7 @@ def export(
         files[exported.SCRIPT] = pathlib.Path(standalone.__file__).read_bytes()
     text = {"fingerprint": fingerprint(encoder), "lowercase": encoder.lowercase}
     card = write_card(
-        name=epath.Path(out).name,
+        name=out.name,
         config=config.to_dict(),
         step=model.step,
         records=run.read_metrics(workdir),

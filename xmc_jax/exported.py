@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from xmc_jax.errors import UserError
+from xmc_jax.workdir import ensure_writable
 
 PyTree = Any
 
@@ -106,18 +107,30 @@ def to_safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
     return save({name: np.ascontiguousarray(x) for name, x in arrays.items()})
 
 
-def write(folder: epath.PathLike, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+def open_folder(folder: epath.PathLike) -> epath.Path:
+    """A folder to write a model to; made if it is not there. An older model in it stays.
+
+    Raises:
+      UserError: something else is in it, or it cannot be written.
+    """
+    folder = epath.Path(folder).expanduser()
+    if folder.is_dir() and any(folder.iterdir()) and not is_exported(folder):
+        raise UserError(f"{folder} is not empty and holds no exported model; choose another folder")
+    ensure_writable(folder)
+    return folder
+
+
+def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
     """Writes the folder; an older model in it is replaced.
 
     Args:
-      folder: Where to; made if it is not there.
+      folder: See `open_folder`.
       manifest: Fields of ``model.json`` besides the format, versions and checksums.
       files: Contents by name. The checksum of each is kept, but for the card's.
 
     Raises:
-      UserError: something else is in the folder, or it cannot be written.
+      UserError: the folder cannot be written.
     """
-    folder = epath.Path(folder).expanduser()
     manifest = {
         "format": FORMAT,
         **manifest,
@@ -125,9 +138,7 @@ def write(folder: epath.PathLike, manifest: Mapping[str, Any], files: Mapping[st
         "sha256": {name: _sha256(data) for name, data in files.items() if name != CARD},
     }
     try:
-        if not is_exported(folder) and folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty and holds no exported model; choose another")
-        folder.mkdir(parents=True, exist_ok=True)
+        # While files change, the folder is no model.
         manifest_path(folder).unlink(missing_ok=True)
         for name in (PROGRAM, TEXT_WEIGHTS, SCRIPT):
             (folder / name).unlink(missing_ok=True)
