@@ -5,20 +5,23 @@ Everything here is for a few pictures at a time, at a notebook's pace.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
 from xmc_jax import images, workdir
 from xmc_jax.attention import l2_normalize, normalized_words
 from xmc_jax.checkpoint import Checkpoints
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, create_experiment
+from xmc_jax.frozen.text_encoder import EncodedText
 from xmc_jax.models.generator import ATTENTION
 from xmc_jax.models.layers import SPECTRAL
 from xmc_jax.sampling import make_noise
@@ -61,19 +64,13 @@ def attention_maps(model: TrainedModel, caption: str, *, seed: int = 0) -> WordM
             "this generator has no attention to show: its config.model.modulation is "
             f"{experiment.config.model.modulation!r}"
         )
-    tokens = experiment.tokenizer([caption])
-
-    @jax.jit
-    def draw(ema: PyTree, text_params: PyTree, tokens: Array, z: Array):
-        text = experiment.text_encoder.apply(text_params, tokens)
-        return experiment.generator.apply(ema, z, *text, train=False, mutable=[ATTENTION])
-
     z = make_noise(1, experiment.config.model.z_dim, seed, 0)
-    image, found = draw(model.ema, experiment.frozen.text, tokens, z)
+    tokens, text = _encode(experiment, [caption])
+    image, found = _draw(experiment.generator, model.ema, z, *text)
     (weights,) = found[ATTENTION]["weights"]
     pieces = experiment.tokenizer.pieces(tokens[0])
     maps = np.moveaxis(np.asarray(weights[0]), -1, 0)[: len(pieces)]
-    return WordMaps(np.asarray(images.to_uint8(image))[0], pieces, maps)
+    return WordMaps(np.asarray(image)[0], pieces, maps)
 
 
 def interpolate_noise(
@@ -93,10 +90,9 @@ def interpolate_noise(
     z_dim = model.experiment.config.model.z_dim
     ends = [make_noise(1, z_dim, seed, 0)[0] for seed in seeds]
     z = jnp.stack([_arc(*ends, share) for share in np.linspace(0, 1, num_images)])
-    words, sentence, mask = _encode(model, [caption])
-    repeat = (num_images, *(1,) * (words.ndim - 1))
-    text = jnp.tile(words, repeat), jnp.tile(sentence, repeat[:2]), jnp.tile(mask, repeat[:2])
-    return _draw(model, z, *text)
+    _, text = _encode(model.experiment, [caption])
+    text = (jnp.repeat(x, num_images, axis=0) for x in text)
+    return np.asarray(_draw(model.experiment.generator, model.ema, z, *text)[0])
 
 
 def interpolate_captions(
@@ -114,7 +110,7 @@ def interpolate_captions(
       seed: Of the noise.
       num_images: Pictures, both ends among them.
     """
-    words, sentence, mask = _encode(model, captions)
+    _, (words, sentence, mask) = _encode(model.experiment, captions)
     lengths = np.asarray(mask.sum(axis=1))
     places = np.rint(np.linspace(0, lengths - 1, max(lengths), axis=1)).astype(int)
     shares = jnp.linspace(0.0, 1.0, num_images)
@@ -126,8 +122,8 @@ def interpolate_captions(
 
     stretched = jnp.stack([words[i, places[i]] for i in range(2)])
     valid = jnp.ones((num_images, max(lengths)), bool)
-    z = jnp.tile(z, (num_images, 1))
-    return _draw(model, z, between(stretched), between(sentence), valid)
+    inputs = jnp.repeat(z, num_images, axis=0), between(stretched), between(sentence), valid
+    return np.asarray(_draw(model.experiment.generator, model.ema, *inputs)[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +144,7 @@ class Judge:
         What the word loss is made of (paper, "Contrastive Losses").
         """
         experiment = self.experiment
-        tokens = experiment.tokenizer([caption])
-        words, sentence, mask = experiment.text_encoder.apply(experiment.frozen.text, tokens)
+        tokens, (words, sentence, mask) = _encode(experiment, [caption])
         pixels = images.from_uint8(jnp.asarray(image)[None])
         output = experiment.discriminator.apply(self.variables, pixels, sentence, train=False)
         cosines = jnp.einsum(
@@ -239,18 +234,27 @@ def nearest_images(
     return np.stack(near), np.stack(distances)
 
 
-def _encode(model: TrainedModel, captions: Sequence[str]):
-    experiment = model.experiment
+def _encode(
+    experiment: Experiment, captions: Sequence[str]
+) -> tuple[Int32[np.ndarray, "b t"], EncodedText]:
+    """Token ids and embeddings."""
     tokens = experiment.tokenizer(captions)
-    return jax.jit(experiment.text_encoder.apply)(experiment.frozen.text, tokens)
+    return tokens, jax.jit(experiment.text_encoder.apply)(experiment.frozen.text, tokens)
 
 
-def _draw(model: TrainedModel, z: Array, words: Array, sentence: Array, mask: Array) -> np.ndarray:
-    @jax.jit
-    def draw(ema: PyTree, *inputs: Array) -> UInt8[Array, "b h w 3"]:
-        return images.to_uint8(model.experiment.generator.apply(ema, *inputs, train=False))
-
-    return np.asarray(draw(model.ema, z, words, sentence, mask))
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(
+    generator: nn.Module,
+    ema: PyTree,
+    z: Float[Array, "b z"],
+    words: Float[Array, "b t d"],
+    sentence: Float[Array, "b d"],
+    word_mask: Bool[Array, "b t"],
+) -> tuple[UInt8[Array, "b h w 3"], PyTree]:
+    """Pictures, and what the generator shows of its attention."""
+    text = words, sentence, word_mask
+    drawn, found = generator.apply(ema, z, *text, train=False, mutable=[ATTENTION])
+    return images.to_uint8(drawn), found
 
 
 def _arc(a: Float[Array, " z"], b: Float[Array, " z"], share: float) -> Float[Array, " z"]:
