@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -85,9 +86,9 @@ def test_what_the_discriminator_ties_to_the_words(workdir, model):
 
     experiment = model.experiment
     tokens = jnp.asarray(experiment.tokenizer(["red circles"]))
-    words, sentence, _ = experiment.text_encoder.apply(experiment.frozen.text, tokens)
+    words, sentence, _ = jax.jit(experiment.text_encoder.apply)(experiment.frozen.text, tokens)
     pixels = images.from_uint8(jnp.asarray(picture)[None])
-    output = experiment.discriminator.apply(judge.variables, pixels, sentence, train=False)
+    output = explore._judge(experiment.discriminator, judge.variables, pixels, sentence)
     regions, words = np.asarray(output.regions[0]), np.asarray(words[0])
     for index, place in ((1, (0, 0)), (4, (3, 5))):
         region, word = regions[place[0] * 8 + place[1]], words[index]

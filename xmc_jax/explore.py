@@ -22,6 +22,7 @@ from xmc_jax.checkpoint import Checkpoints
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, create_experiment
 from xmc_jax.frozen.text_encoder import EncodedText
+from xmc_jax.models.discriminator import DiscriminatorOutput
 from xmc_jax.models.generator import ATTENTION
 from xmc_jax.models.layers import SPECTRAL
 from xmc_jax.sampling import make_noise
@@ -146,7 +147,7 @@ class Judge:
         experiment = self.experiment
         tokens, (words, sentence, mask) = _encode(experiment, [caption])
         pixels = images.from_uint8(jnp.asarray(image)[None])
-        output = experiment.discriminator.apply(self.variables, pixels, sentence, train=False)
+        output = _judge(experiment.discriminator, self.variables, pixels, sentence)
         cosines = jnp.einsum(
             "rd,td->tr", l2_normalize(output.regions[0]), normalized_words(words, mask)[0]
         )
@@ -255,6 +256,16 @@ def _draw(
     text = words, sentence, word_mask
     drawn, found = generator.apply(ema, z, *text, train=False, mutable=[ATTENTION])
     return images.to_uint8(drawn), found
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _judge(
+    discriminator: nn.Module,
+    variables: PyTree,
+    pictures: Float[Array, "b h w 3"],
+    sentence: Float[Array, "b d"],
+) -> DiscriminatorOutput:
+    return discriminator.apply(variables, pictures, sentence, train=False)
 
 
 def _arc(a: Float[Array, " z"], b: Float[Array, " z"], share: float) -> Float[Array, " z"]:
