@@ -73,6 +73,8 @@ LONGEST_FIRST = (
     "test_processes",
     "test_plan",
     "test_verbs",
+    "test_export",
+    "test_notebooks",
     "test_train_step",
     "test_ablations",
     "test_real_data",

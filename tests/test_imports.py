@@ -12,18 +12,21 @@ PACKAGE = Path(__file__).parents[1] / "xmc_jax"
 MAX_FILE_LINES = 400
 MAX_LIBRARY_LINES = 7000  # Of code: blank lines, comments and docstrings apart.
 
-VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report"}
+VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report", "export"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
 LAYERS = [
-    {"types", "errors", "progress"},
+    {"types", "errors", "progress", "standalone", "model_card", "figures"},
     {"processes"},
     {"attention", "accumulation", "sharding", "images", "compiled", "topology"},
     {"models", "losses", "frozen", "data", "metrics"},
     {"train_state", "objectives"},
     {"train_step"},
-    {"checkpoint", "workdir", "cli"},
+    {"checkpoint", "workdir", "cli", "live_view"},
+    {"exported"},
     {"experiment"},  # The factory: from a config to the parts below.
-    {"sampling", "planning"},
+    {"sampling", "planning", "program"},
+    {"trained"},
+    {"explore"},
     VERBS,
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
@@ -48,8 +51,10 @@ PURE_NEEDS = {"jax", "flax", "optax", "numpy", "jaxtyping", "scipy"}  # jax itse
 # Who may import what at the top of a file, and who inside functions besides.
 HEAVY = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "keras", "keras_hub", "grain"}
 AT_TOP = dict.fromkeys(HEAVY, {"data", "frozen"})
-AT_TOP |= {"ml_collections": VERBS | {"workdir", "cli", "experiment", "planning"}}
-AT_TOP |= {"absl": VERBS | {"cli"}, "orbax": {"checkpoint"}, "clu": set()}
+AT_TOP |= {
+    "ml_collections": VERBS | {"workdir", "cli", "experiment", "planning", "live_view"},
+}
+AT_TOP |= {"absl": VERBS | {"cli"}, "orbax": {"checkpoint"}, "clu": {"live_view"}}
 INSIDE = dict.fromkeys([*HEAVY, "clu", "orbax"], VERBS)
 
 

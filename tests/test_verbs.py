@@ -64,6 +64,15 @@ def test_training_reports_progress_and_leaves_everything_in_place(trained):
     assert all("g/image_d_accuracy" in r for r in train_records(workdir))
 
 
+def test_tensorboard_shows_the_run(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    workdir, _ = trained
+    tags = EventAccumulator(str(workdir)).Reload().Tags()["tensors"]
+    numbers = train_records(workdir)[0].keys() - {"kind", "step"}
+    assert numbers | {"steps_per_second", "samples", "captions", "config"} <= set(tags)
+
+
 def test_a_finished_run_has_nothing_to_do(trained, run_verb):
     workdir, _ = trained
     done = run_verb("train", *TINY, f"--workdir={workdir}", "--config.num_steps=8")

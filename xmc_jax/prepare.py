@@ -6,8 +6,8 @@
     python -m xmc_jax.prepare --dataset=folder --source=~/holidays
 
 Writes TFDS's array_record files and build_report.json. Archives are downloaded, or taken from
---manual_dir; README.md lists them. A build that is cut off leaves nothing that looks complete; run
-the same command again.
+--manual_dir; docs/data.md lists them. A build that is cut off leaves nothing that looks complete;
+run the same command again.
 """
 
 import os

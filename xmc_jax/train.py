@@ -87,7 +87,10 @@ def train(
         # Act 3: the loop.
         stream = _open_stream(experiment, source, first_step, reader_workers)
         stack.callback(stream.close)
-        writer = _make_writer(workdir)
+        # Loads TensorFlow, which no mistake before should wait for.
+        from xmc_jax import live_view
+
+        writer = live_view.make_writer(workdir, config, preview.captions, GRID_COLUMNS)
         log = _Log(config, workdir, writer, first_step)
         draw = _make_preview(experiment, preview, workdir, writer)
         train_step = experiment.jit_train_step()
@@ -109,17 +112,6 @@ def train(
                 checkpoints.save(step, state)
         writer.close()
     processes.say(f"done: {workdir} is at step {config.num_steps}")
-
-
-def _make_writer(workdir: str):
-    """Of TensorBoard events, in the first process; elsewhere it writes nothing."""
-    # Loads TensorFlow, which no mistake before should wait for.
-    from clu import metric_writers
-
-    from xmc_jax import processes
-
-    writers = [metric_writers.SummaryWriter(workdir)] if processes.is_first() else []
-    return metric_writers.MultiWriter(writers)
 
 
 def _open_splits(config, data_dir: str) -> tuple:
@@ -214,11 +206,9 @@ def _make_preview(experiment, preview, workdir: str, writer):
     def draw(step: int, ema) -> None:
         drawn = sampler(ema, tokens, seed=experiment.config.eval.seed)
         if processes.is_first():
-            grid = images.make_grid(drawn, num_columns=GRID_COLUMNS)
             factor = max(1, 96 // experiment.config.model.resolution)
-            run.sample_path(workdir, step).write_bytes(
-                images.encode_png(images.enlarge(grid, factor))
-            )
+            grid = images.enlarge(images.make_grid(drawn, num_columns=GRID_COLUMNS), factor)
+            run.sample_path(workdir, step).write_bytes(images.encode_png(grid))
             writer.write_images(step, {"samples": grid[None]})
 
     return draw

@@ -29,6 +29,8 @@ CHANNEL_MULTIPLIERS = {
 
 MODULATIONS = ("attentional", "self")
 
+ATTENTION = "attention"  # The collection that shows, if asked for, where regions looked.
+
 
 class Generator(nn.Module):
     """Draws images from noise and a caption.
@@ -116,4 +118,7 @@ class Generator(nn.Module):
         query = Conv(width, 1, dtype=self.dtype, name="query")
         regions = query(x).reshape(b, h * w, width)
         weights, keys = word_attention(regions, words, word_mask)
-        return condition._replace(weights=weights.reshape(b, h, w, -1), words=keys)
+        weights = weights.reshape(b, h, w, -1)
+        if not self.is_initializing():
+            self.sow(ATTENTION, "weights", weights)
+        return condition._replace(weights=weights, words=keys)
