@@ -83,7 +83,7 @@ def test_sign_test_against_the_binomial():
 def test_independent_votes_give_wilson_itself():
     """One vote a caption: nothing to cluster, but for the variance's divisor n - 1."""
     votes = [[1.0]] * 773 + [[0.0]] * 227
-    found = preference.preference_rate(votes.tolist())
+    found = preference.preference_rate(votes)
     assert found.rate == pytest.approx(0.773)
     assert found.effective == pytest.approx(999)
     assert (found.low, found.high) == pytest.approx((0.7460, 0.7979), abs=2e-4)
