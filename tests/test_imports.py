@@ -12,19 +12,20 @@ PACKAGE = Path(__file__).parents[1] / "xmc_jax"
 MAX_FILE_LINES = 400
 MAX_LIBRARY_LINES = 7000  # Of code: blank lines, comments and docstrings apart.
 
-VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report", "compare", "study"}
+VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report", "compare", "study", "export"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
 LAYERS = [
-    {"types", "errors", "progress"},
+    {"types", "errors", "progress", "standalone", "model_card"},
     {"processes"},
     {"attention", "accumulation", "sharding", "images", "compiled", "topology"},
     {"environment", "pages", "curves"},
     {"models", "losses", "frozen", "data", "metrics"},
     {"train_state", "objectives"},
     {"train_step"},
-    {"checkpoint", "workdir", "cli"},
+    {"checkpoint", "workdir", "exported", "cli"},
     {"experiment"},  # The factory: from a config to the parts below.
-    {"sampling", "planning"},
+    {"sampling", "planning", "program"},
+    {"trained"},
     VERBS,
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

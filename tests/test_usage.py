@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.test_imports import VERBS
 from tests.verbs import TINY, assert_refused
 
 
@@ -63,7 +64,9 @@ def test_prepare(folder, run_verb):
     assert_refused(run_verb("prepare", "--dataset=imagenet"), "imagenet", "shapes")
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "sample", "prepare", "plan", "report"])
+@pytest.mark.parametrize(
+    "verb", ["train", "evaluate", "sample", "prepare", "plan", "report", "export"]
+)
 def test_help_explains(verb, run_verb):
     result = run_verb(verb, "--help")
     assert result.returncode == 0

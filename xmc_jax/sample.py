@@ -2,7 +2,9 @@
 
     python -m xmc_jax.sample --workdir=runs/shapes_32 --caption="a red circle" --out=pictures
     python -m xmc_jax.sample --workdir=runs/shapes_32 --captions_file=captions.txt --out=pictures
+    python -m xmc_jax.sample --demo --caption="a blue star"
 
+The folder of an exported model serves as well as that of a run.
 Writes to --out: one PNG a picture, and grid.png, a row of pictures under each caption.
 """
 
@@ -16,14 +18,16 @@ from absl import flags
 from xmc_jax import cli
 from xmc_jax.errors import UserError
 
-_BATCH_SIZE = 16
 _SHOWN_SIDE = 128  # Small pictures are enlarged to about this many pixels in the grid.
 
 
 def main() -> None:
     """Reads the flags and draws."""
-    workdir, out = cli.required("workdir"), Path(cli.required("out")).expanduser()
     captions, options = _read_captions(), flags.FLAGS
+    out = Path(cli.required("out")).expanduser()
+    if options.demo and options.workdir:
+        raise UserError("--demo and --workdir name two models; give one of them")
+    workdir = None if options.demo else cli.required("workdir")
     cli.set_up_jax()
     sample(
         workdir,
@@ -36,7 +40,7 @@ def main() -> None:
 
 
 def sample(
-    workdir: str,
+    workdir: str | None,
     captions: Sequence[str],
     out: Path,
     *,
@@ -47,7 +51,7 @@ def sample(
     """Draws captions, and writes a PNG a picture and ``grid.png``.
 
     Args:
-      workdir: Folder of a run.
+      workdir: Folder of a run or of an exported model; None: the demo.
       captions: What to draw.
       out: Folder for the pictures; made if it is not there.
       num_images: Pictures of each caption.
@@ -60,42 +64,29 @@ def sample(
     # What can be found wrong at once is, before anything slow begins.
     from xmc_jax import workdir as run
 
-    config = run.read_config(workdir)
+    if workdir is not None:
+        run.read_config(workdir)
+
+    from xmc_jax import exported, images, trained
+
+    folder = exported.demo_folder() if workdir is None else workdir
     run.ensure_writable(out)
-
-    from xmc_jax import images
-    from xmc_jax.checkpoint import Checkpoints
-    from xmc_jax.experiment import create_experiment
-    from xmc_jax.sampling import Sampler
-
-    experiment = create_experiment(config, training=False)
-    tokens = experiment.tokenizer(captions)
-    _tell_what_is_lost(experiment.tokenizer, captions)
-    with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
-        step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
-
-    tokens = tokens.repeat(num_images, axis=0)
-    drawn = Sampler(experiment, _BATCH_SIZE)(ema, tokens, seed=seed)
+    model = trained.load(folder, step=step)
+    _tell_what_is_lost(model.experiment.tokenizer, captions)
+    drawn = model.generate(captions, seed=seed, num_images=num_images)
     for index, pixels in enumerate(drawn):
         caption, copy = divmod(index, num_images)
         name = f"{caption:04d}_{_slug(captions[caption])}_{copy}.png"
         (out / name).write_bytes(images.encode_png(pixels))
     rows = drawn.reshape(len(captions), num_images, *drawn.shape[1:])
     (out / "grid.png").write_bytes(_captioned_rows(captions, rows))
-    print(f"drew {len(drawn)} pictures with step {step}; see {out / 'grid.png'}")
+    print(f"drew {len(drawn)} pictures with step {model.step}; see {out / 'grid.png'}")
 
 
 def _read_captions() -> list[str]:
     captions = list(flags.FLAGS.caption)
     if flags.FLAGS.captions_file:
-        path = Path(flags.FLAGS.captions_file).expanduser()
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise UserError(f"cannot read --captions_file={path}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"--captions_file={path} is not UTF-8 text ({error.reason})") from error
-        captions += [line for line in lines if line.strip()]
+        captions += cli.read_captions_file("captions_file")
     if not captions:
         raise UserError('nothing to draw: give --caption="…" or --captions_file=…')
     for caption in captions:
@@ -157,7 +148,8 @@ def _define_flags() -> None:
     cli.define_workdir_flag()
     flags.DEFINE_multi_string("caption", [], "What to draw; may be given several times.")
     flags.DEFINE_string("captions_file", None, "Text file with a caption a line.")
-    flags.DEFINE_string("out", None, "Folder for the pictures (made if it is not there).")
+    flags.DEFINE_bool("demo", False, "Draw with the model that comes with the package.")
+    flags.DEFINE_string("out", "pictures", "Folder for the pictures (made if it is not there).")
     flags.DEFINE_integer("num_images", 4, "Pictures of each caption.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Chooses the noise: same seed, same pictures.")
     flags.DEFINE_integer("step", None, "Checkpoint to draw with; the newest if not given.")

@@ -55,6 +55,10 @@ class Tokenizer:
         """How many pieces of each caption the vocabulary does not hold."""
         return [pieces.count(self._unk) for pieces in self._pieces(captions)]
 
+    def pieces(self, tokens: Int32[np.ndarray, " t"]) -> list[str]:
+        """The word pieces of a row of token ids, [CLS] and [SEP] among them, without padding."""
+        return [self._vocabulary[token] for token in tokens if token]
+
     def _pieces(self, captions: Sequence[str]) -> list[list[int]]:
         cleaned = [_clean(caption) for caption in captions]
         if self._lowercase:

@@ -1,6 +1,7 @@
 """The frozen text encoder: a BERT through keras-hub, as a pure function and its weights."""
 
 import functools
+import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import kagglehub
 import keras
 import keras_hub
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
 from xmc_jax.errors import UserError
@@ -126,6 +128,15 @@ def describe_text_encoder(name: str) -> TextEncoder:
         vocabulary_file="",
         lowercase=True,
     )
+
+
+def fingerprint(encoder: TextEncoder) -> str:
+    """sha256 of the weights, with their types and shapes, and of the vocabulary."""
+    digest = hashlib.sha256(Path(encoder.vocabulary_file).read_bytes())
+    for x in map(np.asarray, jax.tree.leaves(encoder.params)):
+        digest.update(f"{x.dtype}{x.shape}".encode())
+        digest.update(np.ascontiguousarray(x).data)
+    return digest.hexdigest()
 
 
 def _params(backbone) -> PyTree:

@@ -1,0 +1,48 @@
+"""The folder of a small run that has a checkpoint, made without training; with a small BERT."""
+
+import math
+
+import jax
+import numpy as np
+
+from configs import shapes_32
+from tests import bert
+from xmc_jax import workdir as run
+from xmc_jax.checkpoint import Checkpoints
+from xmc_jax.experiment import create_experiment
+
+STEP = 3
+METRICS = [
+    {"kind": "train", "step": STEP, "d/loss": 1.0},
+    {"kind": "eval", "step": 1, "metric": "fd_vgg16", "protocol": "p", "value": 999.0},
+    {"kind": "eval", "step": STEP, "metric": "fd_vgg16", "protocol": "val", "value": 12.345},
+]
+
+
+def make(folder):
+    """Writes the run into a folder, and gives the run's folder.
+
+    Weights are drawn, so that pictures differ by caption and noise.
+    """
+    encoder = bert.write(folder / "bert", bert.weights(np.random.default_rng(0)))
+    config = shapes_32.get_config()
+    config.text.encoder, config.text.num_tokens = encoder, 8
+    config.model.generator_width = config.model.discriminator_width = 1
+    config.model.z_dim = 4
+    workdir = folder / "run"
+    run.ensure_writable(workdir)
+    run.write_config(workdir, config)
+    run.append_metrics(workdir, [{"num_samples": 7} | record for record in METRICS])
+    rng = np.random.default_rng(1)
+
+    def draw(path, x):
+        values = rng.normal(size=x.shape) * 0.6 / math.sqrt(math.prod(x.shape[:-1]))
+        if path[-1] == jax.tree_util.DictKey("var"):
+            values = 1 + np.abs(values)
+        return jax.device_put(values.astype(x.dtype), x.sharding)
+
+    abstract = create_experiment(config, training=False).abstract_state()
+    state = jax.tree_util.tree_map_with_path(draw, abstract)
+    with Checkpoints(run.checkpoints_dir(workdir)) as checkpoints:
+        checkpoints.save(STEP, state)
+    return workdir

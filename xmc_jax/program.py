@@ -1,0 +1,64 @@
+"""Generation as one StableHLO program that runs without this package.
+
+``draw(weights, text_encoder, tokens, z) -> uint8 images``, for any number of captions, on CPUs,
+NVIDIA GPUs and TPUs. Weights are arguments, and lie beside the program in safetensors files.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from jaxtyping import Array, Float, Int32, UInt8
+
+from xmc_jax.experiment import Experiment
+from xmc_jax.train_step import make_sample_step
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+PyTree = Any
+
+
+def name_text_params(params: PyTree) -> dict[str, np.ndarray]:
+    """The text encoder's arrays under names that sort in their order."""
+    arrays = jax.device_get(jax.tree.leaves(params))
+    return {f"text_encoder/{index:04d}": x for index, x in enumerate(arrays)}
+
+
+def export_program(experiment: Experiment, weights: dict[str, np.ndarray]) -> bytes:
+    """Serialises the program; `jax.export.deserialize` reads it.
+
+    Args:
+      experiment: What to draw with.
+      weights: Averages of the generator as they are stored, see `exported.to_storage`; the
+        program takes them in these types and computes with their float32 values.
+    """
+    text_params = experiment.frozen.text
+    structure = jax.tree.structure(text_params)
+    sample = make_sample_step(
+        generator=experiment.generator, encode_text=experiment.text_encoder.apply
+    )
+
+    def draw(
+        weights: dict[str, Array],
+        text_encoder: dict[str, Array],
+        tokens: Int32[Array, "b t"],
+        z: Float[Array, "b z"],
+    ) -> UInt8[Array, "b h w 3"]:
+        ema = unflatten_dict({k: x.astype(jnp.float32) for k, x in weights.items()}, sep="/")
+        leaves = [x for _, x in sorted(text_encoder.items())]
+        return sample(ema, jax.tree.unflatten(structure, leaves), tokens, z)
+
+    config = experiment.config
+    (count,) = jax.export.symbolic_shape("b")
+    arguments = (
+        *jax.tree.map(_abstract, (weights, name_text_params(text_params))),
+        jax.ShapeDtypeStruct((count, config.text.num_tokens), jnp.int32),
+        jax.ShapeDtypeStruct((count, config.model.z_dim), jnp.float32),
+    )
+    program = jax.export.export(jax.jit(draw), platforms=PLATFORMS)(*arguments)
+    return bytes(program.serialize())
+
+
+def _abstract(x: np.ndarray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)

@@ -1,0 +1,124 @@
+"""Draws captions with an exported model, without the package that made it.
+
+    python generate.py --caption="a red circle above a blue square"      # writes picture_0.png …
+
+or, from Python:
+
+    from generate import load
+    draw = load(".")
+    images = draw(["a red circle above a blue square"], seed=0)          # uint8 [n, h, w, 3]
+
+Needs this folder, and of Python packages jax, numpy and safetensors alone.
+"""
+
+import argparse
+import functools
+import hashlib
+import json
+import pathlib
+import struct
+import unicodedata
+import zlib
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load_file
+
+
+def load(folder="."):
+    """Reads and verifies the folder; gives ``draw(captions, seed=0) -> uint8 [n, h, w, 3]``."""
+    folder = pathlib.Path(folder)
+    model = json.loads((folder / "model.json").read_text())
+    for name, sha256 in model["sha256"].items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
+            raise SystemExit(f"error: {folder / name} is not the file that was exported")
+    vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    ids = {piece: index for index, piece in enumerate(vocabulary)}
+    program = jax.export.deserialize((folder / "program.stablehlo").read_bytes())
+    weights, text_encoder = (
+        jax.device_put(load_file(folder / f"{name}.safetensors"))
+        for name in ("weights", "text_encoder")
+    )
+
+    def draw(captions, seed=0):
+        tokens = np.zeros((len(captions), model["num_tokens"]), np.int32)
+        for row, caption in zip(tokens, captions, strict=True):
+            found = tokenize(caption, ids, model["text_encoder"]["lowercase"])
+            found = [ids["[CLS]"], *found[: len(row) - 2], ids["[SEP]"]]
+            row[: len(found)] = found
+        z = noise(len(captions), model["z_dim"], seed)
+        return np.asarray(program.call(weights, text_encoder, tokens, z))
+
+    return draw
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def noise(count, z_dim, seed):
+    """Standard normal; a row depends on the seed and its index alone."""
+    key = jax.random.key(seed)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+    return jax.vmap(lambda k: jax.random.normal(k, (z_dim,)))(keys)
+
+
+def tokenize(text, ids, lowercase):
+    """BERT's word pieces: split at spaces and punctuation, then the longest known piece first."""
+    text = "".join(c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
+    text = text.replace("\ufffd", "")
+    if lowercase:
+        text = unicodedata.normalize("NFD", text.lower())
+        text = "".join(c for c in text if unicodedata.category(c) != "Mn")
+    pieces = []
+    for word in "".join(f" {c} " if stands_alone(c) else c for c in text).split():
+        start, found = 0, []
+        while start < len(word):
+            prefix = "##" if start else ""
+            ends = range(len(word), start, -1)
+            end = next((end for end in ends if prefix + word[start:end] in ids), None)
+            if end is None or len(word) > 100:
+                found = [ids["[UNK]"]]
+                break
+            found.append(ids[prefix + word[start:end]])
+            start = end
+        pieces += found
+    return pieces
+
+
+def stands_alone(c):
+    """Whether a character is a word of its own: punctuation, symbols, Chinese characters."""
+    ascii_symbol = c.isascii() and c.isprintable() and not c.isalnum() and c != " "
+    ideograph = any(low <= ord(c) <= high for low, high in IDEOGRAPHS)
+    return ascii_symbol or ideograph or unicodedata.category(c)[0] == "P"
+
+
+IDEOGRAPHS = [(0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F)]
+IDEOGRAPHS += [(0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F)]
+
+
+def encode_png(pixels):
+    """An RGB image as the bytes of a PNG file."""
+    h, w, _ = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0))]
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def main():
+    """Draws what the command line says."""
+    parser = argparse.ArgumentParser(description="Draws captions with the model in this folder.")
+    parser.add_argument("--caption", action="append", required=True, help="may be given again")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same pictures")
+    parser.add_argument("--out", default="picture", help="pictures go to OUT_0.png, OUT_1.png …")
+    options = parser.parse_args()
+    images = load(pathlib.Path(__file__).parent)(options.caption, options.seed)
+    for index, image in enumerate(images):
+        pathlib.Path(f"{options.out}_{index}.png").write_bytes(encode_png(image))
+
+
+if __name__ == "__main__":
+    main()

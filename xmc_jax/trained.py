@@ -1,0 +1,149 @@
+"""A trained model by its folder, ready to draw: that of a run, or an exported one.
+
+model = xmc_jax.load("runs/shapes_32")
+images = model.generate(["a red circle above a blue square"], seed=0)
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+
+from xmc_jax import exported, sharding, workdir
+from xmc_jax.checkpoint import Checkpoints
+from xmc_jax.errors import UserError
+from xmc_jax.experiment import Experiment, create_experiment
+from xmc_jax.frozen.text_encoder import fingerprint
+from xmc_jax.sampling import Sampler
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A generator with its text encoder; made by `load`.
+
+    Attributes:
+      experiment: Its networks and tokenizer.
+      step: The training step it is of.
+      ema: Averaged parameters and statistics of the generator, on the devices.
+      batch_size: Captions a device program takes at most.
+    """
+
+    experiment: Experiment
+    step: int
+    ema: PyTree
+    batch_size: int
+
+    def generate(
+        self, captions: Sequence[str], *, seed: int = 0, num_images: int = 1
+    ) -> UInt8[np.ndarray, "n h w 3"]:
+        """Draws captions, any number of them, with a few compiled programs.
+
+        A picture depends on its caption, the seed and its place among the pictures: the same
+        numbers as those of the verb `sample`.
+
+        Args:
+          captions: What to draw.
+          seed: Chooses the noise: same seed, same pictures.
+          num_images: Pictures of each caption; they follow each other.
+
+        Returns:
+          RGB pixels, 0..255.
+
+        Raises:
+          UserError: there is no caption, or one is empty.
+        """
+        if isinstance(captions, str):
+            raise UserError("captions is one string; give a list of them, e.g. [caption]")
+        if not len(captions):
+            raise UserError("no captions; give at least one")
+        tokens = self.experiment.tokenizer(captions).repeat(num_images, axis=0)
+        return self._sampler(self.ema, tokens, seed=seed)
+
+    @functools.cached_property
+    def _sampler(self) -> Sampler:
+        return Sampler(self.experiment, self.batch_size)  # One for all calls: it keeps programs.
+
+
+def load(
+    folder: epath.PathLike,
+    *,
+    step: int | None = None,
+    batch_size: int = 16,
+    text_encoder: str | None = None,
+) -> TrainedModel:
+    """Loads a model from the folder of a run, or from one that `export` wrote.
+
+    Args:
+      folder: The folder, local or remote (``gs://…``).
+      step: Which checkpoint of a run; the newest if None.
+      batch_size: Captions a device program takes at most; changes speed and memory alone.
+      text_encoder: Where the text encoder of the training is on this machine, if not under the
+        name in the config; see `load_text_encoder`.
+
+    Raises:
+      UserError: there is no model or no such checkpoint in the folder, a file is damaged, or the
+        text encoder is missing or another one than that of the training.
+    """
+    config = workdir.read_config(folder)
+    if text_encoder is not None:
+        with config.unlocked():
+            config.text.encoder = text_encoder
+    if not exported.is_exported(folder):
+        experiment = create_experiment(config, training=False)
+        with Checkpoints(workdir.checkpoints_dir(folder), read_only=True) as checkpoints:
+            step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
+        return TrainedModel(experiment, step, ema, batch_size)
+
+    model = exported.read(folder)
+    if step not in (None, model.step):
+        raise UserError(
+            f"{folder} is an exported model of step {model.step}; it has no step {step}"
+        )
+    experiment = create_experiment(config, training=False)
+    _check_text_encoder(folder, model, experiment)
+    _check_fit(folder, model.ema, experiment)
+    ema = jax.tree.map(lambda x: x.astype(np.float32), model.ema)
+    ema = sharding.put(ema, sharding.replicated(experiment.mesh))
+    return TrainedModel(experiment, model.step, ema, batch_size)
+
+
+def load_demo() -> TrainedModel:
+    """Loads the model that comes with the package.
+
+    Raises:
+      UserError: it has not been made yet.
+    """
+    return load(exported.demo_folder())
+
+
+def _check_text_encoder(
+    folder: epath.PathLike, model: exported.ExportedModel, experiment: Experiment
+) -> None:
+    found = fingerprint(experiment.text_encoder)
+    if found != model.text_encoder_fingerprint:
+        raise UserError(
+            f"the text encoder {experiment.config.text.encoder!r} here is another one than that "
+            f"of the model in {folder} (fingerprint {found[:12]}, not "
+            f"{model.text_encoder_fingerprint[:12]}); install the one it was trained with"
+        )
+
+
+def _check_fit(folder: epath.PathLike, ema: PyTree, experiment: Experiment) -> None:
+    """Refuses weights of another network than that of the config."""
+    here, there = (
+        {name: x.shape for name, x in exported.flatten(tree).items()}
+        for tree in (experiment.abstract_ema(), ema)
+    )
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            raise UserError(
+                f"{folder}: {name} is {there.get(name, 'absent')} in the weights and "
+                f"{here.get(name, 'absent')} by config.json; export the model anew"
+            )
