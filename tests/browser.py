@@ -30,7 +30,7 @@ class Browser:
             context = self._chromium.new_context(accept_downloads=True)
             self._contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         page.set_viewport_size({"width": width, "height": 844})
         page.faults = []
         page.on("pageerror", lambda error: page.faults.append(str(error)))

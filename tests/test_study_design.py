@@ -1,4 +1,4 @@
-"""The blinded design: balanced sides, orders of each rater's own, checks, and nothing given away."""
+"""The blinded design: balanced sides, an order for each rater, checks, nothing given away."""
 
 import collections
 

@@ -279,11 +279,11 @@ def format_text(results: Mapping[str, Any]) -> str:
         lines += [
             f"{question}: {sum(votes.values())} votes: A {votes['a']}, no difference "
             f"{votes['tie']}, B {votes['b']}",
-            f"  A preferred                  {_interval(found['preference'])}, a tie as half a vote",
+            f"  A preferred                  {_interval(found['preference'])} (a tie is half)",
             f"  A preferred where not a tie  {_interval(found['preference_without_ties'])}",
             f"  captions: A ahead in {ahead['a']}, B in {ahead['b']}, even in {ahead['even']}; "
             f"sign test p = {found['sign_test_p']:.3g}",
-            f"  agreement of raters (Krippendorff): alpha {_number(found['alpha_nominal'])} nominal, "
+            f"  agreement (Krippendorff): alpha {_number(found['alpha_nominal'])} nominal, "
             f"{_number(found['alpha_interval'])} interval",
             f"  left picture chosen          {_interval(found['left_chosen'])}",
             "",

@@ -102,9 +102,7 @@ def read_pictures(source: str, captions: Sequence[str], seed: int) -> list[Pixel
         with waiting(f"drawing {len(captions)} captions with step {model.step} of {source}"):
             return list(model.generate(captions, seed=seed))
     if not folder.is_dir():
-        raise UserError(
-            f"no folder {source}: give a run's, an exported model's, or one of pictures"
-        )
+        raise UserError(f"no folder {source}: give that of a run, of a model, or of pictures")
     return [_read_picture(path) for path in _files_by_caption(folder, len(captions))]
 
 

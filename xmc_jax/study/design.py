@@ -1,7 +1,7 @@
 """What each rater of a study sees, in which order and on which side: blinded and balanced.
 
-A page knows an item's two pictures as 0 and 1, and for each rater which of them is on the left; that
-0 is the first system's in one item and the second's in another, only the key tells. All of it
+A page knows an item's two pictures as 0 and 1, and for each rater which of them is on the left. In
+one item picture 0 is the first system's, in another the second's: only the key tells. All of it
 follows from a secret that the key holds.
 """
 
