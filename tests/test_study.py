@@ -176,7 +176,7 @@ def check_table(path):
 
 def test_by_mouse_on_a_browser_that_keeps_nothing(browser, study, tmp_path):
     rater = Rater(browser, page_of(study), 1)
-    rater.page.evaluate("Storage.prototype.setItem = () => { throw new Error('full'); }")
+    rater.page.evaluate("Storage.prototype.setItem = () => { throw new Error('full'); }; 0")
     rater.start()
     assert rater.page.locator("#unkept").is_visible()
     rater.page.locator("#quality").get_by_role("button", name="Left").click()
