@@ -64,7 +64,7 @@ def test_config_differences(two_runs):
 
 
 def test_names_are_as_short_as_they_can_be(tmp_path):
-    paths = [tmp_path / "x" / "run", tmp_path / "y" / "run"]
+    paths = [str(tmp_path / x / "run") for x in "xy"]
     for path in paths:
         make_run(path)
     assert [run.name for run in compare.read_runs(paths)] == ["x/run", "y/run"]

@@ -97,20 +97,20 @@ def compare(
     if pictures and not captions:
         captions = _grid_captions(runs[0])
     workdir.ensure_writable(out)
-    drawn = draw(runs, list(captions), seed) if pictures and captions else None
     content = {
         "runs": runs,
         "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
         "metrics": metric_tables(runs),
         "differences": config_differences(runs),
-        "drawn": drawn,
         "seed": seed,
     }
+    drawn = draw(runs, list(captions), seed) if pictures and captions else None
     html, markdown = out / "compare.html", out / "compare.md"
     html.write_text(
         pages.render(
             "compare.html.jinja",
             **content,
+            drawn=drawn,
             uris=[[pages.picture_uri(png) for png in row] for row in drawn.pictures]
             if drawn
             else [],
@@ -119,7 +119,7 @@ def compare(
         ),
         encoding="utf-8",
     )
-    markdown.write_text(format_markdown(**content), encoding="utf-8")
+    markdown.write_text(format_markdown(**content, drawn=drawn), encoding="utf-8")
     if drawn:
         _write_pictures(out / "pictures", drawn)
     return [html, markdown]

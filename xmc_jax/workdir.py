@@ -175,7 +175,7 @@ def latest_evaluations(records: Iterable[Record]) -> list[Record]:
     latest: dict[tuple, Record] = {}
     for record in records:
         if record["kind"] == "eval":
-            key = (record["metric"], record["protocol"], record["weights"])
+            key = (record["metric"], record["protocol"], record.get("weights"))
             if key not in latest or record["step"] >= latest[key]["step"]:
                 latest[key] = {"floor": None, "ceiling": None} | record
     return [latest[key] for key in sorted(latest, key=str)]

@@ -20,7 +20,7 @@ PAGES_FOLDER = "for_raters"
 KEY_FILE = "key.json"
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
-Pixels = UInt8[np.ndarray, "h w 3"]
+Pixels = UInt8[np.ndarray, "_ _ 3"]  # Of any size each.
 
 
 def build(
