@@ -99,6 +99,8 @@ LONGEST_FIRST = (
     "test_ablations",
     "test_real_data",
     "test_released",
+    "test_study",
+    "test_compare",
     "test_usage",
     "test_sharding",
 )

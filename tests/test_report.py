@@ -26,7 +26,12 @@ from xmc_jax.errors import UserError
 def test_whole_report(tmp_path):
     start = {"kind": "start", "step": 0, "time": "2026-01-01T00:00:00", "platform": "Linux",
              "devices": "4 x TPU v9", "versions": {"jax": "1.2.3"}}  # fmt: skip
-    records = [start, *train_records(30), evaluation(100, 0.5), evaluation(300, 0.8765432)]
+    records = [
+        start,
+        *train_records(30),
+        evaluation(100, 0.5),
+        evaluation(300, 0.8765432, low=0.81, high=0.92),
+    ]
     records += [evaluation(300, 31.5, metric="fd_vgg16", weights="ab" * 32, floor=None)]
     make_run(tmp_path / "my run", records=records, steps=range(100, 400, 100))
     path = report.write_report(tmp_path / "my run")
@@ -37,8 +42,8 @@ def test_whole_report(tmp_path):
     text = " ".join("".join(page.text).split())
     title = "Generator: retrieval accuracy"
     for expected in ("my run", "step 300", "a red <circle> & friends", "shapes_accuracy/colour",
-                     "0.8765", "0.99", "0.25", "1,234", "abababababab", "31.5", "resolution",
-                     "Discriminator: losses", title, "4 x TPU v9", "jax 1.2.3",
+                     "0.8765 0.81 to 0.92", "0.99", "0.25", "1,234", "abababababab", "31.5",
+                     "resolution", "Discriminator: losses", title, "4 x TPU v9", "jax 1.2.3",
                      "real images seen 2,400", "batch_size 4 "):  # fmt: skip
         assert expected in text
     assert "<circle>" not in source

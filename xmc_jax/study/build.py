@@ -70,14 +70,15 @@ def build(
     folder = out / PAGES_FOLDER
     folder.mkdir(exist_ok=True)
     written = []
-    for number, page in enumerate(laid_out, start=1):
-        path = folder / (f"study_{number}.html" if len(laid_out) > 1 else "study.html")
-        data = page_data(page, pictures, side=side, study=key["study"], number=number)
-        html = pages.render(
-            "study.html.jinja", data=data, number=number, count=len(laid_out), side=side
-        )
-        path.write_text(html, encoding="utf-8")
-        written.append(path)
+    with waiting("writing what raters get"):
+        for number, page in enumerate(laid_out, start=1):
+            path = folder / (f"study_{number}.html" if len(laid_out) > 1 else "study.html")
+            data = page_data(page, pictures, side=side, study=key["study"], number=number)
+            html = pages.render(
+                "study.html.jinja", data=data, number=number, count=len(laid_out), side=side
+            )
+            path.write_text(html, encoding="utf-8")
+            written.append(path)
     return written
 
 
