@@ -9,6 +9,7 @@ Without captions of your own, those of the first run's sample grids are drawn.
 
 import collections
 import datetime
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -250,8 +251,6 @@ def draw(runs: Sequence[Run], captions: list[str], seed: int) -> Drawn:
 
 def _write_pictures(folder: Path, drawn: Drawn) -> None:
     """The pictures that Markdown shows, large enough to be seen."""
-    import io
-
     import numpy as np
     from PIL import Image
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from xmc_jax.errors import UserError
 from xmc_jax.metrics import preference
+from xmc_jax.study.design import NOISE
 
 QUESTIONS = ("quality", "alignment")
 CHOICES = ("left", "tie", "right")
-NOISE = "noise"
 
 
 class Answer(NamedTuple):
