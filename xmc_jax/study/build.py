@@ -65,8 +65,6 @@ def build(
     laid_out = design.make_pages(captions, num_raters=num_raters, secret=secret)
     key = design.make_key(laid_out, secret=secret, names=systems)
     key |= {"side": side, "seed": seed, "created": f"{datetime.datetime.now():%Y-%m-%d %H:%M}"}
-    key_path.write_text(json.dumps(key, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
     folder = out / PAGES_FOLDER
     folder.mkdir(exist_ok=True)
     written = []
@@ -79,6 +77,8 @@ def build(
             )
             path.write_text(html, encoding="utf-8")
             written.append(path)
+    # Last: a study without a key was cut off while it was built, and is built anew.
+    key_path.write_text(json.dumps(key, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return written
 
 
