@@ -21,6 +21,7 @@ KEY_FILE = "key.json"
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]  # Of any size each.
+Pictures = dict[str, list[Pixels]]  # Of each system, one a caption.
 
 
 def build(
@@ -65,20 +66,29 @@ def build(
     laid_out = design.make_pages(captions, num_raters=num_raters, secret=secret)
     key = design.make_key(laid_out, secret=secret, names=systems)
     key |= {"side": side, "seed": seed, "created": f"{datetime.datetime.now():%Y-%m-%d %H:%M}"}
-    folder = out / PAGES_FOLDER
-    folder.mkdir(exist_ok=True)
-    written = []
     with waiting("writing what raters get"):
-        for number, page in enumerate(laid_out, start=1):
-            path = folder / (f"study_{number}.html" if len(laid_out) > 1 else "study.html")
-            data = page_data(page, pictures, side=side, study=key["study"], number=number)
-            html = pages.render(
-                "study.html.jinja", data=data, number=number, count=len(laid_out), side=side
-            )
-            path.write_text(html, encoding="utf-8")
-            written.append(path)
+        written = _write_pages(out / PAGES_FOLDER, laid_out, pictures, side, key["study"])
     # Last: a study without a key was cut off while it was built, and is built anew.
     key_path.write_text(json.dumps(key, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return written
+
+
+def _write_pages(
+    folder: Path, laid_out: Sequence[design.Page], pictures: Pictures, side: int, study: str
+) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    written = []
+    for number, page in enumerate(laid_out, start=1):
+        path = folder / (f"study_{number}.html" if len(laid_out) > 1 else "study.html")
+        html = pages.render(
+            "study.html.jinja",
+            data=page_data(page, pictures, side=side, study=study, number=number),
+            number=number,
+            count=len(laid_out),
+            side=side,
+        )
+        path.write_text(html, encoding="utf-8")
+        written.append(path)
     return written
 
 
@@ -150,7 +160,7 @@ def uniform_png(picture: Pixels, side: int) -> bytes:
 
 
 def page_data(
-    page: design.Page, pictures: dict[str, list[Pixels]], *, side: int, study: str, number: int
+    page: design.Page, pictures: Pictures, *, side: int, study: str, number: int
 ) -> dict[str, Any]:
     """What the page's script works on; nothing of it tells one system from the other."""
     rng = np.random.default_rng(int(study, 16) + number)
