@@ -67,6 +67,28 @@ def server():
         yield server
 
 
+@pytest.fixture(scope="session")
+def chromium():
+    """The running browser of this process."""
+    from tests import browser
+
+    executable = browser.find()
+    if executable is None:
+        pytest.skip(
+            f"NO BROWSER: none of {', '.join(browser.NAMES)} is on PATH, so nobody has tried the "
+            "pages; install one (Debian, Ubuntu: apt-get install chromium)"
+        )
+    with browser.start(executable) as running:
+        yield running
+
+
+@pytest.fixture
+def browser(chromium):
+    """A real browser, see `tests.browser.Browser`; closes its tabs after the test."""
+    yield chromium
+    chromium.close_pages()
+
+
 # Files that compile whole training steps or start the verbs. Begun last, they would leave one of
 # two processes without work.
 LONGEST_FIRST = (
@@ -79,6 +101,8 @@ LONGEST_FIRST = (
     "test_ablations",
     "test_real_data",
     "test_released",
+    "test_study",
+    "test_compare",
     "test_usage",
     "test_sharding",
 )

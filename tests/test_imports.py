@@ -10,14 +10,15 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "xmc_jax"
 MAX_FILE_LINES = 400
-MAX_LIBRARY_LINES = 7000  # Of code: blank lines, comments and docstrings apart.
+MAX_LIBRARY_LINES = 7600  # Of code: blank lines, comments and docstrings apart.
 
-VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report", "export"}
+VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report", "compare", "study", "export"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
 LAYERS = [
     {"types", "errors", "progress", "standalone", "model_card", "figures"},
     {"processes"},
     {"attention", "accumulation", "sharding", "images", "compiled", "topology"},
+    {"environment", "pages", "curves"},
     {"models", "losses", "frozen", "data", "metrics"},
     {"train_state", "objectives"},
     {"train_step"},

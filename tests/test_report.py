@@ -1,97 +1,37 @@
 """The report: one page with everything in it, whatever the run has got so far."""
 
 import base64
-import html.parser
 import io
-import json
 import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
-from xmc_jax import images, report, workdir
+from tests.pages import (
+    CAPTIONS,
+    COLOURS,
+    Page,
+    assert_needs_no_network,
+    evaluation,
+    make_run,
+    train_records,
+)
+from xmc_jax import pages, report, workdir
 from xmc_jax.errors import UserError
-
-CAPTIONS = ["a red <circle> & friends", "a blue square", "two stars"]
-COLOURS = [(220, 30, 30), (30, 30, 220), (240, 220, 40)]
-
-
-def evaluation(step: int, value: float | None, **fields) -> dict:
-    return {
-        "kind": "eval",
-        "step": step,
-        "metric": "shapes_accuracy/colour",
-        "protocol": "val, ema",
-        "value": value,
-        "num_samples": 1234,
-        "seed": 0,
-        "weights": None,
-        "ceiling": 0.99,
-        "floor": 0.25,
-    } | fields
-
-
-def train_records(count: int) -> list[dict]:
-    return [
-        {"kind": "train", "step": 10 * i, "d/hinge": 1 + i % 2, "g/word_accuracy": i / count}
-        for i in range(1, count + 1)
-    ]
-
-
-def make_run(path, *, records=(), steps=(), enlarged: int = 1):
-    """A workdir as training and evaluation leave it."""
-    config = {"seed": 0, "model": {"resolution": 16, "width": 8}, "data": {"name": "shapes"}}
-    workdir.ensure_writable(path)
-    workdir.write_config(path, ConfigDict(config))
-    workdir.append_metrics(path, records)
-    if steps:
-        workdir.samples_dir(path).mkdir()
-        layout = {"captions": CAPTIONS, "columns": 2}
-        workdir.captions_path(path).write_text(json.dumps(layout))
-    pictures = np.broadcast_to(np.array(COLOURS, np.uint8)[:, None, None], (3, 16, 16, 3))
-    for step in steps:
-        grid = images.make_grid(pictures // (1 + step % 3), num_columns=2)
-        png = images.encode_png(images.enlarge(grid, enlarged))
-        workdir.sample_path(path, step).write_bytes(png)
-    return path
-
-
-class Page(html.parser.HTMLParser):
-    """Text, links and balance of a page."""
-
-    VOID = {"meta", "input", "wbr", "br"}
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open, self.links, self.text, self.ids = [], [], [], []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
-        self.ids += [v for k, v in attributes if k == "id"]
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] not in (["style"], ["script"]):
-            self.text.append(data)
 
 
 def test_whole_report(tmp_path):
-    records = [*train_records(30), evaluation(100, 0.5), evaluation(300, 0.8765432)]
+    start = {"kind": "start", "step": 0, "time": "2026-01-01T00:00:00", "platform": "Linux",
+             "devices": "4 x TPU v9", "versions": {"jax": "1.2.3"}}  # fmt: skip
+    records = [
+        start,
+        *train_records(30),
+        evaluation(100, 0.5),
+        evaluation(300, 0.8765432, low=0.81, high=0.92),
+    ]
     records += [evaluation(300, 31.5, metric="fd_vgg16", weights="ab" * 32, floor=None)]
     make_run(tmp_path / "my run", records=records, steps=range(100, 400, 100))
     path = report.write_report(tmp_path / "my run")
@@ -101,13 +41,13 @@ def test_whole_report(tmp_path):
     page = Page(source)
     text = " ".join("".join(page.text).split())
     title = "Generator: retrieval accuracy"
-    for expected in ("my run", "Step 300", "a red <circle> & friends", "shapes_accuracy/colour",
-                     "0.8765", "0.99", "0.25", "1,234", "abababababab", "31.5", "resolution",
-                     "Discriminator: losses", title, "jax 0."):  # fmt: skip
+    for expected in ("my run", "step 300", "a red <circle> & friends", "shapes_accuracy/colour",
+                     "0.8765 0.81 to 0.92", "0.99", "0.25", "1,234", "abababababab", "31.5",
+                     "resolution", "Discriminator: losses", title, "4 x TPU v9", "jax 1.2.3",
+                     "real images seen 2,400", "batch_size 4 "):  # fmt: skip
         assert expected in text
     assert "<circle>" not in source
-    assert [link for link in page.links if not link.startswith("#")] == []
-    assert not re.search(r"url\((?!data:|#|\$)|@import|<link|<script src", source)
+    assert_needs_no_network(source)
     assert source.count("<svg") == 3  # Two groups of losses, one metric seen twice.
     used = set(re.findall(r'(?:xlink:href="|url\()#([^")]+)', source))
     assert used and used <= set(page.ids)
@@ -155,43 +95,11 @@ def test_many_grids_are_thinned_and_large_ones_made_smaller(tmp_path, monkeypatc
     steps = [grid["step"] for grid in samples["grids"]]
     assert len(steps) == report.MAX_GRIDS and steps == sorted(set(steps))
     assert (steps[0], steps[-1]) == (1, 100)
-    monkeypatch.setattr(report, "MAX_GRID_BYTES", 10)
-    monkeypatch.setattr(report, "MAX_GRID_WIDTH", 20)
+    monkeypatch.setattr(pages, "MAX_PICTURE_BYTES", 10)
+    monkeypatch.setattr(pages, "MAX_PICTURE_WIDTH", 20)
     uri = report.sample_grids(tmp_path, resolution=16)["grids"][0]["uri"]
     kind, data = uri.removeprefix("data:image/").split(";base64,")
     assert kind == "webp" and Image.open(io.BytesIO(base64.b64decode(data))).size == (20, 20)
-
-
-def test_latest_evaluation_of_each_protocol_counts():
-    rows = report.latest_evaluations(
-        [
-            evaluation(100, 0.1),
-            evaluation(300, 0.3),
-            evaluation(300, 0.4),  # Measured again.
-            evaluation(200, 0.2),  # An older checkpoint, measured later.
-            evaluation(100, 0.9, protocol="test, ema"),
-        ]
-    )
-    assert {row["protocol"]: row["value"] for row in rows} == {"val, ema": 0.4, "test, ema": 0.9}
-
-
-def test_numbers():
-    values = [None, 20000, 0.123456, 31.2345, 1.0, True]
-    assert [report.format_number(v) for v in values[:5]] == [
-        "–", "20,000", "0.1235", "31.23", "1"]  # fmt: skip
-
-
-def test_blocks_keep_mean_and_extremes():
-    points = [(step, float(step % 10)) for step in range(1, 10 * report.MAX_POINTS + 1)]
-    steps, means, lows, highs = report._blocks(points)
-    assert len(steps) == report.MAX_POINTS and steps[-1] == points[-1][0]
-    assert set(means) == {4.5} and set(lows) == {0.0} and set(highs) == {9.0}
-    assert report._blocks(points[:3]) == (
-        [1, 2, 3],
-        [1.0, 2.0, 3.0],
-        [1.0, 2.0, 3.0],
-        [1.0, 2.0, 3.0],
-    )
 
 
 def test_curves_leave_gaps_for_missing_values_and_need_two_evaluations():
@@ -215,3 +123,69 @@ def test_command_line(tmp_path):
         done = subprocess.run([*command, *arguments], capture_output=True, text=True)
         assert done.returncode == 2
         assert done.stderr.startswith(message) and len(done.stderr.splitlines()) == 1
+
+
+def test_evaluations_measured_alike_stand_together():
+    records = [evaluation(3, 0.5), evaluation(3, 9.0, metric="other"), evaluation(3, 1.0, seed=1)]
+    groups = report.by_protocol(records)
+    assert [[row["metric"] for row in group["rows"]] for group in groups] == [
+        ["shapes_accuracy/colour", "other"], ["shapes_accuracy/colour"]]  # fmt: skip
+    assert [group["seed"] for group in groups] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["shapes_32", "coco_256"])
+def test_the_experiment_a_run_came_from_is_found(name):
+    import importlib
+
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    assert report.nearest_base(get_config().to_dict()) == {
+        "name": f"configs/{name}.py", "differences": []}  # fmt: skip
+    config = get_config("s_w")
+    config.batch_size = 3
+    del config.model.z_dim
+    found = report.nearest_base(config.to_dict())
+    assert found["name"] == f"configs/{name}.py:s_w"
+    before = get_config()
+    changed = [("batch_size", 3, before.batch_size), ("model.z_dim", "absent", before.model.z_dim)]
+    assert found["differences"] == changed
+    assert report.nearest_base({"of": "something else"}) is None
+
+
+def test_facts():
+    records = [{"kind": "train", "step": s, "steps_per_second": s / 10} for s in (10, 20, 30)]
+    config = {"num_steps": 50, "batch_size": 4, "d_steps": 2}
+    assert report.facts(config, records) == {
+        "step": "30 of 50", "real images seen": "240",
+        "typical rate": "2 steps/s, 16 images/s"}  # fmt: skip
+    assert report.facts(config, []) == {}
+
+
+def test_the_page_is_used_by_keyboard_and_by_mouse(browser, tmp_path):
+    """In a real browser: the pixels on the screen are those of the step and caption chosen."""
+    steps = (3, 4, 5)
+    make_run(tmp_path, steps=steps)  # Pictures are whole, half or a third as bright by step.
+    path = report.write_report(tmp_path)
+    page = browser.open(path)
+
+    def colour(locator) -> tuple:
+        return browser.colour_of(locator)
+
+    def expected(caption, step) -> tuple:
+        return tuple(value // (1 + step % 3) for value in COLOURS[caption])
+
+    tiles, strip = page.locator("#tiles .tile"), page.locator("#strip .tile")
+    assert [colour(tiles.nth(i)) for i in range(3)] == [expected(i, 5) for i in range(3)]
+    assert [colour(strip.nth(k)) for k in range(3)] == [expected(0, step) for step in steps]
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#shown").inner_text() == "step 4"
+    assert [colour(tiles.nth(i)) for i in range(3)] == [expected(i, 4) for i in range(3)]
+    page.locator("#step").focus()
+    page.keyboard.press("Home")
+    assert [colour(tiles.nth(i)) for i in range(3)] == [expected(i, 3) for i in range(3)]
+
+    tiles.nth(1).click()
+    assert [colour(strip.nth(k)) for k in range(3)] == [expected(1, step) for step in steps]
+    page.locator("#caption").select_option(CAPTIONS[2])
+    assert [colour(strip.nth(k)) for k in range(3)] == [expected(2, step) for step in steps]
+    assert tiles.nth(2).get_attribute("aria-pressed") == "true"
+    browser.assert_fits(page)

@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.test_imports import VERBS
 from tests.verbs import TINY, assert_refused
 
 

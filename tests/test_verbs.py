@@ -62,6 +62,10 @@ def test_training_reports_progress_and_leaves_everything_in_place(trained):
     assert grid.ndim == 3 and grid.std() > 0
     assert len(json.loads((workdir / "samples" / "captions.json").read_text())["captions"]) > 1
     assert all("g/image_d_accuracy" in r for r in train_records(workdir))
+    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    starts = [r for r in records if r["kind"] == "start"]
+    assert [r["step"] for r in starts] == [0, 4]
+    assert starts[0]["devices"] == "1 x cpu" and starts[0]["versions"]["jax"]
 
 
 def test_tensorboard_shows_the_run(trained):

@@ -132,3 +132,28 @@ def test_ensure_writable_says_why_not(tmp_path):
 def test_paths_of_samples(tmp_path):
     assert workdir.sample_path(tmp_path, 500).name == "step_00000500.png"
     assert workdir.sample_path(tmp_path, 500).parent == workdir.captions_path(tmp_path).parent
+
+
+def test_latest_evaluation_of_each_protocol_counts():
+    def record(step, value, protocol="val"):
+        return eval_record(step) | {"value": value, "protocol": protocol, "weights": None}
+
+    rows = workdir.latest_evaluations(
+        [
+            record(100, 0.1),
+            train_record(400),
+            record(300, 0.3),
+            record(300, 0.4),  # Measured again.
+            record(200, 0.2),  # An older checkpoint, measured later.
+            record(100, 0.9, protocol="test"),
+        ]
+    )
+    assert {row["protocol"]: row["value"] for row in rows} == {"val": 0.4, "test": 0.9}
+
+
+def test_flatten():
+    assert workdir.flatten({"a": 1, "b": {"c": {"d": 2}, "e": ()}}) == {
+        "a": 1,
+        "b.c.d": 2,
+        "b.e": (),
+    }

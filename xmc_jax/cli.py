@@ -75,6 +75,22 @@ def required(name: str) -> Any:
     return value
 
 
+def read_captions_file(name: str) -> list[str]:
+    """The captions in the text file that a flag names, one a line; empty lines are left out.
+
+    Raises:
+      UserError: the flag was not given, or its file cannot be read.
+    """
+    path = Path(required(name)).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read --{name}={path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--{name}={path} is not UTF-8 text ({error.reason})") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def required_config() -> ConfigDict:
     """The value of the config flag.
 
@@ -117,18 +133,24 @@ def set_up_jax() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`; a `UserError` or Ctrl-C becomes one line."""
+def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
+    """Parses the flags and calls `main`; a `UserError` or Ctrl-C becomes one line.
+
+    Args:
+      main: The verb.
+      takes_arguments: Whether it is called with the arguments that are no flags, as a list; they
+        are refused otherwise.
+    """
     # Before anything imports Keras, as TensorFlow's friends do.
     os.environ["KERAS_BACKEND"] = "jax"
 
-    def main_without_arguments(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
+    def main_on_one_line(argv: Sequence[str]) -> None:
+        if len(argv) > 1 and not takes_arguments:
             _fail(f"unexpected argument {argv[1]!r}; flags are written --name=value")
         # The verbs print their own progress; libraries speak when something is wrong.
         logging.set_verbosity(logging.WARNING)
         try:
-            main()
+            main(argv[1:]) if takes_arguments else main()
         except UserError as error:
             _leave(f"error: {error}", USAGE_ERROR)
         except KeyboardInterrupt:
@@ -142,7 +164,7 @@ def run(main: Callable[[], None]) -> None:
                 _leave(f"{type(error).__name__}: {error}", 1)
             raise
 
-    app.run(main_without_arguments, flags_parser=_parse_flags)
+    app.run(main_on_one_line, flags_parser=_parse_flags)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

@@ -54,7 +54,7 @@ def write_card(
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("xmc_jax", "."),
+        loader=jinja2.PackageLoader("xmc_jax", "templates"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

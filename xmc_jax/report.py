@@ -5,36 +5,24 @@
 The page needs no network: curves are inline SVG, pictures are inline bytes.
 """
 
-import base64
 import collections
 import datetime
+import importlib
 import io
 import json
-import platform
+import pkgutil
 import re
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 from absl import flags
 from etils import epath
 
-from xmc_jax import cli, workdir
+from xmc_jax import cli, curves, pages, workdir
 from xmc_jax.errors import UserError
-
-PACKAGES = ("xmc-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "keras", "keras-hub")
 
 GRID_PADDING = 2  # Pixels around the pictures of a grid, see `images.make_grid`.
 MAX_GRIDS = 20  # Sample grids on the slider, evenly over the run.
-MAX_GRID_BYTES = 150_000  # A larger one is embedded as WebP, at most this many pixels wide:
-MAX_GRID_WIDTH = 1600
-MAX_POINTS = 200  # Points of a curve; more training steps than that are averaged in blocks.
-
-# Legible on white and on black.
-COLOURS = ("#3f88c5", "#e07a1f", "#2a9d70", "#c8507a", "#8a6fd1", "#9a8a1f", "#5f9ea0", "#b5651d")
-# Matplotlib cannot write CSS' currentColor, with which text follows the page's theme: this stands
-# for it until the figure is text.
-INK = "#012345"
 
 Record = Mapping[str, Any]
 
@@ -48,33 +36,25 @@ def write_report(path: epath.PathLike) -> epath.Path:
     Raises:
       UserError: if there is no run in that folder, or nothing can be written to it.
     """
-    import jinja2
-
     config = workdir.read_config(path).to_dict()
     records = workdir.read_metrics(path)
-    train = [record for record in records if record["kind"] == "train"]
-    evaluations = [record for record in records if record["kind"] == "eval"]
+    of_kind = collections.defaultdict(list)
+    for record in records:
+        of_kind[record["kind"]].append(record)
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("xmc_jax", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = format_number
-    environment.filters["breakable"] = _breakable
-    html = environment.get_template("report.html.jinja").render(
+    html = pages.render(
+        "report.html.jinja",
         workdir=str(path),
         name=epath.Path(path).name,
         date=f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
-        last_step=max((record["step"] for record in records), default=None),
+        facts=facts(config, records),
         samples=sample_grids(path, resolution=config["model"]["resolution"]),
-        curves=training_curves(train),
-        metrics=latest_evaluations(evaluations),
-        metric_curves=evaluation_curves(evaluations),
+        curves=training_curves(of_kind["train"], config),
+        metrics=by_protocol(workdir.latest_evaluations(records)),
+        metric_curves=evaluation_curves(of_kind["eval"]),
+        base=nearest_base(config),
         config=config_tables(config),
-        versions=installed_versions(),
+        starts=of_kind["start"],
     )
     workdir.ensure_writable(path)
     report = workdir.report_path(path)
@@ -82,20 +62,41 @@ def write_report(path: epath.PathLike) -> epath.Path:
     return report
 
 
-def format_number(value: Any) -> str:
-    """Four significant digits; whole numbers in full, thousands apart; None as a dash."""
-    if value is None:
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}"
+def facts(config: Mapping[str, Any], records: Sequence[Record]) -> dict[str, str]:
+    """The few numbers that tell how far a run is and how fast it went; none before its start."""
+    train = [record for record in records if record["kind"] == "train"]
+    if not train:
+        return {}
+    step, number = train[-1]["step"], pages.format_number
+    found = {"step": number(step)}
+    if "num_steps" in config:
+        found["step"] += f" of {number(config['num_steps'])}"
+    images = _images_per_step(config)
+    if images:
+        found["real images seen"] = number(step * images)
+    rates = sorted(r["steps_per_second"] for r in train if r.get("steps_per_second"))
+    if rates:
+        typical = rates[len(rates) // 2]
+        found["typical rate"] = f"{number(typical)} steps/s"
+        if images:
+            found["typical rate"] += f", {number(typical * images)} images/s"
+    return found
 
 
-def _breakable(name: str):
-    """Lets a line break after the separators of a metric's name."""
-    import markupsafe
+def _images_per_step(config: Mapping[str, Any]) -> int:
+    return config.get("batch_size", 0) * config.get("d_steps", 0)
 
-    return markupsafe.Markup(re.sub(r"([/_])", r"\1<wbr>", str(markupsafe.escape(name))))
+
+def by_protocol(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Evaluations measured in one way together: what they share, and their ``rows``."""
+    groups = collections.defaultdict(list)
+    for record in records:
+        shared = ("protocol", "num_samples", "seed", "weights")
+        groups[tuple((name, record[name]) for name in shared)].append(record)
+    return [dict(shared) | {"rows": rows} for shared, rows in groups.items()]
+
+
+# Config
 
 
 def config_tables(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -105,29 +106,39 @@ def config_tables(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return ({"": loose} if loose else {}) | sections
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a number, where the report is made."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+def nearest_base(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The experiment in ``configs/``, or ablation row of one, that a config differs least from.
 
-
-def latest_evaluations(records: Sequence[Record]) -> list[Record]:
-    """The newest number of every metric under every protocol and set of weights.
-
-    A metric of a later checkpoint replaces that of an earlier one; of one checkpoint's numbers the
-    last written counts.
+    Returns:
+      ``name``, such as ``configs/coco_256.py:s_w``, and ``differences``: ``(field, here, there)``
+      of each field that is another or is not there at all. None: no experiment has its fields.
     """
-    latest: dict[tuple, Record] = {}
-    for record in records:
-        key = (record["metric"], record["protocol"], record["weights"])
-        if key not in latest or record["step"] >= latest[key]["step"]:
-            latest[key] = {"floor": None, "ceiling": None} | record
-    return [latest[key] for key in sorted(latest, key=str)]
+    here = workdir.flatten(config)
+    found = []
+    for name, base in _bases():
+        there = workdir.flatten(base)
+        if not here.keys() & there.keys():
+            continue
+        fields = [f for f in here | there if here.get(f, "absent") != there.get(f, "absent")]
+        # Of equally near ones the plain experiment, without a row, comes first.
+        found.append((len(fields), ":" in name, len(found), name, there, fields))
+    if not found:
+        return None
+    *_, name, there, fields = min(found)
+    rows = [(f, here.get(f, "absent"), there.get(f, "absent")) for f in fields]
+    return {"name": name, "differences": rows}
+
+
+def _bases():
+    """Name and fields of each experiment and of each of its ablation rows."""
+    import configs
+    from configs import ablations
+
+    for module in pkgutil.iter_modules(configs.__path__):
+        get_config = getattr(importlib.import_module(f"configs.{module.name}"), "get_config", None)
+        for row in ("", *ablations.TERMS, *ablations.OTHERS) if get_config else ():
+            name = f"configs/{module.name}.py" + (f":{row}" if row else "")
+            yield name, get_config(row).to_dict()
 
 
 # Pictures
@@ -152,7 +163,10 @@ def sample_grids(path: epath.PathLike, *, resolution: int) -> dict[str, Any] | N
         last = len(files) - 1
         files = [files[round(i * last / (MAX_GRIDS - 1))] for i in range(MAX_GRIDS)]
     grids = [
-        {"step": int(re.search(r"step_(\d+)", file.name)[1]), "uri": _picture_uri(file)}
+        {
+            "step": int(re.search(r"step_(\d+)", file.name)[1]),
+            "uri": pages.picture_uri(file.read_bytes()),
+        }
         for file in files
     ]
     tiles = _tiles(workdir.captions_path(path), files[-1], resolution)
@@ -190,46 +204,53 @@ def _tiles(captions_path: epath.Path, grid: epath.Path, side: int) -> list[dict[
     return tiles
 
 
-def _picture_uri(file: epath.Path) -> str:
-    from PIL import Image
-
-    data, kind = file.read_bytes(), "png"
-    if len(data) > MAX_GRID_BYTES:
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-        image.thumbnail((MAX_GRID_WIDTH, 100 * MAX_GRID_WIDTH))
-        buffer = io.BytesIO()
-        image.save(buffer, "WEBP", quality=88)
-        data, kind = buffer.getvalue(), "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
 # Curves
 
 
-def training_curves(records: Sequence[Record]) -> list[dict[str, str]]:
-    """One figure for each group of training metrics: ``title`` and ``svg``."""
+def training_curves(
+    records: Sequence[Record], config: Mapping[str, Any] | None = None
+) -> list[dict[str, str]]:
+    """One figure for each group of training metrics: ``title`` and ``svg``.
+
+    Args:
+      records: Of training.
+      config: Of the run, which tells how many images a step has; throughput is in steps without.
+    """
+    images = _images_per_step(config or {})
     series = collections.defaultdict(list)
     for record in records:
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
-                series[name].append((record["step"], float(value)))
+                scale = images or 1 if name == "steps_per_second" else 1
+                series[name].append((record["step"], scale * float(value)))
     groups = collections.defaultdict(dict)
     for name, points in series.items():
-        groups[_group(name)][name] = points
+        label = name.removeprefix("d/").removeprefix("g/").removesuffix("_accuracy")
+        groups[_group(name)][label] = points
     return [
-        {"title": title, "svg": _figure(title, lines)} for title, lines in sorted(groups.items())
+        {"title": title, "svg": curves.draw(title, lines, unit=_unit(title, images))}
+        for title, lines in sorted(groups.items())
     ]
+
+
+THROUGHPUT = "Throughput"
 
 
 def _group(name: str) -> str:
     player = {"d": "Discriminator", "g": "Generator"}.get(name.split("/")[0])
     if player is None:
-        return name
+        return THROUGHPUT if name == "steps_per_second" else name
     if name.endswith("_accuracy"):
         return f"{player}: retrieval accuracy within the batch"
     if name.endswith("_logit"):
         return f"{player}: logits"
     return f"{player}: losses"
+
+
+def _unit(title: str, images: int) -> str:
+    if title != THROUGHPUT:
+        return ""
+    return "real images / s" if images else "steps / s"
 
 
 def evaluation_curves(records: Sequence[Record]) -> list[dict[str, str]]:
@@ -244,93 +265,18 @@ def evaluation_curves(records: Sequence[Record]) -> list[dict[str, str]]:
     return [
         {
             "title": key[0],
-            "svg": _figure(key[0], {key[0]: sorted(points.items())}, bounds=bounds[key]),
+            "svg": curves.draw(
+                key[0], {key[0]: sorted(points.items())}, marked=True, bounds=bounds[key]
+            ),
         }
         for key, points in sorted(series.items(), key=str)
         if len(points) > 1
     ]
 
 
-def _figure(
-    title: str,
-    lines: Mapping[str, Sequence[tuple[int, float]]],
-    *,
-    bounds: Mapping[str, float | None] | None = None,
-) -> str:
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
-    ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    style = ink | {"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5, 2.7), layout="constrained")
-        axes = figure.add_subplot()
-        for colour, (name, points) in zip(_cycle(len(lines)), lines.items(), strict=True):
-            steps, means, lows, highs = _blocks(points)
-            mark = "o" if len(steps) == 1 or bounds is not None else None
-            label = name.removeprefix("d/").removeprefix("g/").removesuffix("_accuracy")
-            axes.plot(steps, means, color=colour, linewidth=1.6, marker=mark, markersize=3.5,
-                      label=label)  # fmt: skip
-            if lows != highs:
-                axes.fill_between(steps, lows, highs, color=colour, alpha=0.18, linewidth=0)
-        for name, value in (bounds or {}).items():
-            if value is not None:
-                axes.axhline(value, color=INK, alpha=0.55, linewidth=1, linestyle="--")
-                axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right",
-                              va="bottom", fontsize=8, alpha=0.75)  # fmt: skip
-        axes.set_facecolor("none")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set(color=INK, alpha=0.4)
-        axes.grid(color=INK, alpha=0.12, linewidth=0.7)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlabel("step")
-        if len(lines) > 1:
-            axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left",
-                        bbox_to_anchor=(0, 1), borderaxespad=0, handlelength=1.2)  # fmt: skip
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _inline_svg(buffer.getvalue(), title)
-
-
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
-
-
-def _blocks(points: Sequence[tuple[int, float]]) -> tuple[list, list, list, list]:
-    """Steps, means, minima and maxima of up to `MAX_POINTS` runs of neighbouring points."""
-    size = -(-len(points) // MAX_POINTS)
-    blocks = [points[i : i + size] for i in range(0, len(points), size)]
-    values = [[value for _, value in block] for block in blocks]
-    return (
-        [block[-1][0] for block in blocks],
-        [sum(v) / len(v) for v in values],
-        [min(v) for v in values],
-        [max(v) for v in values],
-    )
-
-
-def _inline_svg(text: str, title: str) -> str:
-    """The figure as an element of a page: no XML header, no fixed size, ids that do not clash."""
-    import markupsafe
-
-    svg = text[text.index("<svg") :].replace(INK, "currentColor")
-    # Matplotlib names every element; only markers and clip paths, named by content, are used.
-    used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    label = markupsafe.escape(f"Curve: {title}")
-    svg = re.sub(r' width="[^"]*pt"| height="[^"]*pt"', "", svg, count=2)
-    return markupsafe.Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
-
-
 def main() -> None:
     """Writes the report of ``--workdir`` and says where it is."""
-    path = flags.FLAGS.workdir
-    if not path:
-        raise UserError("--workdir is missing: give the folder of a run")
-    print(f"wrote {write_report(path)}")
+    print(f"wrote {write_report(cli.required('workdir'))}")
 
 
 if __name__ == "__main__":

@@ -86,14 +86,7 @@ def sample(
 def _read_captions() -> list[str]:
     captions = list(flags.FLAGS.caption)
     if flags.FLAGS.captions_file:
-        path = Path(flags.FLAGS.captions_file).expanduser()
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise UserError(f"cannot read --captions_file={path}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"--captions_file={path} is not UTF-8 text ({error.reason})") from error
-        captions += [line for line in lines if line.strip()]
+        captions += cli.read_captions_file("captions_file")
     if not captions:
         raise UserError('nothing to draw: give --caption="…" or --captions_file=…')
     for caption in captions:

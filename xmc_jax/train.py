@@ -46,7 +46,7 @@ def train(
     """
     import jax
 
-    from xmc_jax import processes, sharding
+    from xmc_jax import environment, processes, sharding
     from xmc_jax import workdir as run
     from xmc_jax.checkpoint import Checkpoints
     from xmc_jax.experiment import check_config, create_experiment
@@ -60,8 +60,8 @@ def train(
     check_config(config)
     with processes.first_process_first("open the data"):
         source, eval_source = _open_splits(config, data_dir)
-    of_processes = f" of {n} processes" if (n := jax.process_count()) > 1 else ""
-    processes.say(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}{of_processes}")
+    around = environment.describe()
+    processes.say(f"devices: {around['devices']}")
     experiment = create_experiment(config, fsdp=fsdp)
     preview = _read_preview(experiment, eval_source)
     if processes.is_first():
@@ -82,6 +82,7 @@ def train(
             return
         if processes.is_first():
             run.truncate_metrics(workdir, first_step)
+            run.append_metrics(workdir, [{"kind": "start", "step": first_step, **around}])
         processes.say(f"training from step {first_step} to {config.num_steps}")
 
         # Act 3: the loop.

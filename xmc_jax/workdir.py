@@ -115,7 +115,7 @@ def check_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> 
         return
     old, new = read_config(workdir).to_dict(), _lists_to_tuples(config.to_dict())
     old, new = (
-        _flatten({section: fields.get(section, {}) for section in FIXED_SECTIONS})
+        flatten({section: fields.get(section, {}) for section in FIXED_SECTIONS})
         for fields in (old, new)
     )
     differing = [
@@ -134,8 +134,9 @@ def append_metrics(workdir: epath.PathLike, records: Iterable[Record]) -> None:
     """Appends records to the run's numbers, in one write.
 
     A record is ``{"kind": "train", "step": N, "d/hinge": …}`` or ``{"kind": "eval", "step": N,
-    "metric": …, "protocol": …, "value": …, "num_samples": …, "seed": …, "weights": …}``. Values may
-    be scalars of NumPy or JAX. What is not finite becomes null: JSON has no NaN.
+    "metric": …, "protocol": …, "value": …, "num_samples": …, "seed": …, "weights": …}`` or, each
+    time that training starts, ``{"kind": "start", "step": N, …}`` with what `environment.describe`
+    tells. Values may be scalars of NumPy or JAX. What is not finite becomes null: JSON has no NaN.
     """
     lines = "".join(json.dumps(_plain(record)) + "\n" for record in records)
     path = metrics_path(workdir)
@@ -165,15 +166,41 @@ def read_metrics(workdir: epath.PathLike) -> list[Record]:
     return records
 
 
+def latest_evaluations(records: Iterable[Record]) -> list[Record]:
+    """The newest number of every metric under every protocol and set of weights, by name.
+
+    A metric of a later checkpoint replaces that of an earlier one; of one checkpoint's numbers the
+    last written counts. Other kinds of records are left out.
+    """
+    latest: dict[tuple, Record] = {}
+    for record in records:
+        if record["kind"] == "eval":
+            key = (record["metric"], record["protocol"], record.get("weights"))
+            if key not in latest or record["step"] >= latest[key]["step"]:
+                latest[key] = {"floor": None, "ceiling": None} | record
+    return [latest[key] for key in sorted(latest, key=str)]
+
+
 def truncate_metrics(workdir: epath.PathLike, step: int) -> None:
     """Drops the training records after a step, in a single move: a resumed run writes them anew.
 
-    Evaluation records stay: they tell of checkpoints that were there.
+    Other records stay: evaluations tell of checkpoints that were there.
     """
     if not metrics_path(workdir).exists():
         return
     kept = [r for r in read_metrics(workdir) if r["kind"] != "train" or r["step"] <= step]
     _replace_text(metrics_path(workdir), "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def flatten(fields: Mapping[str, Any], prefix: str = "") -> Record:
+    """Fields of sections under one name each, ``section.field``, in their order."""
+    flat = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _ends_in_mid_line(path: epath.Path) -> bool:
@@ -204,13 +231,3 @@ def _lists_to_tuples(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_lists_to_tuples(x) for x in value)
     return value
-
-
-def _flatten(fields: Mapping[str, Any], prefix: str = "") -> Record:
-    flat = {}
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

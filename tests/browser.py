@@ -1,0 +1,77 @@
+"""A real browser for the tests of pages: headless Chromium, with no network."""
+
+import contextlib
+import io
+import pathlib
+import shutil
+
+import numpy as np
+from PIL import Image
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+WIDTHS = {"phone": 390, "desktop": 1280}
+
+
+def find() -> str | None:
+    """The path of Chromium or Chrome, if there is one."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Browser:
+    """Opens pages from disk, and fails on whatever they ask for besides and on their errors."""
+
+    def __init__(self, chromium):
+        self._chromium = chromium
+        self._contexts = []
+
+    def open(self, path, *, width: int = WIDTHS["desktop"], fragment: str = "", context=None):
+        """A new tab at a file; in a profile of its own, unless that of an earlier tab is given."""
+        if context is None:
+            context = self._chromium.new_context(accept_downloads=True)
+            self._contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.set_viewport_size({"width": width, "height": 844})
+        page.faults = []
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.on("console", lambda m: page.faults.append(m.text) if m.type == "error" else None)
+        page.on("request", lambda r: page.faults.append(r.url) if _is_outside(r.url) else None)
+        page.goto(pathlib.Path(path).absolute().as_uri() + fragment)
+        return page
+
+    def colour_of(self, locator) -> tuple[int, ...]:
+        """The colour in the middle of an element, as it is on the screen."""
+        pixels = np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB"))
+        return tuple(map(int, pixels[pixels.shape[0] // 2, pixels.shape[1] // 2]))
+
+    def assert_fits(self, page) -> None:
+        """No error, nothing asked from outside, and nothing to scroll sideways at any width."""
+        for name, width in WIDTHS.items():
+            page.set_viewport_size({"width": width, "height": 844})
+            needed = page.evaluate("document.documentElement.scrollWidth")
+            assert needed <= width, f"the page is {needed} pixels wide on a {name} of {width}"
+        assert page.faults == []
+
+    def close_pages(self) -> None:
+        """Closes what `open` opened."""
+        while self._contexts:
+            self._contexts.pop().close()
+
+
+def _is_outside(url: str) -> bool:
+    return not url.startswith(("file:", "data:", "blob:"))
+
+
+@contextlib.contextmanager
+def start(executable: str):
+    """The browser, running."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # As root, as in containers, Chromium has no sandbox; it opens nothing but our own pages.
+        quiet = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
+        chromium = playwright.chromium.launch(executable_path=executable, args=quiet)
+        try:
+            yield Browser(chromium)
+        finally:
+            chromium.close()

@@ -1,0 +1,87 @@
+"""Asks people which of two systems draws better, and reads their answers.
+
+    python -m xmc_jax.study build --a=runs/mine --b=runs/other --captions=captions.txt --out=study
+    python -m xmc_jax.study analyse --key=study/key.json ratings/*.json
+
+build writes study/for_raters/study.html, one file that works without a network: give it to raters,
+each with a number of their own. Keep study/key.json, which tells whose picture is whose, to
+yourself. --a and --b are folders of runs or of exported models, which draw the captions, or folders
+of pictures whose names begin with the number of their caption, from 0, as `sample` writes them.
+
+analyse reads the JSON files that raters saved: how often each system was preferred, for quality and
+for alignment with the caption, with 95 % intervals clustered by caption, a sign test, the agreement
+of raters, and a table of captions. It prints, and writes analysis.json beside the key.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from xmc_jax import cli
+from xmc_jax.errors import UserError
+
+_COMMANDS = ("build", "analyse")
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the command that the first argument names."""
+    command, *rest = arguments or [""]
+    if command not in _COMMANDS:
+        given = f"no command {command!r}" if command else "a command is missing"
+        raise UserError(f"{given}: say `study build` or `study analyse`; --help explains both")
+    if command == "build":
+        _build(rest)
+    else:
+        _analyse(rest)
+
+
+def _build(arguments: list[str]) -> None:
+    if arguments:
+        raise UserError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
+    sources, out = [cli.required("a"), cli.required("b")], Path(cli.required("out")).expanduser()
+    captions = cli.read_captions_file("captions")
+    if not captions:
+        raise UserError(f"--captions={flags.FLAGS.captions} has no caption in it")
+    cli.set_up_jax()
+
+    from xmc_jax.study import build
+
+    options = flags.FLAGS
+    written = build.build(sources, captions, out, num_raters=options.raters, seed=options.seed)
+    size = sum(path.stat().st_size for path in written) / 1e6
+    print(f"for raters: {', '.join(map(str, written))} ({len(captions)} captions, {size:.1f} MB)")
+    print(f"for you alone: {out / build.KEY_FILE}")
+    print(f"give each rater a number from 1 to {options.raters}, or a link: study.html#rater=1")
+
+
+def _analyse(arguments: list[str]) -> None:
+    from xmc_jax.study import analyse
+
+    key_path = Path(cli.required("key")).expanduser()
+    if not arguments:
+        raise UserError("no ratings: name the JSON files that raters saved, e.g. ratings/*.json")
+    key = analyse.read_key(key_path)
+    ratings = [analyse.read_ratings(Path(path), key) for path in arguments]
+    results = analyse.analyse(key, ratings)
+    print(analyse.format_text(results))
+    out = Path(flags.FLAGS.out or key_path.parent / "analysis.json").expanduser()
+    out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"\nwrote {out}")
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("a", None, "build: the first system, a folder.")
+    flags.DEFINE_string("b", None, "build: the second system, a folder.")
+    flags.DEFINE_string("captions", None, "build: text file with a caption a line.")
+    flags.DEFINE_integer("raters", 20, "build: raters to prepare for.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "build: chooses the noise that models draw with.")
+    flags.DEFINE_string("key", None, "analyse: key.json of the study.")
+    flags.DEFINE_string(
+        "out", None, "build: folder for the study. analyse: file for the results, as JSON."
+    )
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(main, takes_arguments=True)
