@@ -8,7 +8,7 @@ shipped.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ PyTree = Any
 PACKAGED = Path(__file__).with_name("shapes_scorer.npz")
 GRID = 3  # Cells along a side.
 
-_SIDE = 48  # Every image is resized to it: 16 pixels a cell.
+_SIDE = 36  # Every image is resized to it: 12 pixels a cell.
 _BATCH = 50  # Images read at once; the last batch is padded, so that one program serves all.
 _METADATA = "metadata"  # Entry of the weight file: JSON.
 
@@ -89,8 +89,8 @@ class Scorer(NamedTuple):
     """A trained network.
 
     Attributes:
-      read: ``images -> scenes``. An object stands at the centre of its cell. Its shape is None where
-        no shape has even odds.
+      read: ``images -> scenes``. An object stands at the centre of its cell, and has no shape where
+        none has even odds.
       fingerprint: sha256 of the weight file.
       metadata: How the weights came about: ``command``, ``accuracy`` and the like.
     """
@@ -118,7 +118,8 @@ def make_reader(
             part = images[start : start + _BATCH]
             padding = ((0, _BATCH - len(part)), (0, 0), (0, 0), (0, 0))
             logits = jax.tree.map(np.asarray, apply(params, np.pad(part, padding)))
-            scenes += [_scene(jax.tree.map(lambda x: x[i], logits), names) for i in range(len(part))]
+            readings = list(zip(*logits, strict=True))[: len(part)]
+            scenes += [_scene(Logits(*reading), names) for reading in readings]
         return scenes
 
     return read
