@@ -8,8 +8,9 @@ from xmc_jax.data import shapes, shapes_captions
 from xmc_jax.metrics.shapes_accuracy import (
     ATTRIBUTES,
     ParsedScene,
-    shapes_accuracy,
+    count_claims,
     shuffle_captions,
+    summarise,
 )
 from xmc_jax.metrics.shapes_parser import make_parser
 
@@ -35,14 +36,14 @@ def read(resolution, degrade=lambda image: image):
 
 @pytest.mark.parametrize("resolution", [32, 64, 128])
 def test_ceiling_on_real_images(resolution):
-    accuracy = shapes_accuracy(read(resolution), FORMS)
+    accuracy = summarise(count_claims(read(resolution), FORMS))
     assert set(accuracy) == set(ATTRIBUTES)
     assert all(a.value >= 0.98 for a in accuracy.values()), accuracy
 
 
 def test_floor_of_shuffled_captions():
     scenes, partner = read(32), shuffle_captions(len(FORMS), seed=0)
-    accuracy = shapes_accuracy(scenes, [FORMS[i] for i in partner])
+    accuracy = summarise(count_claims(scenes, [FORMS[i] for i in partner]))
     # A random scene of 2.5 objects holds a given colour about 28 % of the time.
     assert 0.2 < accuracy["colour"].value < 0.4
     assert accuracy["object"].value < 0.1 and accuracy["all_correct"].value < 0.05
@@ -55,7 +56,7 @@ def test_blur_and_noise_are_forgiven():
         blurred = ndimage.gaussian_filter(image.astype(float), (0.5, 0.5, 0))
         return np.clip(blurred + rng.normal(size=image.shape) * 8, 0, 255).astype(np.uint8)
 
-    accuracy = shapes_accuracy(read(32, degrade), FORMS)
+    accuracy = summarise(count_claims(read(32, degrade), FORMS))
     assert accuracy["colour"].value > 0.97 and accuracy["object"].value > 0.93
     assert accuracy["count"].value > 0.9
 

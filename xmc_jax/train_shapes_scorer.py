@@ -7,13 +7,13 @@ pictures have. The run is a function of the seed. The shipped weights came from 
 --out=xmc_jax/metrics/shapes_scorer.npz and nothing else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import UInt8
 
 from xmc_jax import cli
 from xmc_jax.errors import UserError
@@ -28,17 +28,6 @@ _LEARNING_RATE = 2e-3  # At its peak; it rises over a twentieth of the run and f
 TRAINING_STRENGTH = 1.0  # Of faults; see `data.degradations`.
 # Of the pictures it is measured on: half as severe as those it is trained on.
 MEASURED_STRENGTH = 0.5
-_NUM_MEASURED = 1000  # Of each split and resolution.
-
-
-class Labels(NamedTuple):
-    """What is in each cell, row by row, as indices; those of empty cells mean nothing."""
-
-    present: Bool[np.ndarray, "b cells"]
-    shape: Int[np.ndarray, "b cells"]
-    colour: Int[np.ndarray, "b cells"]
-    size: Int[np.ndarray, "b cells"]
-    background: Int[np.ndarray, " b"]
 
 
 def main() -> None:
@@ -58,7 +47,7 @@ def main() -> None:
     shapes_scorer.save_scorer(out, params, names(), {"command": command})
     scorer = shapes_scorer.load_scorer(out)
     print(f"wrote {out}: {out.stat().st_size / 1e3:.0f} kB, sha256 {scorer.fingerprint}")
-    print_accuracy(scorer.read)
+    print_accuracy(scorer.read, values.num_measured)
 
 
 def names():
@@ -108,6 +97,7 @@ def _make_step(network, optimizer) -> Callable:
     import optax
 
     from xmc_jax import images
+    from xmc_jax.metrics.shapes_scorer import scorer_loss
 
     def loss_of(params, pictures, labels):
         return scorer_loss(network.apply(params, images.from_uint8(pictures)), labels)
@@ -121,32 +111,8 @@ def _make_step(network, optimizer) -> Callable:
     return step
 
 
-def scorer_loss(logits, labels: Labels) -> Float[Array, ""]:
-    """Cross-entropies in nats: of presence a cell, of attributes an object, of backgrounds."""
-    import jax.numpy as jnp
-    import optax
-
-    present = jnp.asarray(labels.present, jnp.float32)
-    objects = jnp.maximum(present.sum(), 1.0)
-
-    def of_objects(kind: str):
-        losses = optax.softmax_cross_entropy_with_integer_labels(
-            getattr(logits, kind), getattr(labels, kind)
-        )
-        return jnp.sum(losses * present) / objects
-
-    background = optax.softmax_cross_entropy_with_integer_labels(
-        logits.background, labels.background
-    )
-    return (
-        optax.sigmoid_binary_cross_entropy(logits.present, present).mean()
-        + sum(of_objects(kind) for kind in ("shape", "colour", "size"))
-        + background.mean()
-    )
-
-
-def make_batch(seed: int, index: int) -> tuple[UInt8[np.ndarray, "b h w 3"], Labels]:
-    """Degraded renders of randomly chosen training scenes: a function of seed and index."""
+def make_batch(seed: int, index: int):
+    """Degraded renders of training scenes and their labels: a function of seed and index."""
     from xmc_jax.data import shapes
     from xmc_jax.data.degradations import degrade
 
@@ -162,9 +128,10 @@ def make_batch(seed: int, index: int) -> tuple[UInt8[np.ndarray, "b h w 3"], Lab
     return np.stack(pictures), labels_of(scenes)
 
 
-def labels_of(scenes) -> Labels:
-    """The truth about scenes."""
+def labels_of(scenes: Sequence):
+    """The truth about scenes, as the scorer's network is to tell it."""
     from xmc_jax.data.shapes import GRID
+    from xmc_jax.metrics.shapes_scorer import Labels
 
     known = names()
     cells = np.zeros((4, len(scenes), GRID**2), np.int64)
@@ -180,18 +147,18 @@ def labels_of(scenes) -> Labels:
     return Labels(cells[0] > 0, *cells[1:], background)
 
 
-def print_accuracy(read: Reader) -> None:
+def print_accuracy(read: Reader, num_examples: int) -> None:
     """How well a reader reads degraded renders that no training saw: a table of percentages."""
-    from xmc_jax.metrics.shapes_accuracy import ATTRIBUTES, shapes_accuracy
+    from xmc_jax.metrics.shapes_accuracy import ATTRIBUTES, count_claims, summarise
 
     columns = [(split, side) for split in ("val", "test_comp") for side in (32, 64, 128)]
     measured = [
-        shapes_accuracy(read(pictures), forms)
+        summarise(count_claims(read(pictures), forms))
         for split, side in columns
-        for pictures, forms in [degraded_examples(split, side, MEASURED_STRENGTH, _NUM_MEASURED)]
+        for pictures, forms in [degraded_examples(split, side, MEASURED_STRENGTH, num_examples)]
     ]
     print(
-        f"Accuracy in percent on {_NUM_MEASURED} held-out renders each, with faults of strength "
+        f"Accuracy in percent on {num_examples} held-out renders each, with faults of strength "
         f"{MEASURED_STRENGTH} (training: {TRAINING_STRENGTH})"
     )
     print(f"{'':<14}" + "".join(f"{f'{split} {side}':>14}" for split, side in columns))
@@ -220,6 +187,9 @@ def degraded_examples(
 def _define_flags() -> None:
     flags.DEFINE_string("out", None, "File to write the weights to, *.npz.")
     flags.DEFINE_integer("num_steps", 1200, "Batches of 64 pictures.", lower_bound=20)
+    flags.DEFINE_integer(
+        "num_measured", 1000, "Held-out pictures of each split and size.", lower_bound=1
+    )
     flags.DEFINE_integer("seed", 0, "Of weights, scenes and faults.", lower_bound=0)
 
 

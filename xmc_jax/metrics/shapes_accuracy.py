@@ -58,12 +58,14 @@ class Accuracy(NamedTuple):
 
     Attributes:
       value: Hits over claims, 0..1.
-      interval: Its 95 % confidence interval, by the bootstrap over images.
+      low: Lower bound of its 95 % confidence interval, by the bootstrap over images.
+      high: Upper bound.
       claims: How many there were.
     """
 
     value: float
-    interval: tuple[float, float]
+    low: float
+    high: float
     claims: int
 
 
@@ -104,34 +106,42 @@ def score(scene: ParsedScene, form: Form) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def shapes_accuracy(
-    scenes: Sequence[ParsedScene], forms: Sequence[Sequence[Form]], *, seed: int = 0
-) -> dict[str, Accuracy]:
-    """Accuracy of each attribute over a set; attributes that no caption mentions are absent.
+def count_claims(
+    scenes: Sequence[ParsedScene], forms: Sequence[Sequence[Form]]
+) -> Int[np.ndarray, "n attributes 2"]:
+    """Hits and claims of each image in each of `ATTRIBUTES`, all sentences of its caption together.
 
     Args:
       scenes: What each image shows.
       forms: What each image's caption claims: one form, or one a sentence.
+
+    Raises:
+      ValueError: there are not as many captions as images.
+    """
+    table = np.zeros((len(scenes), len(ATTRIBUTES), 2), np.int64)
+    for row, scene, claimed in zip(table, scenes, forms, strict=True):
+        for form in claimed:
+            for name, pair in score(scene, form).items():
+                row[ATTRIBUTES.index(name)] += pair
+    return table
+
+
+def summarise(table: Int[np.ndarray, "n attributes 2"], *, seed: int = 0) -> dict[str, Accuracy]:
+    """Accuracy of each attribute over all images; what no caption mentions is absent.
+
+    Args:
+      table: See `count_claims`.
       seed: Of the intervals' resampling.
 
     Raises:
-      ValueError: there are no images, or not as many captions.
+      ValueError: there are no images.
     """
-    hits, claims = np.zeros((2, len(scenes), len(ATTRIBUTES)), np.int64)
-    for i, (scene, claimed) in enumerate(zip(scenes, forms, strict=True)):
-        for form in claimed:
-            for name, counts in score(scene, form).items():
-                column = ATTRIBUTES.index(name)
-                hits[i, column] += counts[0]
-                claims[i, column] += counts[1]
-    made = np.flatnonzero(claims.sum(axis=0))
-    hits, claims = hits[:, made], claims[:, made]
-    intervals = bootstrap.ratio_intervals(hits, claims, seed=seed)
+    intervals = bootstrap.ratio_intervals(table[..., 0], table[..., 1], seed=seed).tolist()
+    totals = table.sum(axis=0).tolist()
     return {
-        ATTRIBUTES[column]: Accuracy(int(hit) / int(total), (float(low), float(high)), int(total))
-        for column, hit, total, (low, high) in zip(
-            made, hits.sum(axis=0), claims.sum(axis=0), intervals, strict=True
-        )
+        name: Accuracy(hits / claims, *interval, claims)
+        for name, (hits, claims), interval in zip(ATTRIBUTES, totals, intervals, strict=True)
+        if claims
     }
 
 

@@ -17,7 +17,8 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+import optax
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from xmc_jax import images as pixels
 from xmc_jax.errors import UserError
@@ -52,6 +53,16 @@ class Logits(NamedTuple):
     background: Float[Array, "b backgrounds"]
 
 
+class Labels(NamedTuple):
+    """What the network should say: indices of names; those of empty cells mean nothing."""
+
+    present: Bool[Array, "b cells"]
+    shape: Int[Array, "b cells"]
+    colour: Int[Array, "b cells"]
+    size: Int[Array, "b cells"]
+    background: Int[Array, " b"]
+
+
 class ShapesScorer(nn.Module):
     """The network.
 
@@ -83,6 +94,27 @@ class ShapesScorer(nn.Module):
         )
         background = nn.Dense(self.num_backgrounds)(cells.mean(axis=1))
         return Logits(present[..., 0], shape, colour, size, background)
+
+
+def scorer_loss(logits: Logits, labels: Labels) -> Float[Array, ""]:
+    """Cross-entropies in nats: of presence a cell, of attributes an object, of backgrounds."""
+    present = jnp.asarray(labels.present, jnp.float32)
+    objects = jnp.maximum(present.sum(), 1.0)
+
+    def of_objects(kind: str):
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            getattr(logits, kind), getattr(labels, kind)
+        )
+        return jnp.sum(losses * present) / objects
+
+    background = optax.softmax_cross_entropy_with_integer_labels(
+        logits.background, labels.background
+    )
+    return (
+        optax.sigmoid_binary_cross_entropy(logits.present, present).mean()
+        + sum(of_objects(kind) for kind in ("shape", "colour", "size"))
+        + background.mean()
+    )
 
 
 class Scorer(NamedTuple):
