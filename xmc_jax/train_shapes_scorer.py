@@ -2,8 +2,8 @@
 
     python -m xmc_jax.train_shapes_scorer --out=scorer.npz
 
-Pictures are renders of the training split, at 32, 64 and 128 pixels, with faults such as generated
-pictures have. The run is a function of the seed. The shipped weights came from this command with
+Pictures are renders of the training split, at 32 and 64 pixels, with faults such as generated pictures
+have. The run is a function of the seed. The shipped weights came from this command with
 --out=xmc_jax/metrics/shapes_scorer.npz and nothing else.
 """
 
@@ -22,8 +22,8 @@ from xmc_jax.progress import Progress
 PyTree = Any
 Reader = Callable[[UInt8[np.ndarray, "n h w 3"]], list]  # Images to parsed scenes.
 
-_RESOLUTIONS = (32, 64, 32, 64, 128)  # Of successive batches: the coarse are hard and cheap.
-_BATCH_SIZE = 64
+_RESOLUTIONS = (32, 64)  # Of batches in turn; larger pictures are easier, and cost more.
+_BATCH_SIZE = 32
 _LEARNING_RATE = 2e-3  # At its peak; it rises over a twentieth of the run and falls to zero.
 TRAINING_STRENGTH = 1.0  # Of faults; see `data.degradations`.
 # Of the pictures it is measured on: half as severe as those it is trained on.
@@ -64,7 +64,7 @@ def train(num_steps: int, seed: int) -> PyTree:
     """Trains from random weights on degraded renders of the training split.
 
     Args:
-      num_steps: Batches of 64 pictures.
+      num_steps: Batches of 32 pictures.
       seed: Of weights, scenes and faults.
 
     Returns:
@@ -186,7 +186,7 @@ def degraded_examples(
 
 def _define_flags() -> None:
     flags.DEFINE_string("out", None, "File to write the weights to, *.npz.")
-    flags.DEFINE_integer("num_steps", 1200, "Batches of 64 pictures.", lower_bound=20)
+    flags.DEFINE_integer("num_steps", 2400, "Batches of 32 pictures.", lower_bound=20)
     flags.DEFINE_integer(
         "num_measured", 1000, "Held-out pictures of each split and size.", lower_bound=1
     )

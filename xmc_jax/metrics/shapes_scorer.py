@@ -31,6 +31,7 @@ GRID = 3  # Cells along a side.
 
 _SIDE = 36  # Every image is resized to it: 12 pixels a cell.
 _BATCH = 50  # Images read at once; the last batch is padded, so that one program serves all.
+_INIT = nn.initializers.he_normal()
 _METADATA = "metadata"  # Entry of the weight file: JSON.
 
 
@@ -84,9 +85,9 @@ class ShapesScorer(nn.Module):
         b = len(images)
         x = jax.image.resize(images, (b, _SIDE, _SIDE, 3), "bilinear", antialias=True)
         for features, stride in ((24, 2), (24, 1), (48, 2), (48, 1)):
-            x = nn.relu(nn.Conv(features, (3, 3), (stride, stride))(x))
-        side = x.shape[1] // GRID
-        x = nn.relu(nn.Conv(96, (side, side), (side, side), padding="VALID")(x))
+            x = nn.relu(nn.Conv(features, (3, 3), (stride, stride), kernel_init=_INIT)(x))
+        cell = (x.shape[1] // GRID,) * 2
+        x = nn.relu(nn.Conv(96, cell, cell, padding="VALID", kernel_init=_INIT)(x))
         cells = x.reshape(b, GRID * GRID, -1)
         sizes = (1, self.num_shapes, self.num_colours, self.num_sizes)
         present, shape, colour, size = jnp.split(
