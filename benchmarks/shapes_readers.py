@@ -10,7 +10,7 @@ from absl import app, flags
 
 from benchmarks import measure
 from xmc_jax import train_shapes_scorer
-from xmc_jax.evaluation.shapes import make_readers
+from xmc_jax.evaluation.shapes import METRICS, make_reader
 from xmc_jax.metrics.shapes_accuracy import ATTRIBUTES, count_claims, summarise
 
 NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 500, "Pictures of each kind.", lower_bound=1)
@@ -24,7 +24,7 @@ def read_curves(split):
     """``{(resolution, reader): accuracies at each strength}``."""
     curves = {}
     for resolution in RESOLUTIONS:
-        readers = make_readers(resolution)
+        readers = {name: make_reader(name, resolution) for name in METRICS}
         for strength in STRENGTHS:
             pictures, forms = train_shapes_scorer.degraded_examples(
                 split, resolution, strength, NUM_EXAMPLES.value
@@ -44,7 +44,7 @@ def draw(curves, path):
 
     figure, axes = plt.subplots(1, len(RESOLUTIONS), figsize=(9, 3.5), sharey=True)
     for axis, resolution in zip(axes, RESOLUTIONS, strict=True):
-        for colour, name in zip(("tab:blue", "tab:orange"), make_readers(resolution), strict=True):
+        for colour, name in zip(("tab:blue", "tab:orange"), METRICS, strict=True):
             for style, attribute in zip(("-", "--"), DRAWN, strict=True):
                 measured = [accuracy[attribute] for accuracy in curves[resolution, name]]
                 axis.plot(

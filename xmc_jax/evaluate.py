@@ -2,9 +2,11 @@
 
     python -m xmc_jax.evaluate --workdir=runs/shapes_32
     python -m xmc_jax.evaluate --workdir=runs/shapes_32 --step=2000 --metrics=shapes_accuracy
+    python -m xmc_jax.evaluate --workdir=runs/shapes_32 --split=test_comp
 
-Metrics: shapes_accuracy (does the picture show what its caption says, on the shapes data) and
-fd_vgg16 (Fréchet distance in VGG-16's features). Prints a table and appends to metrics.jsonl.
+Metrics: shapes_accuracy and shapes_accuracy_trained (does the picture show what its caption says, on
+the shapes data: by measuring pixels, and by a small trained network) and fd_vgg16 (Fréchet distance
+in VGG-16's features). Prints a table and appends to metrics.jsonl.
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,8 @@ def main() -> None:
     workdir = cli.required("workdir")
     names = tuple(name for name in flags.FLAGS.metrics if name)
     cli.set_up_jax()
-    records = evaluate(workdir, flags.FLAGS.data_dir, names, flags.FLAGS.step)
+    values = flags.FLAGS
+    records = evaluate(workdir, values.data_dir, names, values.step, values.split)
 
     from xmc_jax import processes
 
@@ -28,9 +31,13 @@ def main() -> None:
 
 
 def evaluate(
-    workdir: str, data_dir: str, names: Sequence[str], step: int | None = None
+    workdir: str,
+    data_dir: str,
+    names: Sequence[str],
+    step: int | None = None,
+    split: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Measures a checkpoint on the run's evaluation split, and appends to metrics.jsonl.
+    """Measures a checkpoint, and appends to metrics.jsonl.
 
     Every process of a run calls it and has the numbers; the first one writes.
 
@@ -39,10 +46,11 @@ def evaluate(
       data_dir: Folder of the prepared data sets.
       names: Metrics, see `evaluation.families`; all that fit the run, if empty.
       step: Which checkpoint; the newest if None.
+      split: What to measure on; the run's evaluation split if None.
 
     Returns:
       One record a number: step, metric, protocol, value, floor, ceiling, num_samples, seed,
-      weights (fingerprint of the judging network).
+      weights (fingerprint of the judging network); low and high, where there is an interval.
 
     Raises:
       UserError: a metric does not exist or cannot judge this run, or something is missing.
@@ -51,6 +59,8 @@ def evaluate(
     from xmc_jax import workdir as run
 
     config = run.read_config(workdir)
+    if split:
+        config.data.eval_split = split
     if processes.is_first():
         run.ensure_writable(workdir)
 
@@ -72,15 +82,21 @@ def evaluate(
 
 
 def format_table(records: Sequence[dict[str, Any]]) -> str:
-    """The numbers of one checkpoint, a line each."""
+    """The numbers of one checkpoint, a line each, with 95 % intervals where there are some."""
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
-    lines = [f"{'metric':<30}{'value':>10}{'floor':>10}{'ceiling':>10}{'n':>8}"]
+    width = max(len(r["metric"]) for r in records) + 2
+    lines = [
+        f"{'metric':<{width}}{'value':>8}  {'95 % interval':<16}{'floor':>8}{'ceiling':>9}{'n':>8}"
+    ]
     for r in records:
-        columns = "".join(f"{number(r[name]):>10}" for name in ("value", "floor", "ceiling"))
-        lines.append(f"{r['metric']:<30}{columns}{r['num_samples']:>8}")
+        interval = f"{number(r['low'])} - {number(r['high'])}" if "low" in r else ""
+        lines.append(
+            f"{r['metric']:<{width}}{number(r['value']):>8}  {interval:<16}"
+            f"{number(r['floor']):>8}{number(r['ceiling']):>9}{r['num_samples']:>8}"
+        )
     return "\n".join(lines)
 
 
@@ -89,6 +105,11 @@ def _define_flags() -> None:
     cli.define_data_dir_flag()
     cli.define_process_flags()
     flags.DEFINE_integer("step", None, "Checkpoint to measure; the newest if not given.")
+    flags.DEFINE_string(
+        "split",
+        None,
+        "What to measure on, e.g. test_comp; the run's own config.data.eval_split if not given.",
+    )
     flags.DEFINE_list(
         "metrics",
         [],

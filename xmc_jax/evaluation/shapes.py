@@ -1,9 +1,10 @@
 """``shapes_accuracy/*``: does the picture show what its caption says, on the shapes data."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from xmc_jax.data import shapes, shapes_captions
@@ -11,11 +12,50 @@ from xmc_jax.evaluation.material import Material, Prompt, Record, split_name
 from xmc_jax.evaluation.pictures import Pictures
 from xmc_jax.experiment import Experiment, evaluation_data
 from xmc_jax.metrics import shapes_accuracy as metric
+from xmc_jax.metrics import shapes_scorer
+from xmc_jax.metrics.shapes_parser import make_parser
+
+METRICS = ("shapes_accuracy", "shapes_accuracy_trained")
+
+
+class Reader(NamedTuple):
+    """Something that tells what images show.
+
+    Attributes:
+      name: As protocols have it.
+      read: ``images -> scenes``.
+      weights: Fingerprint of its weights; None if it has none.
+    """
+
+    name: str
+    read: Callable[[UInt8[np.ndarray, "n h w 3"]], list[metric.ParsedScene]]
+    weights: str | None
+
+
+def make_reader(name: str, resolution: int) -> Reader:
+    """The reader behind one of `METRICS`.
+
+    Args:
+      name: The metric.
+      resolution: Side of the images.
+    """
+    if name == "shapes_accuracy_trained":
+        scorer = shapes_scorer.load_scorer()
+        return Reader("trained reader", scorer.read, scorer.fingerprint)
+    parse = make_parser(
+        resolution=resolution,
+        palette=shapes.COLOURS,
+        backgrounds=shapes.BACKGROUNDS,
+        shapes=shapes.SHAPES,
+        sizes={name: radius / shapes.GRID for name, radius in shapes.SIZES.items()},
+        silhouette=shapes.silhouette,
+    )
+    return Reader("analytic reader", lambda images: [parse(image) for image in images], None)
 
 
 def names(config: ConfigDict) -> tuple[str, ...]:
     """The metrics of this family."""
-    return ("shapes_accuracy",)
+    return METRICS
 
 
 def why_unfit(name: str, config: ConfigDict) -> str | None:
@@ -30,41 +70,62 @@ def make_measure(
     experiment: Experiment, names: Sequence[str]
 ) -> Callable[[Material], list[Record]]:
     """Accuracy of every attribute; ceiling: real images; floor: other images' captions."""
-    config = experiment.config
-    parse = metric.make_parser(
-        resolution=config.model.resolution,
-        palette=shapes.COLOURS,
-        backgrounds=shapes.BACKGROUNDS,
-        shapes=shapes.SHAPES,
-        sizes={name: radius / shapes.GRID for name, radius in shapes.SIZES.items()},
-        silhouette=shapes.silhouette,
-    )
+    readers = {name: make_reader(name, experiment.config.model.resolution) for name in names}
 
     def measure(material: Material) -> list[Record]:
+        config, seed = material.config, material.config.eval.seed
         forms = [_claims(config, prompt) for prompt in material.prompts]
-        shuffled = [forms[i] for i in metric.shuffle_captions(len(forms), config.eval.seed)]
-        drawn, real = material.drawn.map(parse), material.real.map(parse)
-        value = _accuracy(_tally(material.drawn, drawn, forms))
-        floor = _accuracy(_tally(material.drawn, drawn, shuffled))
-        ceiling = _accuracy(_tally(material.real, real, forms))
+        shuffled = [forms[i] for i in metric.shuffle_captions(len(forms), seed)]
         return [
-            {
-                "metric": f"shapes_accuracy/{name}",
-                "protocol": (
-                    f"analytic reader, {split_name(config)}, one caption an image drawn with seed "
-                    f"{config.eval.seed}; ceiling: real images; floor: captions shuffled"
-                ),
-                "value": value[name][0],
-                "floor": floor[name][0],
-                "ceiling": ceiling[name][0],
-                "claims": value[name][1],
-                "weights": None,
-                "better": "higher",
-            }
-            for name in value
+            record
+            for name, reader in readers.items()
+            for record in _records(name, reader, material, forms, shuffled)
         ]
 
     return measure
+
+
+def _records(
+    name: str,
+    reader: Reader,
+    material: Material,
+    forms: Sequence[tuple],
+    shuffled: Sequence[tuple],
+) -> list[Record]:
+    """What one reader says of each attribute."""
+    config, seed = material.config, material.config.eval.seed
+    drawn, real = _read(reader, material.drawn), _read(reader, material.real)
+    value = metric.summarise(_count(material.drawn, drawn, forms), seed=seed)
+    floor = metric.summarise(_count(material.drawn, drawn, shuffled), seed=seed)
+    ceiling = metric.summarise(_count(material.real, real, forms), seed=seed)
+    protocol = (
+        f"{reader.name}, {split_name(config)}, one caption an image drawn with seed {seed}; "
+        "ceiling: real images; floor: captions shuffled; 95 % intervals by bootstrap over images"
+    )
+    return [
+        {
+            "metric": f"{name}/{attribute}",
+            "protocol": protocol,
+            "value": accuracy.value,
+            "low": accuracy.low,
+            "high": accuracy.high,
+            "floor": floor[attribute].value,
+            "floor_low": floor[attribute].low,
+            "floor_high": floor[attribute].high,
+            "ceiling": ceiling[attribute].value,
+            "ceiling_low": ceiling[attribute].low,
+            "ceiling_high": ceiling[attribute].high,
+            "claims": accuracy.claims,
+            "weights": reader.weights,
+            "better": "higher",
+        }
+        for attribute, accuracy in value.items()
+    ]
+
+
+def _read(reader: Reader, pictures: Pictures) -> list[metric.ParsedScene]:
+    """What this process's share of pictures shows."""
+    return [scene for batch in pictures.batches() for scene in reader.read(batch)]
 
 
 def _claims(config: ConfigDict, prompt: Prompt) -> tuple[metric.Form, ...]:
@@ -76,26 +137,6 @@ def _claims(config: ConfigDict, prompt: Prompt) -> tuple[metric.Form, ...]:
     return (captions[prompt.caption_index].form,)
 
 
-def _tally(
-    pictures: Pictures, scenes: Sequence[metric.ParsedScene], forms: Sequence[tuple]
-) -> Int[np.ndarray, "n attributes 2"]:
-    """Hits and claims of every attribute, for each prompt of all processes.
-
-    Args:
-      pictures: What was read.
-      scenes: What was seen in this process's share of them.
-      forms: Claims of all prompts.
-    """
-    own = pictures.shares.own(forms)
-    table = np.zeros((len(scenes), len(metric.ATTRIBUTES), 2), np.int64)
-    for row, scene, claimed in zip(table, scenes, own, strict=True):
-        for form in claimed:
-            for name, pair in metric.score(scene, form).items():
-                row[metric.ATTRIBUTES.index(name)] += pair
-    return pictures.gather(table)
-
-
-def _accuracy(tally: Int[np.ndarray, "n attributes 2"]) -> dict[str, tuple[float, int]]:
-    """Share of hits among the claims, and how many there are, of what is claimed at all."""
-    totals = zip(metric.ATTRIBUTES, tally.sum(axis=0).tolist(), strict=True)
-    return {name: (hits / claims, claims) for name, (hits, claims) in totals if claims}
+def _count(pictures: Pictures, scenes: Sequence[metric.ParsedScene], forms: Sequence[tuple]):
+    """Hits and claims of all prompts, of which this process has a share; see `count_claims`."""
+    return pictures.gather(metric.count_claims(scenes, pictures.shares.own(forms)))
