@@ -4,9 +4,9 @@
     python -m xmc_jax.evaluate --workdir=runs/shapes_32 --step=2000 --metrics=shapes_accuracy
     python -m xmc_jax.evaluate --workdir=runs/shapes_32 --split=test_comp
 
-Metrics: shapes_accuracy and shapes_accuracy_trained (does the picture show what its caption says, on
-the shapes data: by measuring pixels, and by a small trained network) and fd_vgg16 (Fréchet distance
-in VGG-16's features). Prints a table and appends to metrics.jsonl.
+Metrics: shapes_accuracy and shapes_accuracy_trained (does the picture show what its caption says,
+on the shapes data: by measuring pixels, and by a small trained network) and fd_vgg16 (Fréchet
+distance in VGG-16's features). Prints a table and appends to metrics.jsonl.
 """
 
 from collections.abc import Sequence

@@ -2,9 +2,9 @@
 
     python -m xmc_jax.train_shapes_scorer --out=scorer.npz
 
-Pictures are renders of the training split, at 32 and 64 pixels, with faults such as generated pictures
-have. The run is a function of the seed. The shipped weights came from this command with
---out=xmc_jax/metrics/shapes_scorer.npz and nothing else.
+Pictures are renders of the training split, at 32 and 64 pixels, with faults such as generated
+pictures have. The run is a function of the seed. The shipped weights came from this command, with
+--out=xmc_jax/metrics/shapes_scorer.npz.
 """
 
 from collections.abc import Callable, Sequence
