@@ -63,7 +63,9 @@ def test_prepare(folder, run_verb):
     assert_refused(run_verb("prepare", "--dataset=imagenet"), "imagenet", "shapes")
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "sample", "prepare", "plan", "report"])
+@pytest.mark.parametrize(
+    "verb", ["train", "evaluate", "sample", "prepare", "plan", "report", "train_shapes_scorer"]
+)
 def test_help_explains(verb, run_verb):
     result = run_verb(verb, "--help")
     assert result.returncode == 0
