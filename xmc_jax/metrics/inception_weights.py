@@ -7,7 +7,6 @@ and the name and shape of every array.
 
 import hashlib
 import io
-import math
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -153,11 +152,14 @@ def _rebuild_tensor(
     storage: list, offset: int, shape: tuple, strides: tuple, *_: Any
 ) -> Callable[[], Shaped[np.ndarray, "..."]]:
     def tensor() -> Shaped[np.ndarray, "..."]:
-        numbers, count = storage[2], math.prod(shape)
-        dense = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        if list(strides) != dense or not 0 <= offset <= len(numbers) - count:
+        numbers = storage[2]
+        steps = [(n - 1) * step for n, step in zip(shape, strides, strict=True)]
+        if min([offset, *steps]) < 0 or offset + sum(steps) >= len(numbers):
             raise ValueError(f"a tensor of shape {tuple(shape)} does not fit its numbers")
-        return numbers[offset : offset + count].reshape(shape)
+        strides_in_bytes = [step * numbers.itemsize for step in strides]
+        return np.lib.stride_tricks.as_strided(
+            numbers[offset:], shape, strides_in_bytes, writeable=False
+        )
 
     return tensor
 
