@@ -24,8 +24,8 @@ def test_by_hand():
     real, generated = np.array([[0.0], [1.0], [3.0]]), np.array([[0.5], [0.6], [10.0]])
     # Radii with one neighbour: of real 1, 1, 2; of generated 0.1, 0.1, 9.4.
     found = prdc(generated, real, num_neighbours=1)
-    # 0.5 and 0.6 lie in the balls of 0 and 1; 3 lies in the ball of 10 alone.
-    assert found == pytest.approx((2 / 3, 1 / 3, 4 / 3, 2 / 3))
+    # 0.5 and 0.6 lie in the balls of 0 and 1; 1 and 3 lie in the ball of 10.
+    assert found == pytest.approx((2 / 3, 2 / 3, 4 / 3, 2 / 3))
 
 
 def test_rows_at_a_time_do_not_matter(rng, monkeypatch):

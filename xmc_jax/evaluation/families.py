@@ -32,7 +32,11 @@ def choose_metrics(names: Sequence[str], config: ConfigDict) -> tuple[str, ...]:
             raise UserError(f"no metric {name!r} for this run; there are {', '.join(known)}")
         if reason := known[name].why_unfit(name, config):
             raise UserError(f"{name} cannot judge this run: {reason}")
-    return tuple(names) or tuple(n for n in known if not known[n].why_unfit(n, config))
+    chosen = tuple(names) or tuple(n for n in known if not known[n].why_unfit(n, config))
+    if not chosen:
+        reasons = (f"{name}: {family.why_unfit(name, config)}" for name, family in known.items())
+        raise UserError(f"no metric can judge this run; {'; '.join(reasons)}")
+    return chosen
 
 
 def make_evaluation(

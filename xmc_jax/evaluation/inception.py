@@ -50,7 +50,8 @@ def why_unfit(name: str, config: ConfigDict) -> str | None:
     if not config.eval.inception_weights:
         return (
             "it needs the weights of the Inception of 2015, and no other network may stand in: "
-            f"name the file {FILE_NAME} in --config.eval.inception_weights"
+            f"name the file {FILE_NAME} in config.eval.inception_weights "
+            "(evaluate: --set=inception_weights=PATH)"
         )
     needed = _MIN_EXAMPLES[_kind(name, config)]
     if config.eval.num_examples < needed:
