@@ -13,9 +13,9 @@ SCENE = shapes.Scene("gray", (shapes.SceneObject("heart", "red", "large", 4, (0.
 def test_no_strength_no_fault(rng, resolution):
     image = shapes.render(SCENE, resolution)
     for _ in range(10):
-        # JPEG at its best and resampling by nothing are all that may be left.
+        # JPEG at its best halves the resolution of colours, and may be all that is left.
         difference = degrade(image, rng, 0.0).astype(int) - image
-        assert np.abs(difference).mean() < 1.0
+        assert np.abs(difference).mean() < 4.0
 
 
 def test_faults_grow_with_strength():
