@@ -152,11 +152,12 @@ def print_accuracy(read: Reader, num_examples: int) -> None:
     from xmc_jax.metrics.shapes_accuracy import ATTRIBUTES, count_claims, summarise
 
     columns = [(split, side) for split in ("val", "test_comp") for side in (32, 64, 128)]
-    measured = [
-        summarise(count_claims(read(pictures), forms))
-        for split, side in columns
-        for pictures, forms in [degraded_examples(split, side, MEASURED_STRENGTH, num_examples)]
-    ]
+    progress = Progress(len(columns) * num_examples, name="measure", unit="pictures")
+    measured = []
+    for split, side in columns:
+        pictures, forms = degraded_examples(split, side, MEASURED_STRENGTH, num_examples)
+        measured.append(summarise(count_claims(read(pictures), forms)))
+        progress.tell(len(measured) * num_examples)
     print(
         f"Accuracy in percent on {num_examples} held-out renders each, with faults of strength "
         f"{MEASURED_STRENGTH} (training: {TRAINING_STRENGTH})"

@@ -31,6 +31,7 @@ GRID = 3  # Cells along a side.
 
 _SIDE = 36  # Every image is resized to it: 12 pixels a cell.
 _BATCH = 50  # Images read at once; the last batch is padded, so that one program serves all.
+_FAINT = 0.2  # Contrast, of at most 3.5, that is half of its own evened value: noise stays low.
 _INIT = nn.initializers.he_normal()
 _METADATA = "metadata"  # Entry of the weight file: JSON.
 
@@ -83,18 +84,48 @@ class ShapesScorer(nn.Module):
     def __call__(self, images: Float[Array, "b h w 3"]) -> Logits:
         """Reads images in [-1, 1] of any size."""
         b = len(images)
-        x = jax.image.resize(images, (b, _SIDE, _SIDE, 3), "bilinear", antialias=True)
-        for features, stride in ((24, 2), (24, 1), (48, 2), (48, 1)):
+        images = jax.image.resize(images, (b, _SIDE, _SIDE, 3), "bilinear", antialias=True)
+        ground = jnp.median(images, axis=(1, 2))
+        contrast = jnp.linalg.norm(images - ground[:, None, None], axis=-1, keepdims=True)
+        x = _even(contrast)
+        for features, stride in ((16, 1), (32, 2), (48, 2), (64, 1)):
             x = nn.relu(nn.Conv(features, (3, 3), (stride, stride), kernel_init=_INIT)(x))
         cell = (x.shape[1] // GRID,) * 2
         x = nn.relu(nn.Conv(96, cell, cell, padding="VALID", kernel_init=_INIT)(x))
-        cells = x.reshape(b, GRID * GRID, -1)
-        sizes = (1, self.num_shapes, self.num_colours, self.num_sizes)
-        present, shape, colour, size = jnp.split(
-            nn.Dense(sum(sizes))(cells), np.cumsum(sizes)[:-1], axis=-1
-        )
-        background = nn.Dense(self.num_backgrounds)(cells.mean(axis=1))
+        outlines = nn.Dense(1 + self.num_shapes + self.num_sizes)(x.reshape(b, GRID**2, -1))
+        present, shape, size = jnp.split(outlines, (1, 1 + self.num_shapes), axis=-1)
+        colours = _cell_colours(images, contrast)
+        around = jnp.broadcast_to(ground[:, None], colours.shape)
+        colour = self._classify(jnp.concatenate([colours, around], axis=-1), self.num_colours)
+        background = self._classify(ground, self.num_backgrounds)
         return Logits(present[..., 0], shape, colour, size, background)
+
+    def _classify(self, colours: Float[Array, "*b c"], num_classes: int) -> Float[Array, "*b n"]:
+        for _ in range(2):
+            colours = nn.relu(nn.Dense(32, kernel_init=_INIT)(colours))
+        return nn.Dense(num_classes)(colours)
+
+
+def _even(contrast: Float[Array, "b h w 1"]) -> Float[Array, "b h w 1"]:
+    """Contrasts over the largest nearby: as much of a pale object as of a strong one, 0..1."""
+    cell = _SIDE // GRID + 1
+    largest = nn.max_pool(contrast, (cell, 1), padding="SAME")
+    largest = nn.max_pool(largest, (1, cell), padding="SAME")
+    return contrast / (largest + _FAINT)
+
+
+def _cell_colours(
+    images: Float[Array, "b h w 3"], contrast: Float[Array, "b h w 1"]
+) -> Float[Array, "b cells 3"]:
+    """Mean colour of each cell, where what differs from the background counts most."""
+
+    def sums(x: Float[Array, "b h w c"]) -> Float[Array, "b cells c"]:
+        b, h, w, c = x.shape
+        x = x.reshape(b, GRID, h // GRID, GRID, w // GRID, c)
+        return x.sum(axis=(2, 4)).reshape(b, GRID**2, c)
+
+    weights = contrast**2 + 1e-6
+    return sums(weights * images) / sums(weights)
 
 
 def scorer_loss(logits: Logits, labels: Labels) -> Float[Array, ""]:
