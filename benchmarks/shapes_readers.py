@@ -6,6 +6,10 @@ Renders of the validation split and of `test_comp`, whose pairs of shape and col
 with the faults of `xmc_jax.data.degradations`. The trained reader saw others, of strength 1.
 """
 
+import os
+
+os.environ["KERAS_BACKEND"] = "jax"  # Before TensorFlow's friends import Keras.
+
 from absl import app, flags
 
 from benchmarks import measure
