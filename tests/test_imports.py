@@ -13,6 +13,7 @@ MAX_FILE_LINES = 400
 MAX_LIBRARY_LINES = 7600  # Of code: blank lines, comments and docstrings apart.
 
 VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report", "compare", "study", "export"}
+VERBS |= {"train_shapes_scorer"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
 LAYERS = [
     {"types", "errors", "progress", "standalone", "model_card", "figures"},
@@ -26,7 +27,7 @@ LAYERS = [
     {"exported"},
     {"experiment"},  # The factory: from a config to the parts below.
     {"sampling", "planning", "program"},
-    {"trained"},
+    {"trained", "evaluation"},
     {"explore"},
     VERBS,
 ]
@@ -53,7 +54,8 @@ PURE_NEEDS = {"jax", "flax", "optax", "numpy", "jaxtyping", "scipy"}  # jax itse
 HEAVY = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "keras", "keras_hub", "grain"}
 AT_TOP = dict.fromkeys(HEAVY, {"data", "frozen"})
 AT_TOP |= {
-    "ml_collections": VERBS | {"workdir", "cli", "experiment", "planning", "live_view"},
+    "ml_collections": VERBS
+    | {"workdir", "cli", "experiment", "planning", "live_view", "evaluation"},
 }
 AT_TOP |= {"absl": VERBS | {"cli"}, "orbax": {"checkpoint"}, "clu": {"live_view"}}
 INSIDE = dict.fromkeys([*HEAVY, "clu", "orbax"], VERBS)

@@ -113,7 +113,7 @@ def test_sample_draws_captions_and_tells_what_is_lost(folder, trained, run_verb)
 
 def test_evaluate_and_report(trained, run_verb):
     workdir, _ = trained
-    done = run_verb("evaluate", f"--workdir={workdir}", "--step=6")
+    done = run_verb("evaluate", f"--workdir={workdir}", "--step=6", "--split=test_comp")
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     records = [r for r in records if r["kind"] == "eval"]
@@ -121,6 +121,8 @@ def test_evaluate_and_report(trained, run_verb):
     assert "shapes_accuracy/colour" in values and "fd_vgg16" in values
     colour = values["shapes_accuracy/colour"]
     assert (colour["step"], colour["num_samples"], colour["ceiling"]) == (6, 2, 1.0)
+    assert "test_comp" in colour["protocol"] and colour["low"] <= colour["value"] <= colour["high"]
+    assert values["shapes_accuracy_trained/colour"]["weights"]
     assert values["fd_vgg16"]["weights"] and values["fd_vgg16"]["value"] > 0
     assert "shapes_accuracy/colour" in done.stdout
 
@@ -168,3 +170,4 @@ def test_evaluate_mistakes(trained, run_verb):
     assert_refused(
         run_verb("evaluate", f"--workdir={workdir}", "--metrics=fid"), "'fid'", "fd_vgg16"
     )
+    assert_refused(run_verb("evaluate", f"--workdir={workdir}", "--split=tset"), "'tset'", "val")

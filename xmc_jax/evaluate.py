@@ -2,284 +2,231 @@
 
     python -m xmc_jax.evaluate --workdir=runs/shapes_32
     python -m xmc_jax.evaluate --workdir=runs/shapes_32 --step=2000 --metrics=shapes_accuracy
+    python -m xmc_jax.evaluate --workdir=runs/shapes_32 --split=test_comp
+    python -m xmc_jax.evaluate --workdir=runs/shapes_32 --watch
 
-Metrics: shapes_accuracy (does the picture show what its caption says, on the shapes data) and
-fd_vgg16 (Fréchet distance in VGG-16's features). Prints a table and appends to metrics.jsonl.
+Metrics, as far as they fit the run (docs/metrics.md): shapes_accuracy and shapes_accuracy_trained
+(does the picture show what its caption says, on the shapes data: by measuring pixels, and by a
+small trained network), fd_vgg16 (Fréchet distance in VGG-16's features), and, with
+config.eval.inception_weights (--set=inception_weights=PATH), fid, kid, is and prdc with the number
+of pictures in their names: fid30k. Prints a table and appends to metrics.jsonl. Killed, it goes on
+where it was when it is started again.
 """
 
-from collections.abc import Sequence
+import time
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from xmc_jax import cli
 from xmc_jax.errors import UserError
-from xmc_jax.progress import Progress
 
-METRICS = ("shapes_accuracy", "fd_vgg16")
-_FD_RESOLUTION = 64  # Pixels; VGG-16 halves them five times.
+_POLL_SECONDS = 5.0  # Between looks for a new checkpoint.
 
 
 def main() -> None:
     """Reads the flags, measures, and prints."""
-    workdir = cli.required("workdir")
-    names = tuple(name for name in flags.FLAGS.metrics if name)
+    values = flags.FLAGS
+    workdir, names = cli.required("workdir"), tuple(name for name in values.metrics if name)
+    if values.watch and values.step is not None:
+        raise UserError("--watch measures every checkpoint; leave out --step")
+    if values.watch and values.split:
+        raise UserError("--watch measures on the run's own evaluation split; leave out --split")
     cli.set_up_jax()
-    records = evaluate(workdir, flags.FLAGS.data_dir, names, flags.FLAGS.step)
 
     from xmc_jax import processes
 
-    processes.say(format_table(records))
+    settings = _parse_settings(values.set)
+    if values.watch:
+        watch(workdir, values.data_dir, names, settings)
+    else:
+        records = evaluate(workdir, values.data_dir, names, values.step, settings, values.split)
+        processes.say(format_table(records))
 
 
 def evaluate(
-    workdir: str, data_dir: str, names: Sequence[str], step: int | None = None
+    workdir: str,
+    data_dir: str,
+    names: Sequence[str] = (),
+    step: int | None = None,
+    settings: Mapping[str, str] = types.MappingProxyType({}),
+    split: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Measures a checkpoint on the run's evaluation split, and appends to metrics.jsonl.
+    """Measures a checkpoint, and appends to metrics.jsonl.
 
     Every process of a run calls it and has the numbers; the first one writes.
 
     Args:
       workdir: Folder of a run.
       data_dir: Folder of the prepared data sets.
-      names: Some of `METRICS`; all that fit the run, if empty.
+      names: Metrics, see `evaluation.families`; all that fit the run, if empty.
       step: Which checkpoint; the newest if None.
+      settings: Fields of ``config.eval`` that this evaluation has otherwise, as text.
+      split: What to measure on; the run's own evaluation split if None.
 
     Returns:
-      One record a number: step, metric, protocol, value, floor, ceiling, num_samples, seed,
-      weights (fingerprint of the judging network).
+      One record a number: step, split, metric, protocol, value, floor, ceiling, low, high (of an
+      interval, where it has one), better ("higher" or "lower"), num_samples, seed, weights
+      (fingerprint of the judging network).
 
     Raises:
       UserError: a metric does not exist or cannot judge this run, or something is missing.
     """
-    from xmc_jax import processes
     from xmc_jax import workdir as run
 
-    config = run.read_config(workdir)
-    if processes.is_first():
-        run.ensure_writable(workdir)
-
-    from xmc_jax.checkpoint import Checkpoints
-    from xmc_jax.experiment import check_config, create_experiment
-
-    check_config(config)
-    names = _choose_metrics(names, config)
-    experiment = create_experiment(config, training=False)
-    with processes.first_process_first("read the examples"):
-        real, others, examples = _read_examples(experiment, data_dir)
-    with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
-        step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
-    drawn = _draw(experiment, ema, [tokens for _, tokens, _, _ in examples])
-
-    about = {"kind": "eval", "step": step, "num_samples": len(drawn), "seed": config.eval.seed}
-    records = []
-    if "shapes_accuracy" in names:
-        records += _measure_shapes(config, examples, drawn, real)
-    if "fd_vgg16" in names:
-        records.append(_measure_fd(experiment, drawn, real, others))
-    records = [about | record for record in records]
-    if processes.is_first():
-        known = run.read_metrics(workdir)
-        run.append_metrics(workdir, [record for record in records if record not in known])
-    return records
+    names, measure = _open(workdir, data_dir, names, settings, split)
+    return measure(run.find_checkpoints(workdir, step), step)
 
 
-def format_table(records: Sequence[dict[str, Any]]) -> str:
-    """The numbers of one checkpoint, a line each."""
+def watch(
+    workdir: str,
+    data_dir: str,
+    names: Sequence[str] = (),
+    settings: Mapping[str, str] = types.MappingProxyType({}),
+) -> None:
+    """Measures every checkpoint of a run once, as they come, until the last of its steps.
 
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
+    May start before the run does, and may be stopped and started again: what metrics.jsonl has is
+    not measured anew. It only reads what the trainer writes, and links a checkpoint to a place of
+    its own for as long as it takes.
 
-    lines = [f"{'metric':<30}{'value':>10}{'floor':>10}{'ceiling':>10}{'n':>8}"]
-    for r in records:
-        columns = "".join(f"{number(r[name]):>10}" for name in ("value", "floor", "ceiling"))
-        lines.append(f"{r['metric']:<30}{columns}{r['num_samples']:>8}")
-    return "\n".join(lines)
+    Args:
+      workdir: Folder of a run.
+      data_dir: See `evaluate`.
+      names: See `evaluate`.
+      settings: See `evaluate`.
 
-
-def _choose_metrics(names: Sequence[str], config) -> tuple[str, ...]:
-    """The metrics to measure; those asked for by name must be able to judge this run."""
-    from xmc_jax.experiment import evaluation_data
-
-    unfit, data = {}, evaluation_data(config)
-    if data != "shapes":
-        unfit["shapes_accuracy"] = f"the run is evaluated on {data}, which has no logical forms"
-    if config.loss.image_pretrained_weight and config.loss.image_pretrained_network == "vgg16":
-        unfit["fd_vgg16"] = "the run was trained against VGG-16's own features"
-    for name in names:
-        if name not in METRICS:
-            raise UserError(f"no metric {name!r}; there are {', '.join(METRICS)}")
-        if name in unfit:
-            raise UserError(f"{name} cannot judge this run: {unfit[name]}")
-    return tuple(names) or tuple(name for name in METRICS if name not in unfit)
-
-
-def _read_examples(experiment, data_dir: str):
-    """Real images of the prompts, as many other real images, and the prompts themselves.
-
-    Returns:
-      Two arrays of pixels, and ``(id, tokens, caption, caption_index)`` of each prompt.
+    Raises:
+      UserError: see `evaluate`.
     """
     import numpy as np
 
     from xmc_jax import processes
-    from xmc_jax.data import batches, reader
-    from xmc_jax.experiment import evaluation_data
+    from xmc_jax import workdir as run
+    from xmc_jax.checkpoint import Checkpoints
+    from xmc_jax.evaluation import results
 
-    config = experiment.config
-    name = evaluation_data(config)
-    source = reader.open_split(
-        name,
-        form=config.data.form,
-        split=config.data.eval_split,
-        data_dir=data_dir,
-        build_missing=name == "shapes",
-    )
-    wanted = config.eval.num_examples
-    examples = batches.eval_examples(
-        source,
-        experiment.tokenizer,
-        resolution=config.model.resolution,
-        batch_size=config.eval.batch_size,
-        num_examples=2 * wanted,
-        seed=config.eval.seed,
-        crop=config.data.crop,
-        antialias=config.data.antialias,
-    )
-    pixels, prompts = [], []
-    for batch in examples:
-        pixels.extend(batch.image[batch.valid])
-        prompts += zip(
-            batch.ids,
-            batch.tokens[batch.valid],
-            batch.captions,
-            batch.caption_indices,
-            strict=True,
-        )
-    # A small split is shared evenly: the second half is for the floor of distances.
-    count = min(wanted, len(prompts) // 2)
-    if count < wanted:
-        processes.say(
-            f"notice: split {config.data.eval_split} has {len(prompts)} examples: {count} serve as "
-            f"prompts (config.eval.num_examples={wanted})"
-        )
-    if count < 2:
-        raise UserError(f"split {config.data.eval_split} is too small to measure anything on")
-    pixels = np.stack(pixels)
-    return pixels[:count], pixels[count : 2 * count], prompts[:count]
+    if not run.config_path(workdir).exists():
+        processes.say(f"waiting for a run in {workdir}")
+    while not run.config_path(workdir).exists():
+        time.sleep(_POLL_SECONDS)
+    names, measure = _open(workdir, data_dir, names, settings)
+    held = run.held_dir(workdir)
+    done = results.measured_steps(workdir, names)
+    processes.say(f"watching {workdir}: {len(done)} checkpoints are measured already")
+    while True:
+        last = run.read_config(workdir).num_steps
+        with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
+            new = [step for step in checkpoints.steps() if step not in done]
+        # What the first process sees counts for all.
+        step = int(processes.gather(np.int64(new[:1] or [-1]))[0, 0])
+        if step >= 0:
+            done.add(step)
+            if _hold(workdir, step):
+                processes.say(format_table(measure(held, step)))
+                processes.wait_for_all(f"measured {step}")
+                if processes.is_first():
+                    (held / str(step)).rmtree()
+            continue
+        if max(done, default=0) >= last:
+            processes.say(f"done: {workdir} is at step {last} of {last}")
+            return
+        time.sleep(_POLL_SECONDS)
 
 
-def _draw(experiment, ema, tokens: list):
-    """One picture a prompt, with progress."""
+def _open(
+    workdir: str,
+    data_dir: str,
+    names: Sequence[str],
+    settings: Mapping[str, str],
+    split: str | None = None,
+):
+    """The metrics' names, and ``measure(folder of checkpoints, step)``, which also writes."""
+    from xmc_jax import processes
+    from xmc_jax import workdir as run
+
+    config = run.read_config(workdir)
+    _apply_settings(config, settings)
+    if split:
+        config.data.eval_split = split
+    if processes.is_first():
+        run.ensure_writable(workdir)
+
+    from xmc_jax.checkpoint import Checkpoints
+    from xmc_jax.evaluation import families, results
+    from xmc_jax.experiment import check_config, create_experiment
+
+    check_config(config)
+    names = families.choose_metrics(names, config)
+    experiment = create_experiment(config, training=False)
+    evaluate = families.make_evaluation(experiment, names, workdir=workdir, data_dir=data_dir)
+
+    def measure(folder, step: int | None) -> list[dict[str, Any]]:
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
+        records = evaluate(step, ema)
+        results.write_records(workdir, records)
+        results.keep_best(workdir, config.eval.best_metric)
+        return records
+
+    return names, measure
+
+
+def _parse_settings(given: Sequence[str]) -> dict[str, str]:
+    parts = [text.partition("=") for text in given]
+    for name, equals, _ in parts:
+        if not equals:
+            raise UserError(f"--set={name} has no value; write --set=FIELD=VALUE")
+    return {name.removeprefix("config.").removeprefix("eval."): value for name, _, value in parts}
+
+
+def _apply_settings(config, settings: Mapping[str, str]) -> None:
+    for name, text in settings.items():
+        if name not in config.eval:
+            known = ", ".join(config.eval)
+            raise UserError(f"config.eval has no field {name}; there are {known}")
+        try:
+            config.eval[name] = type(config.eval[name])(text)
+        except ValueError as error:
+            raise UserError(f"--set={name}={text}: {error}") from error
+
+
+def _hold(workdir: str, step: int) -> bool:
+    """Whether a checkpoint is safe from the trainer; the same in all processes."""
     import numpy as np
 
     from xmc_jax import processes
-    from xmc_jax.sampling import Sampler
+    from xmc_jax import workdir as run
+    from xmc_jax.evaluation.results import link_checkpoint
 
-    size, seed = experiment.config.eval.batch_size, experiment.config.eval.seed
-    sampler = Sampler(experiment, size)
-    tokens, drawn = np.stack(tokens), []
-    progress = Progress(len(tokens), name="drawing", unit="images", silent=not processes.is_first())
-    for start in range(0, len(tokens), size):
-        part = tokens[start : start + size]
-        drawn.append(sampler(ema, part, seed=seed, first_index=start))
-        progress.tell(start + len(part))
-    return np.concatenate(drawn)
+    held = False
+    if processes.is_first():
+        held = link_checkpoint(run.checkpoints_dir(workdir), run.held_dir(workdir), step)
+    held = bool(processes.gather(np.bool_([held]))[0, 0])
+    if not held:
+        processes.say(f"notice: checkpoint {step} was deleted before it was measured")
+    return held
 
 
-def _measure_shapes(config, examples, drawn, real) -> list[dict[str, Any]]:
-    """Accuracy of every attribute; ceiling: real images; floor: other images' captions."""
-    from xmc_jax.data import shapes, shapes_captions
-    from xmc_jax.metrics import shapes_accuracy as metric
+def format_table(records: Sequence[dict[str, Any]]) -> str:
+    """The numbers of one checkpoint, a line each, with 95 % intervals where there are some."""
 
-    parse = metric.make_parser(
-        resolution=config.model.resolution,
-        palette=shapes.COLOURS,
-        backgrounds=shapes.BACKGROUNDS,
-        shapes=shapes.SHAPES,
-        sizes={name: radius / shapes.GRID for name, radius in shapes.SIZES.items()},
-        silhouette=shapes.silhouette,
-    )
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
 
-    def claims(example_id: str, index: int) -> tuple:
-        if config.data.form.startswith("narrative_"):
-            split, _, number = example_id.rpartition("-")
-            return shapes_captions.make_narrative(split, int(number))[1].forms
-        return (shapes_captions.example_from_id(example_id).captions[index].form,)
-
-    forms = [claims(example_id, index) for example_id, _, _, index in examples]
-    shuffled = [forms[i] for i in metric.shuffle_captions(len(forms), config.eval.seed)]
-
-    def accuracy(scenes, forms) -> dict[str, tuple[float, int]]:
-        pairs = [(s, f) for s, claimed in zip(scenes, forms, strict=True) for f in claimed]
-        return metric.shapes_accuracy(*zip(*pairs, strict=True))
-
-    scenes = [parse(image) for image in drawn]
-    value, floor = accuracy(scenes, forms), accuracy(scenes, shuffled)
-    ceiling = accuracy([parse(image) for image in real], forms)
-    protocol = (
-        f"analytic reader, {_split_name(config)}, one caption an image drawn with seed "
-        f"{config.eval.seed}; ceiling: real images; floor: captions shuffled"
-    )
-    return [
-        {
-            "metric": f"shapes_accuracy/{name}",
-            "protocol": protocol,
-            "value": value[name][0],
-            "floor": floor[name][0],
-            "ceiling": ceiling[name][0],
-            "claims": value[name][1],
-            "weights": None,
-        }
-        for name in value
+    width = max(len(r["metric"]) for r in records) + 2
+    lines = [
+        f"{'metric':<{width}}{'value':>8}  {'95 % interval':<16}{'floor':>8}{'ceiling':>9}{'n':>8}"
     ]
-
-
-def _measure_fd(experiment, drawn, real, others) -> dict[str, Any]:
-    """Fréchet distance in VGG-16's features; floor: two disjoint sets of real images."""
-    import jax
-    import numpy as np
-
-    from xmc_jax import images, sharding
-    from xmc_jax.frozen.image_features import PACKAGED, load_image_features
-    from xmc_jax.metrics import frechet
-
-    mesh = experiment.mesh
-    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    network = load_image_features("vgg16", PACKAGED, _FD_RESOLUTION)
-    params = sharding.put(network.params, whole)
-    apply = jax.jit(
-        lambda params, pixels: network.apply(params, images.from_uint8(pixels)),
-        out_shardings=whole,
-    )
-    size = -(-experiment.config.eval.batch_size // mesh.size) * mesh.size
-
-    def features(pixels) -> np.ndarray:
-        padded = np.concatenate([pixels, np.repeat(pixels[-1:], size - len(pixels), 0)])
-        return np.asarray(apply(params, sharding.put(padded, rows)))[: len(pixels)]
-
-    def measure(pixels) -> frechet.Moments:
-        parts = (pixels[start : start + size] for start in range(0, len(pixels), size))
-        return frechet.merge(frechet.moments(features(part)) for part in parts)
-
-    reference = measure(real)
-    split = _split_name(experiment.config)
-    return {
-        "metric": "fd_vgg16",
-        "protocol": (
-            f"Fréchet distance, pooled conv5 features of VGG-16 at {_FD_RESOLUTION} px, {split}; "
-            "floor: two disjoint sets of real images of the same size"
-        ),
-        "value": frechet.frechet_distance(measure(drawn), reference),
-        "floor": frechet.frechet_distance(measure(others), reference),
-        "ceiling": None,
-        "weights": network.fingerprint,
-    }
-
-
-def _split_name(config) -> str:
-    """The split of evaluation, as protocols have it: with its data set, if that is another."""
-    return " of ".join(x for x in (config.data.eval_split, config.data.eval_name) if x)
+    for r in records:
+        interval = f"{number(r['low'])} - {number(r['high'])}" if r.get("low") is not None else ""
+        lines.append(
+            f"{r['metric']:<{width}}{number(r['value']):>8}  {interval:<16}"
+            f"{number(r['floor']):>8}{number(r['ceiling']):>9}{r['num_samples']:>8}"
+        )
+    return "\n".join(lines)
 
 
 def _define_flags() -> None:
@@ -287,7 +234,29 @@ def _define_flags() -> None:
     cli.define_data_dir_flag()
     cli.define_process_flags()
     flags.DEFINE_integer("step", None, "Checkpoint to measure; the newest if not given.")
-    flags.DEFINE_list("metrics", [], f"Some of {', '.join(METRICS)}; all that fit if not given.")
+    flags.DEFINE_string(
+        "split",
+        None,
+        "What to measure on, e.g. test_comp; the run's own config.data.eval_split if not given.",
+    )
+    flags.DEFINE_multi_string(
+        "set",
+        [],
+        "FIELD=VALUE: a field of config.eval that this evaluation has otherwise than the run, e.g. "
+        "--set=inception_weights=PATH --set=num_examples=30000.",
+    )
+    flags.DEFINE_bool(
+        "watch",
+        False,
+        "Measure every checkpoint of a run as it comes, until the last step; may be stopped and "
+        "started again.",
+    )
+    flags.DEFINE_list(
+        "metrics",
+        [],
+        "Which ones, e.g. shapes_accuracy,fd_vgg16; all that fit the run if not given. A wrong "
+        "name lists those of the run.",
+    )
 
 
 if __name__ == "__main__":

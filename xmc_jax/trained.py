@@ -97,7 +97,7 @@ def load(
             config.text.encoder = text_encoder
     if not exported.is_exported(folder):
         experiment = create_experiment(config, training=False)
-        with Checkpoints(workdir.checkpoints_dir(folder), read_only=True) as checkpoints:
+        with Checkpoints(workdir.find_checkpoints(folder, step), read_only=True) as checkpoints:
             step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
         return TrainedModel(experiment, step, ema, batch_size)
 
