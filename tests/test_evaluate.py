@@ -76,7 +76,7 @@ def test_watching_a_run_survives_kills_and_keeps_the_best(folder, config, states
         text=True,
     )
     child = start()  # Before there is a run.
-    workdir.mkdir()
+    assert child.stdout.readline().startswith("waiting for a run in")
     with Checkpoints(run.checkpoints_dir(workdir), keep_latest=1) as checkpoints:
         checkpoints.save(2, states[2])
         checkpoints.wait()
@@ -85,7 +85,7 @@ def test_watching_a_run_survives_kills_and_keeps_the_best(folder, config, states
         wait_until(lambda: len(drawn()) >= 3, child)
         child.send_signal(signal.SIGKILL)
         said, _ = child.communicate()
-        assert "waiting for a run" in said and not eval_records(workdir)
+        assert "0 checkpoints are measured already" in said and not eval_records(workdir)
         before = len(drawn())
         assert 3 <= before < COUNT
 
