@@ -105,7 +105,7 @@ def watch(
 
     from xmc_jax import processes
     from xmc_jax import workdir as run
-    from xmc_jax.checkpoint import Checkpoints
+    from xmc_jax.checkpoint import complete_steps
     from xmc_jax.evaluation import results
 
     if not run.config_path(workdir).exists():
@@ -118,8 +118,9 @@ def watch(
     processes.say(f"watching {workdir}: {len(done)} checkpoints are measured already")
     while True:
         last = run.read_config(workdir).num_steps
-        with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
-            new = [step for step in checkpoints.steps() if step not in done]
+        # What a watcher that was killed has held may be gone from the trainer's folder.
+        there = {*complete_steps(run.checkpoints_dir(workdir)), *complete_steps(held)}
+        new = sorted(there - done)
         # What the first process sees counts for all.
         step = int(processes.gather(np.int64(new[:1] or [-1]))[0, 0])
         if step >= 0:
