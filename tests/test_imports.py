@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "xmc_jax"
 MAX_FILE_LINES = 400
-MAX_LIBRARY_LINES = 7000  # Of code: blank lines, comments and docstrings apart.
+MAX_LIBRARY_LINES = 7600  # Of code: blank lines, comments and docstrings apart.
 
 VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
@@ -24,6 +24,7 @@ LAYERS = [
     {"checkpoint", "workdir", "cli"},
     {"experiment"},  # The factory: from a config to the parts below.
     {"sampling", "planning"},
+    {"evaluation"},
     VERBS,
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
@@ -48,7 +49,9 @@ PURE_NEEDS = {"jax", "flax", "optax", "numpy", "jaxtyping", "scipy"}  # jax itse
 # Who may import what at the top of a file, and who inside functions besides.
 HEAVY = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "keras", "keras_hub", "grain"}
 AT_TOP = dict.fromkeys(HEAVY, {"data", "frozen"})
-AT_TOP |= {"ml_collections": VERBS | {"workdir", "cli", "experiment", "planning"}}
+AT_TOP |= {
+    "ml_collections": VERBS | {"workdir", "cli", "experiment", "planning", "evaluation"},
+}
 AT_TOP |= {"absl": VERBS | {"cli"}, "orbax": {"checkpoint"}, "clu": set()}
 INSIDE = dict.fromkeys([*HEAVY, "clu", "orbax"], VERBS)
 

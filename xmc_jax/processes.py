@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 
 from xmc_jax.errors import UserError
 
@@ -82,10 +83,22 @@ def say(text: str) -> None:
 def first_process_first(name: str) -> Iterator[None]:
     """Lets process 0 through a block before the others, which find done what it did."""
     if not is_first():
-        _wait_for_all(name)
+        wait_for_all(name)
     yield
     if is_first():
-        _wait_for_all(name)
+        wait_for_all(name)
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+    """Every process's array, stacked in their order, to the last bit; shapes must be equal."""
+    if jax.process_count() == 1:
+        return array[None]
+    from jax.experimental import multihost_utils
+
+    # As bytes: JAX would make float32 of float64, and say nothing.
+    sent = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+    received = np.ascontiguousarray(multihost_utils.process_allgather(sent))
+    return received.view(array.dtype).reshape(-1, *array.shape)
 
 
 def give_way() -> None:
@@ -143,7 +156,8 @@ def _watch_others() -> None:
     atexit.register(stop_watching)  # Before JAX leaves the run, as it registered first.
 
 
-def _wait_for_all(name: str) -> None:
+def wait_for_all(name: str) -> None:
+    """Returns when every process has called it; those of one run may take hours."""
     if client := _client():
         client.wait_at_barrier(f"xmc_jax/{name}", timeout_in_ms=_LONGEST_WAIT_SECONDS * 1000)
 

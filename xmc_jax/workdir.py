@@ -4,6 +4,7 @@
     metrics.jsonl            one line a record; training appends to it, and so does evaluation
     samples/                 captions.json and one grid of samples a time, step_00001000.png
     checkpoints/<step>/      see `checkpoint.py`
+    evaluation/              what an evaluation that goes on, or was killed, has done so far
     report.html              see `report.py`
 
 Every path may be local or remote (``gs://…``).
@@ -55,6 +56,11 @@ def captions_path(workdir: epath.PathLike) -> epath.Path:
 def checkpoints_dir(workdir: epath.PathLike) -> epath.Path:
     """Where the checkpoints are, one folder a step."""
     return epath.Path(workdir) / "checkpoints"
+
+
+def evaluation_dir(workdir: epath.PathLike, step: int, identity: str) -> epath.Path:
+    """Where one evaluation keeps what it has done so far; removed when it is over."""
+    return epath.Path(workdir) / "evaluation" / f"step_{step:08d}_{identity[:12]}"
 
 
 def report_path(workdir: epath.PathLike) -> epath.Path:

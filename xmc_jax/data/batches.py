@@ -134,7 +134,7 @@ def eval_examples(
       ValueError: the processes cannot share the batch evenly.
     """
     rows = _rows(batch_size, process_index, process_count)
-    chosen = np.random.default_rng(seed).permutation(len(source))[:num_examples].tolist()
+    chosen = choose_examples(len(source), num_examples, seed)
     starts = range(rows.start, len(chosen) + rows.start, batch_size)
     places = [range(start, min(start + len(rows), len(chosen))) for start in starts]
 
@@ -161,6 +161,11 @@ def eval_examples(
 
     read = ExampleReader(source, resolution, crop, antialias, seed)
     return ReadAhead(read, selections(), finish)
+
+
+def choose_examples(num_records: int, num_examples: int, seed: int) -> list[int]:
+    """Which records of a split are evaluated, and in which order: a prefix of one permutation."""
+    return np.random.default_rng(seed).permutation(num_records)[:num_examples].tolist()
 
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> range:
