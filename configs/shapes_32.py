@@ -75,5 +75,7 @@ def get_config(arg: str = "") -> ConfigDict:
     evaluation.num_examples = 1000  # Captions, each drawn once.
     evaluation.batch_size = 100
     evaluation.seed = 0  # Of the captions' choice and the noise.
+    evaluation.clip = ""  # A CLIP of keras-hub to judge captions: its name or folder.
+    evaluation.detector = ""  # A D-FINE of keras-hub, trained on COCO, to see objects: likewise.
 
     return ablations.apply(config, arg)

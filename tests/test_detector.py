@@ -18,16 +18,34 @@ def test_scores_of_classes():
     np.testing.assert_allclose(class_scores(scores), [[0.9, 0.3, 0.0]])
 
 
-def test_detections_are_those_of_keras_hub(folder, rng):
-    preset = presets.write_detector(folder / "dfine")
-    detector = load_detector(preset)
-    side = presets.DETECTOR_SIDE
-    pixels = rng.integers(0, 256, (3, side, side, 3), np.uint8)
-    ours = np.asarray(
-        jax.jit(detector.apply)(detector.params, images.from_uint8(jnp.asarray(pixels)))
-    )
-    assert ours.shape == (3, 80)
+@pytest.fixture(scope="module")
+def preset(folder):
+    return presets.write_detector(folder / "dfine")
 
+
+@pytest.fixture(scope="module")
+def detect(preset):
+    """``pixels -> scores`` of the small detector, compiled."""
+    detector = load_detector(preset)
+    apply = jax.jit(detector.apply)
+    return lambda pixels: np.asarray(apply(detector.params, images.from_uint8(jnp.asarray(pixels))))
+
+
+@pytest.fixture
+def pixels(rng):
+    side = presets.DETECTOR_SIDE
+    return rng.integers(0, 256, (3, side, side, 3), np.uint8)
+
+
+def test_images_do_not_see_each_other(detect, pixels):
+    scores = detect(pixels)
+    assert scores.shape == (3, 80) and scores.min() == 0.0 and 0.0 < scores.max() < 1.0
+    assert np.abs(scores[0] - scores[1]).max() > 1e-4
+    np.testing.assert_allclose(detect(pixels[[2, 0, 1]]), scores[[2, 0, 1]], atol=1e-5)
+
+
+@pytest.mark.long
+def test_detections_are_those_of_keras_hub(preset, detect, pixels):
     backbone = keras_hub.models.DFineBackbone.from_preset(preset)
     # All boxes, none suppressed: what a random network sees is not sure of anything.
     decoder = keras_hub.layers.NonMaxSuppression(
@@ -42,11 +60,8 @@ def test_detections_are_those_of_keras_hub(folder, rng):
     ):
         for label, confidence in zip(labels, confidences, strict=True):
             row[label] = max(row[label], confidence)
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    np.testing.assert_allclose(detect(pixels), expected, atol=1e-5)
     assert (expected > 0).sum() >= 3 and np.ptp(expected[expected > 0]) > 0
-
-    alone = jax.jit(detector.apply)(detector.params, images.from_uint8(jnp.asarray(pixels[:1])))
-    np.testing.assert_allclose(alone, ours[:1], atol=1e-5)
 
 
 def test_what_is_no_detector_of_coco(folder):

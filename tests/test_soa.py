@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from xmc_jax.metrics import soa
+from xmc_jax.metrics.r_precision import wilson_interval
 from xmc_jax.metrics.soa_words import RULES
 
 NAMED = {
@@ -76,7 +77,7 @@ def test_counting_against_a_table_made_by_hand():
     assert result.by_image == pytest.approx(3 / 5)
     assert (result.hits[cat], result.counts[cat]) == (2, 3)
     assert (result.hits[dog], result.counts[dog]) == (1, 2)
-    assert result.counts.sum() == 5 and result.hits.sum() == 3
+    assert result.tally() == {"cat": [2, 3], "dog": [1, 2]}
 
 
 def test_counting_against_loops(rng):
@@ -93,6 +94,20 @@ def test_counting_against_loops(rng):
     assert result.by_image == pytest.approx(hits / pairs)
 
 
+def test_intervals_of_one_class_are_those_of_a_share(rng):
+    named = np.zeros((400, 80), bool)
+    named[:300, 3] = True
+    seen = rng.random((400, 80)) < 0.6
+    low, high = soa.bootstrap_interval(named, seen, seed=0)
+    share = soa.semantic_object_accuracy(named, seen).by_image
+    expected = wilson_interval(share, 300)
+    assert low.by_class == low.by_image and high.by_class == high.by_image
+    np.testing.assert_allclose((low.by_image, high.by_image), expected, atol=0.01)
+    assert soa.bootstrap_interval(named, seen, seed=0) == (low, high)
+
+
 def test_no_class_is_named():
     with pytest.raises(ValueError, match="no caption names a class"):
         soa.semantic_object_accuracy(np.zeros((3, 80), bool), np.ones((3, 80), bool))
+    with pytest.raises(ValueError, match="no caption names a class"):
+        soa.bootstrap_interval(np.zeros((3, 80), bool), np.ones((3, 80), bool), seed=0)

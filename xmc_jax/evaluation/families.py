@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from xmc_jax import processes
 from xmc_jax import workdir as run
 from xmc_jax.errors import UserError
-from xmc_jax.evaluation import distances, shapes
+from xmc_jax.evaluation import clip, distances, shapes, soa
 from xmc_jax.evaluation.drawing import Drawer, describe_drawing
 from xmc_jax.evaluation.material import Material, Record, read_subjects
 from xmc_jax.evaluation.spill import remove
@@ -17,7 +17,7 @@ from xmc_jax.experiment import Experiment
 
 PyTree = Any
 
-FAMILIES = (shapes, distances)
+FAMILIES = (shapes, distances, clip, soa)
 
 
 def choose_metrics(names: Sequence[str], config: ConfigDict) -> tuple[str, ...]:

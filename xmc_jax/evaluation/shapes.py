@@ -41,7 +41,7 @@ def make_measure(
     )
 
     def measure(material: Material) -> list[Record]:
-        forms = [_claims(config, prompt) for prompt in material.prompts]
+        forms = [claims(config, prompt) for prompt in material.prompts]
         shuffled = [forms[i] for i in metric.shuffle_captions(len(forms), config.eval.seed)]
         drawn, real = material.drawn.map(parse), material.real.map(parse)
         value = _accuracy(_tally(material.drawn, drawn, forms))
@@ -67,7 +67,7 @@ def make_measure(
     return measure
 
 
-def _claims(config: ConfigDict, prompt: Prompt) -> tuple[metric.Form, ...]:
+def claims(config: ConfigDict, prompt: Prompt) -> tuple[metric.Form, ...]:
     """The logical forms of a prompt."""
     if config.data.form.startswith("narrative_"):
         split, _, number = prompt.example_id.rpartition("-")

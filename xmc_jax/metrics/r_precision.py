@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 NUM_OTHERS = 99
+Z_95 = 1.959963984540054  # Standard errors on either side of a 95 % interval.
 _CHUNK = 64  # Images whose candidates are looked up at a time.
 _NOBODY = -1  # In candidates: no caption.
 
@@ -159,7 +160,7 @@ def mismatch(
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share that was seen in ``count`` trials."""
-    z = 1.959963984540054
+    z = Z_95
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     spread = np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) * z / (1 + z**2 / count)
     return float(max(centre - spread, 0.0)), float(min(centre + spread, 1.0))

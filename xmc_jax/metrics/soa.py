@@ -32,6 +32,18 @@ class Soa(NamedTuple):
     hits: Int[np.ndarray, " classes"]
     counts: Int[np.ndarray, " classes"]
 
+    def tally(self) -> dict[str, list[int]]:
+        """Hits and counts of the classes that captions name."""
+        rows = zip(CLASSES, self.hits.tolist(), self.counts.tolist(), strict=True)
+        return {name: [hits, count] for name, hits, count in rows if count}
+
+
+class Rates(NamedTuple):
+    """SOA-C and SOA-I alone, see `Soa`."""
+
+    by_class: float
+    by_image: float
+
 
 def named_classes(captions: Sequence[str]) -> Bool[np.ndarray, "n classes"]:
     """Which of `CLASSES` each caption names."""
@@ -62,6 +74,38 @@ def semantic_object_accuracy(
         raise ValueError("no caption names a class")
     rates = hits[counts > 0] / counts[counts > 0]
     return Soa(float(rates.mean()), float(hits.sum() / counts.sum()), hits, counts)
+
+
+def bootstrap_interval(
+    named: Bool[np.ndarray, "n classes"],
+    seen: Bool[np.ndarray, "n classes"],
+    *,
+    seed: int,
+    num_draws: int = 1000,
+) -> tuple[Rates, Rates]:
+    """Ends of 95 % intervals: percentiles over sets of as many images, drawn with replacement.
+
+    Args:
+      named: See `semantic_object_accuracy`.
+      seen: See `semantic_object_accuracy`.
+      seed: Of the draws.
+      num_draws: How many sets.
+
+    Raises:
+      ValueError: no caption names a class.
+    """
+    asked = named.any(axis=1)  # Others are in no share; a set without any would have none.
+    named, hit, count = named[asked], (named & seen)[asked], int(asked.sum())
+    if not count:
+        raise ValueError("no caption names a class")
+    rng, draws = np.random.default_rng(seed), []
+    for _ in range(num_draws):
+        times = np.bincount(rng.integers(count, size=count), minlength=count)
+        hits, counts = times @ hit, times @ named
+        rates = hits[counts > 0] / counts[counts > 0]
+        draws.append((rates.mean(), hits.sum() / counts.sum()))
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0).tolist()
+    return Rates(*low), Rates(*high)
 
 
 class _Classes(NamedTuple):
