@@ -13,7 +13,7 @@ from xmc_jax import images, processes, sharding
 from xmc_jax.errors import UserError
 from xmc_jax.evaluation import shapes
 from xmc_jax.evaluation.features import Features, Network
-from xmc_jax.evaluation.material import Material, Prompt, Record, split_name
+from xmc_jax.evaluation.material import Material, Record, split_name
 from xmc_jax.experiment import Experiment, evaluation_data
 from xmc_jax.metrics import r_precision as metric
 from xmc_jax.progress import Progress
@@ -78,8 +78,9 @@ def _clip_score(judge: str, material: Material, drawn, real, captions) -> Record
     scores = metric.clip_scores(drawn, captions)
     value = float(scores.mean())
     half = metric.Z_95 * float(scores.std(ddof=1)) / len(scores) ** 0.5
+    how = "100 max(cos, 0), mean over pairs, no words added"
     return {
-        "protocol": f"100 max(cos, 0), mean over pairs, no words added; {_protocol(judge, material)}",
+        "protocol": f"{how}; {_protocol(judge, material)}",
         "value": value,
         "low": value - half,
         "high": value + half,
@@ -123,8 +124,8 @@ def _retrieval(how, candidates, judge: str, material: Material, drawn, real, cap
 def _protocol(judge: str, material: Material) -> str:
     config = material.config
     return (
-        f"CLIP {judge}, {config.model.resolution} px resized bicubically, {split_name(config)}, one "
-        f"caption an image drawn with seed {config.eval.seed}; ceiling: real images; floor: "
+        f"CLIP {judge}, {config.model.resolution} px resized bicubically, {split_name(config)}, "
+        f"one caption an image drawn with seed {config.eval.seed}; ceiling: real images; floor: "
         "captions of other images"
     )
 
