@@ -4,6 +4,7 @@ import string
 
 import keras
 import keras_hub
+import numpy as np
 
 from xmc_jax.frozen.clip import _MEAN, _STD
 
@@ -61,7 +62,7 @@ def write_detector(folder, *, seed=0, num_classes=80):
         image_shape=(None, None, 3),
         out_features=["stage3", "stage4"],
     )
-    keras_hub.models.DFineBackbone(
+    detector = keras_hub.models.DFineBackbone(
         backbone=backbone,
         decoder_in_channels=[8, 8],
         encoder_hidden_dim=8,
@@ -90,5 +91,10 @@ def write_detector(folder, *, seed=0, num_classes=80):
         out_features=["stage3", "stage4"],
         image_shape=(None, None, 3),
         seed=0,
-    ).save_to_preset(folder)
+    )
+    rng = np.random.default_rng(seed)
+    for variable in detector.trainable_variables:
+        if variable.shape[-1:] == (num_classes,):  # New networks are sure of nothing.
+            variable.assign(rng.normal(size=variable.shape))
+    detector.save_to_preset(folder)
     return str(folder)

@@ -1,10 +1,22 @@
 """frechet.py: closed forms, merging, and few samples."""
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 import scipy.linalg
 
-from xmc_jax.metrics.frechet import Moments, frechet_distance, merge, moments
+from tests.golden.make_metrics import cases
+from xmc_jax.metrics.frechet import (
+    Moments,
+    frechet_distance,
+    frechet_distance_of_few,
+    merge,
+    moments,
+)
+
+GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "metrics.json").read_text())
 
 
 def gaussian(mean, covariance, n=1000):
@@ -83,3 +95,26 @@ def test_features_that_are_no_numbers_are_refused(rng, bad):
     y[4, 1] = bad
     with pytest.raises(ValueError, match="infinities or NaN"):
         frechet_distance(moments(x), moments(y))
+
+
+@pytest.mark.parametrize("name", ["many", "few", "identical", "identical_few", "offset"])
+@pytest.mark.parametrize("form", ["moments", "features"])
+def test_equals_pytorch_fid_and_torch_fidelity(name, form):
+    x, y = cases()[name]
+    if form == "moments":
+        found = frechet_distance(moments(x), moments(y))
+    else:
+        found = frechet_distance_of_few(x, y)
+    for reference in ("pytorch_fid", "torch_fidelity_fid"):
+        # Their roots of rounding errors, where fewer vectors than dimensions meet; ours have none.
+        tolerance = 1e-5 if name == "identical_few" else 1e-6
+        assert found == pytest.approx(GOLDEN[name][reference], rel=1e-6, abs=tolerance)
+    if name.startswith("identical"):
+        assert abs(found) < 1e-10
+
+
+def test_features_that_no_form_takes(rng):
+    with pytest.raises(ValueError, match="two vectors or more, not 1"):
+        frechet_distance_of_few(np.ones((1, 3)), np.ones((5, 3)))
+    with pytest.raises(ValueError, match="infinities or NaN"):
+        frechet_distance_of_few(np.full((4, 3), np.inf), np.ones((5, 3)))

@@ -2,33 +2,52 @@
 
     python -m xmc_jax.evaluate --workdir=runs/shapes_32
     python -m xmc_jax.evaluate --workdir=runs/shapes_32 --step=2000 --metrics=shapes_accuracy
+    python -m xmc_jax.evaluate --workdir=runs/shapes_32 --watch
 
-Metrics: shapes_accuracy (does the picture show what its caption says, on the shapes data) and
-fd_vgg16 (Fréchet distance in VGG-16's features). Prints a table and appends to metrics.jsonl.
+Metrics, as far as they fit the run (docs/metrics.md): shapes_accuracy (does the picture show what
+its caption says, on the shapes data), fd_vgg16 (Fréchet distance in VGG-16's features), and, with
+config.eval.inception_weights (--set=inception_weights=PATH), fid, kid, is and prdc with the number
+of pictures in their names: fid30k. Prints a table and appends to metrics.jsonl. Killed, it goes on
+where it was when it is started again.
 """
 
-from collections.abc import Sequence
+import time
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from xmc_jax import cli
+from xmc_jax.errors import UserError
+
+_POLL_SECONDS = 5.0  # Between looks for a new checkpoint.
 
 
 def main() -> None:
     """Reads the flags, measures, and prints."""
-    workdir = cli.required("workdir")
-    names = tuple(name for name in flags.FLAGS.metrics if name)
+    values = flags.FLAGS
+    workdir, names = cli.required("workdir"), tuple(name for name in values.metrics if name)
+    if values.watch and values.step is not None:
+        raise UserError("--watch measures every checkpoint; leave out --step")
     cli.set_up_jax()
-    records = evaluate(workdir, flags.FLAGS.data_dir, names, flags.FLAGS.step)
 
     from xmc_jax import processes
 
-    processes.say(format_table(records))
+    settings = _parse_settings(values.set)
+    if values.watch:
+        watch(workdir, values.data_dir, names, settings)
+    else:
+        records = evaluate(workdir, values.data_dir, names, values.step, settings)
+        processes.say(format_table(records))
 
 
 def evaluate(
-    workdir: str, data_dir: str, names: Sequence[str], step: int | None = None
+    workdir: str,
+    data_dir: str,
+    names: Sequence[str] = (),
+    step: int | None = None,
+    settings: Mapping[str, str] = types.MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Measures a checkpoint on the run's evaluation split, and appends to metrics.jsonl.
 
@@ -39,36 +58,142 @@ def evaluate(
       data_dir: Folder of the prepared data sets.
       names: Metrics, see `evaluation.families`; all that fit the run, if empty.
       step: Which checkpoint; the newest if None.
+      settings: Fields of ``config.eval`` that this evaluation has otherwise, as text.
 
     Returns:
-      One record a number: step, metric, protocol, value, floor, ceiling, num_samples, seed,
-      weights (fingerprint of the judging network).
+      One record a number: step, metric, protocol, value, floor, ceiling, low, high (of an
+      interval, where it has one), better ("higher" or "lower"), num_samples, seed, weights
+      (fingerprint of the judging network).
 
     Raises:
       UserError: a metric does not exist or cannot judge this run, or something is missing.
     """
+    from xmc_jax import workdir as run
+
+    names, measure = _open(workdir, data_dir, names, settings)
+    return measure(run.find_checkpoints(workdir, step), step)
+
+
+def watch(
+    workdir: str,
+    data_dir: str,
+    names: Sequence[str] = (),
+    settings: Mapping[str, str] = types.MappingProxyType({}),
+) -> None:
+    """Measures every checkpoint of a run once, as they come, until the last of its steps.
+
+    May start before the run does, and may be stopped and started again: what metrics.jsonl has is
+    not measured anew. It only reads what the trainer writes, and links a checkpoint to a place of
+    its own for as long as it takes.
+
+    Args:
+      workdir: Folder of a run.
+      data_dir: See `evaluate`.
+      names: See `evaluate`.
+      settings: See `evaluate`.
+
+    Raises:
+      UserError: see `evaluate`.
+    """
+    import numpy as np
+
+    from xmc_jax import processes
+    from xmc_jax import workdir as run
+    from xmc_jax.checkpoint import Checkpoints
+    from xmc_jax.evaluation import results
+
+    if not run.config_path(workdir).exists():
+        processes.say(f"waiting for a run in {workdir}")
+    while not run.config_path(workdir).exists():
+        time.sleep(_POLL_SECONDS)
+    names, measure = _open(workdir, data_dir, names, settings)
+    held = run.held_dir(workdir)
+    done = results.measured_steps(workdir, names)
+    processes.say(f"watching {workdir}: {len(done)} checkpoints are measured already")
+    while True:
+        last = run.read_config(workdir).num_steps
+        with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
+            new = [step for step in checkpoints.steps() if step not in done]
+        # What the first process sees counts for all.
+        step = int(processes.gather(np.int64(new[:1] or [-1]))[0, 0])
+        if step >= 0:
+            done.add(step)
+            if _hold(workdir, step):
+                processes.say(format_table(measure(held, step)))
+                processes.wait_for_all(f"measured {step}")
+                if processes.is_first():
+                    (held / str(step)).rmtree()
+            continue
+        if max(done, default=0) >= last:
+            processes.say(f"done: {workdir} is at step {last} of {last}")
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _open(workdir: str, data_dir: str, names: Sequence[str], settings: Mapping[str, str]):
+    """The metrics' names, and ``measure(folder of checkpoints, step)``, which also writes."""
     from xmc_jax import processes
     from xmc_jax import workdir as run
 
     config = run.read_config(workdir)
+    _apply_settings(config, settings)
     if processes.is_first():
         run.ensure_writable(workdir)
 
     from xmc_jax.checkpoint import Checkpoints
-    from xmc_jax.evaluation.families import choose_metrics, make_evaluation
+    from xmc_jax.evaluation import families, results
     from xmc_jax.experiment import check_config, create_experiment
 
     check_config(config)
-    names = choose_metrics(names, config)
+    names = families.choose_metrics(names, config)
     experiment = create_experiment(config, training=False)
-    measure = make_evaluation(experiment, names, workdir=workdir, data_dir=data_dir)
-    with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
-        step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
-    records = measure(step, ema)
+    evaluate = families.make_evaluation(experiment, names, workdir=workdir, data_dir=data_dir)
+
+    def measure(folder, step: int | None) -> list[dict[str, Any]]:
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
+        records = evaluate(step, ema)
+        results.write_records(workdir, records)
+        results.keep_best(workdir, config.eval.best_metric)
+        return records
+
+    return names, measure
+
+
+def _parse_settings(given: Sequence[str]) -> dict[str, str]:
+    parts = [text.partition("=") for text in given]
+    for name, equals, _ in parts:
+        if not equals:
+            raise UserError(f"--set={name} has no value; write --set=FIELD=VALUE")
+    return {name.removeprefix("config.").removeprefix("eval."): value for name, _, value in parts}
+
+
+def _apply_settings(config, settings: Mapping[str, str]) -> None:
+    for name, text in settings.items():
+        if name not in config.eval:
+            known = ", ".join(config.eval)
+            raise UserError(f"config.eval has no field {name}; there are {known}")
+        try:
+            config.eval[name] = type(config.eval[name])(text)
+        except ValueError as error:
+            raise UserError(f"--set={name}={text}: {error}") from error
+
+
+def _hold(workdir: str, step: int) -> bool:
+    """Whether a checkpoint is safe from the trainer; the same in all processes."""
+    import numpy as np
+
+    from xmc_jax import processes
+    from xmc_jax import workdir as run
+    from xmc_jax.evaluation.results import link_checkpoint
+
+    held = False
     if processes.is_first():
-        known = run.read_metrics(workdir)
-        run.append_metrics(workdir, [record for record in records if record not in known])
-    return records
+        held = link_checkpoint(run.checkpoints_dir(workdir), run.held_dir(workdir), step)
+    held = bool(processes.gather(np.bool_([held]))[0, 0])
+    if not held:
+        processes.say(f"notice: checkpoint {step} was deleted before it was measured")
+    return held
 
 
 def format_table(records: Sequence[dict[str, Any]]) -> str:
@@ -89,6 +214,18 @@ def _define_flags() -> None:
     cli.define_data_dir_flag()
     cli.define_process_flags()
     flags.DEFINE_integer("step", None, "Checkpoint to measure; the newest if not given.")
+    flags.DEFINE_multi_string(
+        "set",
+        [],
+        "FIELD=VALUE: a field of config.eval that this evaluation has otherwise than the run, e.g. "
+        "--set=inception_weights=PATH --set=num_examples=30000.",
+    )
+    flags.DEFINE_bool(
+        "watch",
+        False,
+        "Measure every checkpoint of a run as it comes, until the last step; may be stopped and "
+        "started again.",
+    )
     flags.DEFINE_list(
         "metrics",
         [],

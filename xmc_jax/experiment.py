@@ -329,6 +329,8 @@ def _check_values(config: ConfigDict) -> None:
     for name, value in positive.items():
         if value < 1:
             raise UserError(f"config.{name}={value} must be at least 1")
+    if config.eval.every_steps < 0:
+        raise UserError(f"config.eval.every_steps={config.eval.every_steps}: 0 means never")
     choices = {
         "model.resolution": (config.model.resolution, tuple(CHANNEL_MULTIPLIERS)),
         "model.modulation": (config.model.modulation, MODULATIONS),

@@ -71,7 +71,7 @@ def sample(
     experiment = create_experiment(config, training=False)
     tokens = experiment.tokenizer(captions)
     _tell_what_is_lost(experiment.tokenizer, captions)
-    with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
+    with Checkpoints(run.find_checkpoints(workdir, step), read_only=True) as checkpoints:
         step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
 
     tokens = tokens.repeat(num_images, axis=0)

@@ -92,6 +92,7 @@ def train(
         draw = _make_preview(experiment, preview, workdir, writer)
         train_step = experiment.jit_train_step()
         # Made on all devices at once: a key of one process cannot be sent to another's.
+        evaluate = _make_evaluation(experiment, workdir, data_dir, checkpoints, writer)
         make_key = jax.jit(jax.random.key, out_shardings=sharding.replicated(experiment.mesh))
         rng = make_key(config.seed + 1)
         for step in range(first_step + 1, config.num_steps + 1):
@@ -107,6 +108,10 @@ def train(
             if last or step % config.checkpoint_every_steps == 0:
                 log.flush()
                 checkpoints.save(step, state)
+            if evaluate and step % config.eval.every_steps == 0:
+                log.flush()
+                evaluate(step, state.ema)
+                log.restart_clock()
         writer.close()
     processes.say(f"done: {workdir} is at step {config.num_steps}")
 
@@ -224,6 +229,29 @@ def _make_preview(experiment, preview, workdir: str, writer):
     return draw
 
 
+def _make_evaluation(experiment, workdir: str, data_dir: str, checkpoints, writer):
+    """``evaluate(step, ema)`` on the devices of training; None if the config wants it never."""
+    config = experiment.config
+    if not config.eval.every_steps:
+        return None
+
+    from xmc_jax.evaluation import families, results
+
+    names = families.choose_metrics((), config)
+    measure = families.make_evaluation(experiment, names, workdir=workdir, data_dir=data_dir)
+
+    def evaluate(step: int, ema) -> None:
+        records = measure(step, ema)
+        results.write_records(workdir, records)
+        values = {f"eval/{r['metric']}": r["value"] for r in records if r["value"] is not None}
+        writer.write_scalars(step, values)
+        if config.eval.best_metric:
+            checkpoints.wait()  # Only a complete one can be kept.
+            results.keep_best(workdir, config.eval.best_metric)
+
+    return evaluate
+
+
 class _Log:
     """The numbers of training: to the screen, to metrics.jsonl and to TensorBoard.
 
@@ -267,6 +295,10 @@ class _Log:
         for step, values in zip(steps, metrics, strict=True):
             if step % self._config.log_every_steps == 0 and processes.is_first():
                 self._write(step, {k: float(v) for k, v in values.items()}, rate)
+
+    def restart_clock(self) -> None:
+        """Leaves out of the rate what was not training."""
+        self._flushed_at = time.monotonic()
 
     def _write(self, step: int, values: dict[str, float], rate: float) -> None:
         from xmc_jax import workdir as run

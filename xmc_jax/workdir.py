@@ -4,6 +4,7 @@
     metrics.jsonl            one line a record; training appends to it, and so does evaluation
     samples/                 captions.json and one grid of samples a time, step_00001000.png
     checkpoints/<step>/      see `checkpoint.py`
+    best/<step>/             the checkpoint that `config.eval.best_metric` likes best
     evaluation/              what an evaluation that goes on, or was killed, has done so far
     report.html              see `report.py`
 
@@ -61,6 +62,24 @@ def checkpoints_dir(workdir: epath.PathLike) -> epath.Path:
 def evaluation_dir(workdir: epath.PathLike, step: int, identity: str) -> epath.Path:
     """Where one evaluation keeps what it has done so far; removed when it is over."""
     return epath.Path(workdir) / "evaluation" / f"step_{step:08d}_{identity[:12]}"
+
+
+def best_dir(workdir: epath.PathLike) -> epath.Path:
+    """Where the best checkpoint is, one folder as in `checkpoints_dir`."""
+    return epath.Path(workdir) / "best"
+
+
+def held_dir(workdir: epath.PathLike) -> epath.Path:
+    """Where checkpoints are while they are measured beside a trainer, which may delete its own."""
+    return epath.Path(workdir) / "evaluation" / "checkpoints"
+
+
+def find_checkpoints(workdir: epath.PathLike, step: int | None) -> epath.Path:
+    """The folder that has a step's checkpoint: the best one may be in `best_dir` alone."""
+    elsewhere = (best_dir(workdir) / str(step)).exists()
+    if elsewhere and not (checkpoints_dir(workdir) / str(step)).exists():
+        return best_dir(workdir)
+    return checkpoints_dir(workdir)
 
 
 def report_path(workdir: epath.PathLike) -> epath.Path:

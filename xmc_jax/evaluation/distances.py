@@ -1,5 +1,6 @@
 """Distances between the distributions of drawn and of real pictures' features."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from xmc_jax import images, processes
 from xmc_jax.evaluation.features import Features, Network
 from xmc_jax.evaluation.material import Material, Record, split_name
+from xmc_jax.evaluation.pictures import Pictures
 from xmc_jax.experiment import Experiment
 from xmc_jax.frozen.image_features import PACKAGED, load_image_features
 from xmc_jax.metrics import frechet
@@ -36,19 +38,21 @@ def make_measure(
     features = Features(_load_vgg16(), experiment.mesh)
 
     def measure(material: Material) -> list[Record]:
-        reference = _moments(features(material.real, material.scratch, keep=True))
-        others = _moments(features(material.others, material.scratch, keep=True))
-        drawn = _moments(features(material.drawn, material.scratch, keep=False))
-        floor = frechet.frechet_distance(others, reference) if others.count > 1 else None
+        real, others, drawn = material.real, material.others, material.drawn
+
+        @functools.cache
+        def rows_of(pictures: Pictures) -> Float[np.ndarray, "own d"]:
+            return features(pictures, material.scratch, keep=pictures is not drawn)
+
         return [
             {
                 "metric": "fd_vgg16",
                 "protocol": (
                     f"Fréchet distance, pooled conv5 features of VGG-16 at {_VGG_RESOLUTION} px, "
-                    f"{split_name(material.config)}; floor: {len(material.others)} other real ones"
+                    f"{split_name(material.config)}; floor: {len(others)} other real images"
                 ),
-                "value": frechet.frechet_distance(drawn, reference),
-                "floor": floor,
+                "value": frechet_between(drawn, real, rows_of),
+                "floor": frechet_between(others, real, rows_of) if len(others) > 1 else None,
                 "ceiling": None,
                 "weights": features.network.fingerprint,
                 "better": "lower",
@@ -56,6 +60,21 @@ def make_measure(
         ]
 
     return measure
+
+
+def frechet_between(
+    one: Pictures, other: Pictures, rows_of: Callable[[Pictures], Float[np.ndarray, "own d"]]
+) -> float:
+    """The Fréchet distance of two sets; all processes must call it, and have the same number.
+
+    Args:
+      one: A set.
+      other: Another.
+      rows_of: Features of this process's share of a set.
+    """
+    if min(len(one), len(other)) <= rows_of(one).shape[1]:
+        return frechet.frechet_distance_of_few(*(p.gather(rows_of(p)) for p in (one, other)))
+    return frechet.frechet_distance(*(_moments(rows_of(p)) for p in (one, other)))
 
 
 def _load_vgg16() -> Network:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from xmc_jax import processes
 from xmc_jax import workdir as run
 from xmc_jax.errors import UserError
-from xmc_jax.evaluation import clip, distances, shapes, soa
+from xmc_jax.evaluation import clip, distances, inception, shapes, soa
 from xmc_jax.evaluation.drawing import Drawer, describe_drawing
 from xmc_jax.evaluation.material import Material, Record, read_subjects
 from xmc_jax.evaluation.spill import remove
@@ -17,7 +17,7 @@ from xmc_jax.experiment import Experiment
 
 PyTree = Any
 
-FAMILIES = (shapes, distances, clip, soa)
+FAMILIES = (shapes, inception, distances, clip, soa)
 
 
 def choose_metrics(names: Sequence[str], config: ConfigDict) -> tuple[str, ...]:
@@ -32,7 +32,11 @@ def choose_metrics(names: Sequence[str], config: ConfigDict) -> tuple[str, ...]:
             raise UserError(f"no metric {name!r} for this run; there are {', '.join(known)}")
         if reason := known[name].why_unfit(name, config):
             raise UserError(f"{name} cannot judge this run: {reason}")
-    return tuple(names) or tuple(n for n in known if not known[n].why_unfit(n, config))
+    chosen = tuple(names) or tuple(n for n in known if not known[n].why_unfit(n, config))
+    if not chosen:
+        reasons = (f"{name}: {family.why_unfit(name, config)}" for name, family in known.items())
+        raise UserError(f"no metric can judge this run; {'; '.join(reasons)}")
+    return chosen
 
 
 def make_evaluation(

@@ -66,14 +66,15 @@ def load_detector(preset: str, *, field: str = "preset") -> Detector:
     def detect(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b classes"]:
         pixels = presets.resize(images, side, "linear")
         logits = apply(params, scaling(pixels))["intermediate_logits"][:, -1]
-        return class_scores(jax.nn.sigmoid(logits.astype(jnp.float32)))
+        return class_scores(logits)
 
     params = presets.params_of(backbone)
     name = Path(preset).expanduser().name
     return Detector(detect, params, name, presets.fingerprint(params))
 
 
-def class_scores(scores: Float[Array, "b boxes classes"]) -> Float[Array, "b classes"]:
+def class_scores(logits: Float[Array, "b boxes classes"]) -> Float[Array, "b classes"]:
     """The best score of each class among the boxes of which it is the best class; else 0."""
-    best = jnp.max(scores, axis=-1, keepdims=True)
-    return jnp.max(jnp.where(scores == best, scores, 0.0), axis=1)
+    logits = logits.astype(jnp.float32)
+    is_best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
+    return jnp.max(jnp.where(is_best, jax.nn.sigmoid(logits), 0.0), axis=1)

@@ -103,5 +103,32 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     return float(shift @ shift + traces - 2 * trace_of_root)
 
 
+def frechet_distance_of_few(
+    one: Float[np.ndarray, "n d"], other: Float[np.ndarray, "m d"]
+) -> float:
+    """The same distance from the features themselves, exact where they are few.
+
+    With A and B the centred features over ``sqrt(n - 1)``, the trace of the root is the sum of the
+    singular values of ``A B^T``: nothing is squared, so no digits are lost to covariances without
+    full rank, and no matrix is larger than n x m.
+
+    Raises:
+      ValueError: see `frechet_distance`.
+    """
+    factors, means = [], []
+    for features in (one, other):
+        x = np.asarray(features, np.float64)
+        if len(x) < 2:
+            raise ValueError(f"a covariance needs two vectors or more, not {len(x)}")
+        if not np.all(np.isfinite(x)):
+            raise ValueError("features hold infinities or NaN")
+        means.append(x.mean(axis=0))
+        factors.append((x - means[-1]) / np.sqrt(len(x) - 1))
+    a, b = factors
+    shift = means[0] - means[1]
+    trace_of_root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(shift @ shift + np.sum(a * a) + np.sum(b * b) - 2 * trace_of_root)
+
+
 def _rounding(values: Float[np.ndarray, " d"]) -> float:
     return float(max(values.max(), 0.0) * len(values) * np.finfo(np.float64).eps)

@@ -1,0 +1,40 @@
+"""prdc.py: the numbers of prdc, by hand, and however many rows at a time."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests.golden.make_metrics import cases
+from xmc_jax.metrics import prdc as module
+from xmc_jax.metrics.prdc import prdc
+
+GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["many", "few", "identical", "identical_few", "offset"])
+def test_equals_prdc(name):
+    found = prdc(*cases()[name])
+    for part, value in GOLDEN[name]["prdc"].items():
+        assert getattr(found, part) == pytest.approx(value, abs=1e-12), part
+
+
+def test_by_hand():
+    real, generated = np.array([[0.0], [1.0], [3.0]]), np.array([[0.5], [0.6], [10.0]])
+    # Radii with one neighbour: of real 1, 1, 2; of generated 0.1, 0.1, 9.4.
+    found = prdc(generated, real, num_neighbours=1)
+    # 0.5 and 0.6 lie in the balls of 0 and 1; 1 and 3 lie in the ball of 10.
+    assert found == pytest.approx((2 / 3, 2 / 3, 4 / 3, 2 / 3))
+
+
+def test_rows_at_a_time_do_not_matter(rng, monkeypatch):
+    x, y = rng.normal(size=(40, 5)), rng.normal(size=(30, 5))
+    whole = prdc(x, y)
+    monkeypatch.setattr(module, "_ROWS", 7)
+    assert prdc(x, y) == pytest.approx(whole, abs=1e-12)
+
+
+def test_too_few_vectors():
+    with pytest.raises(ValueError, match="5 neighbours need more vectors than 5, 9"):
+        prdc(np.zeros((5, 2)), np.zeros((9, 2)))
