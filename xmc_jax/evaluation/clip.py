@@ -31,7 +31,7 @@ def why_unfit(name: str, config: ConfigDict) -> str | None:
     if not config.eval.clip:
         return (
             "no CLIP is named: set config.eval.clip to the folder or the name of a keras-hub "
-            "preset, e.g. clip_vit_base_patch32"
+            "preset, e.g. clip_vit_base_patch32 (evaluate: --set=clip=…)"
         )
     if name == "clip_r_precision" and config.eval.num_examples < _NUM_CANDIDATES:
         return (

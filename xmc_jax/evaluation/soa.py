@@ -28,7 +28,7 @@ def why_unfit(name: str, config: ConfigDict) -> str | None:
     if not config.eval.detector:
         return (
             "no detector is named: set config.eval.detector to the folder or the name of a "
-            "keras-hub D-FINE trained on COCO, e.g. dfine_medium_coco"
+            "keras-hub D-FINE trained on COCO, e.g. dfine_medium_coco (evaluate: --set=detector=…)"
         )
     return None
 
