@@ -9,7 +9,7 @@ import numpy as np
 from xmc_jax.frozen.clip import _MEAN, _STD
 
 CLIP_SIDE = 32
-CAPTION_LENGTH = 12
+CAPTION_LENGTH = 24
 DETECTOR_SIDE = 64
 
 # Letters, within a word and at its end, and what two merges make of "red".
@@ -95,6 +95,6 @@ def write_detector(folder, *, seed=0, num_classes=80):
     rng = np.random.default_rng(seed)
     for variable in detector.trainable_variables:
         if variable.shape[-1:] == (num_classes,):  # New networks are sure of nothing.
-            variable.assign(rng.normal(size=variable.shape))
+            variable.assign(2 * rng.normal(size=variable.shape))
     detector.save_to_preset(folder)
     return str(folder)

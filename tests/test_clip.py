@@ -62,11 +62,10 @@ def test_tokens(clip):
     start, end = ids["<|startoftext|>"], ids["<|endoftext|>"]
     rows = clip.tokenize(CAPTIONS)
     assert rows.shape == (3, presets.CAPTION_LENGTH) and rows.dtype == np.int32
-    assert rows[0].tolist() == [start, ids["red</w>"], end] + [0] * 9
-    cat = [ids["c"], ids["a"], ids["t</w>"]]
-    assert (
-        rows[1].tolist() == [start, ids["a</w>"], ids["red</w>"], *cat, ids[".</w>"], end] + [0] * 4
-    )
+    red = [start, ids["red</w>"], end]
+    cat = [start, *(ids[piece] for piece in ("a</w>", "red</w>", "c", "a", "t</w>", ".</w>")), end]
+    for row, pieces in zip(rows, (red, cat), strict=False):
+        assert row.tolist() == pieces + [0] * (presets.CAPTION_LENGTH - len(pieces))
     assert rows[2][-1] == end  # Cut, and still with an end.
 
 
