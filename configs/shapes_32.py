@@ -77,6 +77,8 @@ def get_config(arg: str = "") -> ConfigDict:
     evaluation.seed = 0  # Of the captions' choice and the noise.
     # pt_inception-2015-12-05-6726825d.pth, as pytorch-fid publishes it; empty: no fid, kid, is…
     evaluation.inception_weights = ""
+    evaluation.clip = ""  # A CLIP of keras-hub to judge captions: its name or folder.
+    evaluation.detector = ""  # A D-FINE of keras-hub, trained on COCO, to see objects: likewise.
     evaluation.every_steps = 0  # Also measured in training, on its devices; 0: never.
     evaluation.best_metric = ""  # By which the best checkpoint stays, e.g. fd_vgg16; empty: none.
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from xmc_jax import processes
 from xmc_jax import workdir as run
 from xmc_jax.errors import UserError
-from xmc_jax.evaluation import distances, inception, shapes
+from xmc_jax.evaluation import clip, distances, inception, shapes, soa
 from xmc_jax.evaluation.drawing import Drawer, describe_drawing
 from xmc_jax.evaluation.material import Material, Record, read_subjects, split_name
 from xmc_jax.evaluation.spill import remove
@@ -17,7 +17,7 @@ from xmc_jax.experiment import Experiment
 
 PyTree = Any
 
-FAMILIES = (shapes, inception, distances)
+FAMILIES = (shapes, inception, distances, clip, soa)
 
 
 def choose_metrics(names: Sequence[str], config: ConfigDict) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def make_measure(
 
     def measure(material: Material) -> list[Record]:
         config, seed = material.config, material.config.eval.seed
-        forms = [_claims(config, prompt) for prompt in material.prompts]
+        forms = [claims(config, prompt) for prompt in material.prompts]
         shuffled = [forms[i] for i in metric.shuffle_captions(len(forms), seed)]
         return [
             record
@@ -128,7 +128,7 @@ def _read(reader: Reader, pictures: Pictures) -> list[metric.ParsedScene]:
     return [scene for batch in pictures.batches() for scene in reader.read(batch)]
 
 
-def _claims(config: ConfigDict, prompt: Prompt) -> tuple[metric.Form, ...]:
+def claims(config: ConfigDict, prompt: Prompt) -> tuple[metric.Form, ...]:
     """The logical forms of a prompt."""
     if config.data.form.startswith("narrative_"):
         split, _, number = prompt.example_id.rpartition("-")

@@ -1,0 +1,100 @@
+"""Small networks with random weights, saved in keras-hub's own format."""
+
+import string
+
+import keras
+import keras_hub
+import numpy as np
+
+from xmc_jax.frozen.clip import _MEAN, _STD
+
+CLIP_SIDE = 32
+CAPTION_LENGTH = 24
+DETECTOR_SIDE = 64
+
+# Letters, within a word and at its end, and what two merges make of "red".
+MERGES = ["e d</w>", "r ed</w>"]
+PIECES = [*string.ascii_lowercase, *(f"{c}</w>" for c in string.ascii_lowercase), ".</w>"]
+PIECES += ["ed</w>", "red</w>", "<|startoftext|>", "<|endoftext|>"]
+
+
+def write_clip(folder, *, seed=0, converter=True, pieces=PIECES):
+    """A CLIP of one layer a tower; returns the folder's name."""
+    keras.utils.set_random_seed(seed)
+    sizes = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "intermediate_dim": 16}
+    models = keras_hub.models
+    backbone = models.CLIPBackbone(
+        models.CLIPVisionEncoder(patch_size=16, image_shape=(CLIP_SIDE, CLIP_SIDE, 3), **sizes),
+        models.CLIPTextEncoder(
+            vocabulary_size=len(PIECES),
+            embedding_dim=16,
+            max_sequence_length=CAPTION_LENGTH,
+            **sizes,
+        ),
+        projection_dim=8,
+    )
+    backbone.save_to_preset(folder)
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    models.CLIPTokenizer(vocabulary, MERGES).save_to_preset(folder)
+    if converter:
+        keras_hub.layers.CLIPImageConverter(
+            image_size=(CLIP_SIDE, CLIP_SIDE),
+            scale=[1 / 255 / std for std in _STD],
+            offset=[-mean / std for mean, std in zip(_MEAN, _STD, strict=True)],
+            interpolation="bicubic",
+        ).save_to_preset(folder)
+    return str(folder)
+
+
+def write_detector(folder, *, seed=0, num_classes=80):
+    """A D-FINE with two levels of features and one decoding layer; returns the folder's name."""
+    keras.utils.set_random_seed(seed)
+    backbone = keras_hub.models.HGNetV2Backbone(
+        stem_channels=[3, 4, 4],
+        stackwise_stage_filters=[[4, 4, 8, 1, 1, 3]] + [[8, 4, 8, 1, 1, 3]] * 3,
+        apply_downsample=[False, True, True, True],
+        use_lightweight_conv_block=[False, False, False, False],
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 8, 8, 8],
+        embedding_size=4,
+        use_learnable_affine_block=False,
+        hidden_act="relu",
+        image_shape=(None, None, 3),
+        out_features=["stage3", "stage4"],
+    )
+    detector = keras_hub.models.DFineBackbone(
+        backbone=backbone,
+        decoder_in_channels=[8, 8],
+        encoder_hidden_dim=8,
+        num_denoising=100,
+        num_labels=num_classes,
+        hidden_dim=8,
+        learn_initial_query=False,
+        num_queries=6,
+        anchor_image_size=(DETECTOR_SIDE, DETECTOR_SIDE),
+        feat_strides=[16, 32],
+        num_feature_levels=2,
+        encoder_in_channels=[8, 8],
+        encode_proj_layers=[1],
+        num_attention_heads=2,
+        encoder_ffn_dim=8,
+        num_encoder_layers=1,
+        hidden_expansion=0.34,
+        depth_multiplier=0.5,
+        eval_idx=-1,
+        num_decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=8,
+        decoder_n_points=[2, 2],
+        lqe_hidden_dim=8,
+        num_lqe_layers=1,
+        out_features=["stage3", "stage4"],
+        image_shape=(None, None, 3),
+        seed=0,
+    )
+    rng = np.random.default_rng(seed)
+    for variable in detector.trainable_variables:
+        if variable.shape[-1:] == (num_classes,):  # New networks are sure of nothing.
+            variable.assign(2 * rng.normal(size=variable.shape))
+    detector.save_to_preset(folder)
+    return str(folder)

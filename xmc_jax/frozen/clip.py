@@ -1,0 +1,122 @@
+"""The frozen CLIP (Radford et al. 2021): a keras-hub preset as two pure functions and weights.
+
+It judges whether pictures and captions fit, see `metrics.r_precision`.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import keras_hub
+import numpy as np
+from jaxtyping import Array, Float, Int32
+
+from xmc_jax.errors import UserError
+from xmc_jax.frozen import presets
+
+PyTree = Any
+
+_MEAN = (0.48145466, 0.4578275, 0.40821073)  # Of pixels in [0, 1], from OpenAI's release.
+_STD = (0.26862954, 0.26130258, 0.27577711)
+_SCALING = presets.PixelScaling(
+    tuple(1 / (255 * std) for std in _STD),
+    tuple(-mean / std for mean, std in zip(_MEAN, _STD, strict=True)),
+)
+
+
+class Clip(NamedTuple):
+    """A frozen CLIP; embeddings of pictures and captions that fit point the same way.
+
+    Attributes:
+      embed_images: ``(image_params, images in [-1, 1]) -> embeddings``, pure. Square images, of any
+        size: resized to the network's (bicubic, antialiased, as the original's pictures are).
+      embed_captions: ``(caption_params, tokens) -> embeddings``, pure.
+      tokenize: Captions to token ids, ``<|startoftext|> pieces <|endoftext|>`` and then 0; white
+        space is collapsed, and a caption that is too long is cut.
+      image_params: Weights; hand them to jitted functions as arguments.
+      caption_params: Likewise.
+      name: The preset's name, or that of its folder.
+      fingerprint: sha256 of both towers' weights.
+    """
+
+    embed_images: Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b d"]]
+    embed_captions: Callable[[PyTree, Int32[Array, "b t"]], Float[Array, "b d"]]
+    tokenize: Callable[[Sequence[str]], Int32[np.ndarray, "b t"]]
+    image_params: PyTree
+    caption_params: PyTree
+    name: str
+    fingerprint: str
+
+
+def load_clip(preset: str, *, field: str = "preset") -> Clip:
+    """Loads a frozen CLIP.
+
+    Args:
+      preset: Folder of a keras-hub preset, or its name, e.g. ``clip_vit_base_patch32``, which Keras
+        downloads.
+      field: Who names the preset, for messages.
+
+    Raises:
+      UserError: there is no such preset, it is no CLIP, or its vocabulary does not fit.
+    """
+    backbone = presets.load_preset(
+        keras_hub.models.CLIPBackbone, preset, field=field, kind="a CLIP"
+    )
+    scaling = presets.load_scaling(keras_hub.layers.CLIPImageConverter, preset, _SCALING)
+    images, captions = _towers(backbone)
+    image_params, caption_params = presets.params_of(images), presets.params_of(captions)
+    return Clip(
+        _make_embed_images(images, backbone.vision_encoder.image_shape[0], scaling),
+        presets.make_apply(captions),
+        _load_tokenizer(preset, backbone.text_encoder, field),
+        image_params,
+        caption_params,
+        Path(preset).expanduser().name,
+        presets.fingerprint((image_params, caption_params)),
+    )
+
+
+def _towers(backbone: keras_hub.models.CLIPBackbone) -> tuple[keras.Model, keras.Model]:
+    """The two halves of a CLIP, each with its own weights alone."""
+    images = keras.Input(backbone.vision_encoder.image_shape)
+    tokens = keras.Input((None,), dtype="int32")
+    return (
+        keras.Model(images, backbone.get_vision_embeddings(images)),
+        keras.Model(tokens, backbone.get_text_embeddings(tokens)),
+    )
+
+
+def _make_embed_images(tower: keras.Model, side: int, scaling: presets.PixelScaling):
+    apply = presets.make_apply(tower)
+
+    def embed_images(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        # Antialiased, which keras-hub's own converter is not: CLIP learned from Pillow's pictures.
+        return apply(params, scaling(presets.resize(images, side, "cubic")))
+
+    return embed_images
+
+
+def _load_tokenizer(preset: str, text_encoder, field: str):
+    tokenizer = presets.load_preset(
+        keras_hub.tokenizers.CLIPTokenizer, preset, field=field, kind="CLIP's vocabulary"
+    )
+    length, size = text_encoder.max_sequence_length, text_encoder.vocabulary_size
+    start, end = tokenizer.start_token_id, tokenizer.end_token_id
+    # The network reads a caption's embedding where its largest id is.
+    if tokenizer.vocabulary_size() > size or end != max(tokenizer.vocabulary.values()):
+        raise UserError(
+            f"{field}={preset!r}: its vocabulary of {tokenizer.vocabulary_size()} pieces does not "
+            f"belong to its network, which knows {size}, the end of a caption being the last"
+        )
+
+    def tokenize(captions: Sequence[str]) -> Int32[np.ndarray, "b t"]:
+        cleaned = [re.sub(r"\s+", " ", caption).strip().lower() for caption in captions]
+        tokens = np.zeros((len(cleaned), length), np.int32)
+        for row, pieces in zip(tokens, tokenizer(cleaned), strict=True):
+            ids = [start, *np.asarray(pieces, np.int32).tolist()[: length - 2], end]
+            row[: len(ids)] = ids
+        return tokens
+
+    return tokenize

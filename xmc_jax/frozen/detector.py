@@ -1,0 +1,80 @@
+"""The frozen detector of COCO's classes: keras-hub's D-FINE (Peng et al. 2024), a pure function.
+
+It judges whether objects are in pictures, see `metrics.soa`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import keras_hub
+from jaxtyping import Array, Float
+
+from xmc_jax.errors import UserError
+from xmc_jax.frozen import presets
+
+PyTree = Any
+
+NUM_CLASSES = 80  # COCO's.
+_SCALING = presets.PixelScaling((1 / 255,), (0.0,))  # All published D-FINEs take [0, 1].
+
+
+class Detector(NamedTuple):
+    """A frozen detector.
+
+    Attributes:
+      apply: ``(params, images in [-1, 1]) -> scores``, pure: for each of COCO's 80 classes the best
+        score, 0..1, of the boxes that are of this class, see `class_scores`. Square images of any
+        size are resized to the network's (bilinear, antialiased).
+      params: Weights; hand them to jitted functions as arguments.
+      name: The preset's name, or that of its folder.
+      fingerprint: sha256 of the weights.
+    """
+
+    apply: Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b classes"]]
+    params: PyTree
+    name: str
+    fingerprint: str
+
+
+def load_detector(preset: str, *, field: str = "preset") -> Detector:
+    """Loads a frozen D-FINE.
+
+    Args:
+      preset: Folder of a keras-hub preset, or its name, e.g. ``dfine_medium_coco``, which Keras
+        downloads.
+      field: Who names the preset, for messages.
+
+    Raises:
+      UserError: there is no such preset, it is no D-FINE, or its classes are not COCO's.
+    """
+    # The backbone holds all weights; the detector around it adds the suppression of double boxes,
+    # which cannot make a class vanish.
+    backbone = presets.load_preset(
+        keras_hub.models.DFineBackbone, preset, field=field, kind="a D-FINE"
+    )
+    if backbone.num_labels != NUM_CLASSES:
+        raise UserError(
+            f"{field}={preset!r} knows {backbone.num_labels} classes, not COCO's {NUM_CLASSES}; "
+            "take a preset with coco in its name, e.g. dfine_medium_coco"
+        )
+    scaling = presets.load_scaling(keras_hub.layers.DFineImageConverter, preset, _SCALING)
+    apply, side = presets.make_apply(backbone), backbone.anchor_image_size[0]
+
+    def detect(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b classes"]:
+        pixels = presets.resize(images, side, "linear")
+        logits = apply(params, scaling(pixels))["intermediate_logits"][:, -1]
+        return class_scores(logits)
+
+    params = presets.params_of(backbone)
+    name = Path(preset).expanduser().name
+    return Detector(detect, params, name, presets.fingerprint(params))
+
+
+def class_scores(logits: Float[Array, "b boxes classes"]) -> Float[Array, "b classes"]:
+    """The best score of each class among the boxes of which it is the best class; else 0."""
+    logits = logits.astype(jnp.float32)
+    is_best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
+    return jnp.max(jnp.where(is_best, jax.nn.sigmoid(logits), 0.0), axis=1)
