@@ -1,5 +1,6 @@
 """The folder of a small run that has a checkpoint, made without training; with a small BERT."""
 
+import dataclasses
 import math
 
 import jax
@@ -19,10 +20,11 @@ METRICS = [
 ]
 
 
-def make(folder, form="sq32"):
+def make(folder, form="sq32", whole=False):
     """Writes the run into a folder, and gives the run's folder.
 
-    Weights are drawn, so that pictures differ by caption and noise.
+    Weights are drawn, so that pictures differ by caption and noise. Unless `whole`, the checkpoint
+    holds what images are drawn with alone, and numbers for all the rest.
     """
     encoder = bert.write(folder / "bert", bert.weights(np.random.default_rng(0)))
     config = shapes_32.get_config()
@@ -43,6 +45,9 @@ def make(folder, form="sq32"):
         return jax.device_put(values.astype(x.dtype), x.sharding)
 
     abstract = create_experiment(config, training=False).abstract_state()
+    if not whole:
+        rest = {field.name for field in dataclasses.fields(abstract)} - {"step", "ema"}
+        abstract = abstract.replace(**dict.fromkeys(rest, abstract.step))
     state = jax.tree_util.tree_map_with_path(draw, abstract)
     with Checkpoints(run.checkpoints_dir(workdir)) as checkpoints:
         checkpoints.save(STEP, state)

@@ -18,7 +18,7 @@ CAPTION, OTHER, LONGER = "red circle", "circle red", "red red circles circle"
 
 @pytest.fixture(scope="module")
 def workdir(folder):
-    return small_run.make(folder)
+    return small_run.make(folder, whole=True)
 
 
 @pytest.fixture(scope="module")

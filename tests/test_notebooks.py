@@ -38,7 +38,7 @@ def figures_of(notebook):
 
 
 def test_explore_checkpoint(folder):
-    workdir = small_run.make(folder, form="sq32_n40")
+    workdir = small_run.make(folder, form="sq32_n40", whole=True)
     notebook = execute(
         "explore_checkpoint",
         {
