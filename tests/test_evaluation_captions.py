@@ -178,7 +178,7 @@ def test_on_a_run(folder, run_verb, judges, rng):
         line = {"image": f"{i:03}.png", "captions": [caption(i)], "split": split}
         lines.append(json.dumps(line) + "\n")
     source.write_text("".join(lines))
-    data_dir, form = folder / "data", "noise_sq32"
+    data_dir, form = folder / "data", "noise_sq128"
     builder = reader.make_builder("folder", form=form, data_dir=str(data_dir))
     reader.build(builder, Settings(source=source))
     workdir = folder / "run"
