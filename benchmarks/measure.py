@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import jaxprs_in_params
 
+from xmc_jax import topology
+
 # Gigabytes of the other side's memory go back to the system after its result is there.
 _SETTLE_SECONDS = 0.5
 
@@ -110,7 +112,8 @@ def time_in_turns(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float
 
 
 def print_environment() -> None:
-    """One line: devices and versions."""
+    """One line: devices and versions. To be called before anything touches a device."""
+    topology.hide_missing_tpu()
     device = jax.devices()[0]
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax", "numpy")

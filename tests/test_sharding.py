@@ -8,6 +8,7 @@ import pytest
 from test_train_step import assert_same_step, init, make_batch, make_frozen, make_step
 
 from xmc_jax import compiled, losses, sharding
+from xmc_jax.checkpoint import Checkpoints
 from xmc_jax.errors import UserError
 from xmc_jax.objectives import make_contrastive_terms
 from xmc_jax.types import Batch
@@ -46,14 +47,27 @@ def test_divisible_batch_passes():
 
 
 @functools.cache
-def run_on(num_devices, fsdp=1, **options):
+def make_run(num_devices, fsdp=1, **options):
+    """``(homes, step, batch, frozen)`` on the first so many devices."""
     mesh = sharding.make_mesh(jax.devices()[:num_devices], fsdp=fsdp)
     homes = jax.tree.map(lambda x: sharding.parameter_sharding(mesh, x.shape), init())
-    state = jax.tree.map(sharding.put, jax.device_get(init()), homes)
     frozen = sharding.put(make_frozen(), sharding.replicated(mesh))
     step = jax.jit(make_step(mesh=mesh, **options), out_shardings=(homes, None))
-    batch = sharding.put_batch(make_batch(1, b=16), mesh, batch_axis=1)
+    return homes, step, sharding.put_batch(make_batch(1, b=16), mesh, batch_axis=1), frozen
+
+
+@functools.cache
+def run_on(num_devices, fsdp=1, **options):
+    """The state and the metrics after one step."""
+    homes, step, batch, frozen = make_run(num_devices, fsdp, **options)
+    state = jax.tree.map(sharding.put, jax.device_get(init()), homes)
     return step(state, batch, frozen, jax.random.key(3))
+
+
+@pytest.fixture
+def split_small(monkeypatch):
+    """Parameters of small networks are split as those of large ones are."""
+    monkeypatch.setattr(sharding, "_SMALLEST_SPLIT", 32)
 
 
 @pytest.mark.parametrize("num_devices", [2, 8])
@@ -63,12 +77,38 @@ def test_one_and_many_devices_agree(num_devices):
 
 
 @pytest.mark.parametrize("num_devices,fsdp", [(4, 2), pytest.param(8, 8, marks=pytest.mark.long)])
-def test_split_parameters_change_no_number(monkeypatch, num_devices, fsdp):
-    monkeypatch.setattr(sharding, "_SMALLEST_SPLIT", 32)
+def test_split_parameters_change_no_number(split_small, num_devices, fsdp):
     split = run_on(num_devices, fsdp=fsdp)
     kernel = split[0].generator["block_0"]["conv_1"]["kernel"]
     assert kernel.addressable_shards[0].data.size * fsdp == kernel.size
     assert_same_step(split, run_on(1))
+
+
+@pytest.fixture(scope="module")
+def saved(folder):
+    """A folder with what eight devices saved after one step, the state, and what they did next."""
+    _, step, batch, frozen = make_run(8)
+    state, _ = run_on(8)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(1, state)
+    return folder / "checkpoints", state, step(state, batch, frozen, jax.random.key(3))
+
+
+@pytest.mark.parametrize(
+    "num_devices,fsdp", [(4, 2), (2, 1), (1, 1), pytest.param(8, 8, marks=pytest.mark.long)]
+)
+def test_saved_on_eight_devices_training_goes_on_elsewhere(saved, split_small, num_devices, fsdp):
+    """The same state to the last bit, and the same next step of the same global batch."""
+    directory, before, after = saved
+    homes, step, batch, frozen = make_run(num_devices, fsdp)
+    abstract = jax.tree.map(
+        lambda x, home: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=home), before, homes
+    )
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        state = checkpoints.restore(abstract)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(before))
+    assert jax.tree.map(lambda x: x.sharding, state) == homes
+    assert_same_step(step(state, batch, frozen, jax.random.key(3)), after)
 
 
 def test_parameters_are_split_along_their_longest_axis():

@@ -3,7 +3,6 @@
 Kept light: `--help` must not wait for JAX or TensorFlow.
 """
 
-import glob
 import os
 import re
 import sys
@@ -96,12 +95,11 @@ def set_up_jax() -> None:
     Raises:
       UserError: see `processes.join`.
     """
-    if not any(map(glob.glob, ("/dev/accel*", "/dev/vfio/*"))):
-        # libtpu, where `plan` has its compiler from, would complain at length of a missing TPU.
-        os.environ.setdefault("TPU_LOAD_LIBRARY", "0")
-
     import jax
 
+    from xmc_jax import topology
+
+    topology.hide_missing_tpu()
     if "coordinator_address" in (values := flags.FLAGS):
         from xmc_jax import processes
 
