@@ -43,12 +43,22 @@ def test_experiments_are_valid(path):
         ("model", "contrastive_head", "deep", "head='deep' is not one of none, linear, mlp"),
         ("model", "dtype", "float16", "dtype='float16' is not one of float32, bfloat16"),
         ("text", "num_tokens", 2, "give at least 3"),
+        ("eval", "every_steps", -1, "every_steps=-1: 0 means never"),
     ],
 )
 def test_values_that_cannot_work_are_named(section, field, value, words):
     config = load(next(p for p in FILES if p.stem == "shapes_32"))
     (config[section] if section else config)[field] = value
     with pytest.raises(UserError, match=words):
+        check_config(config)
+
+
+def test_the_best_needs_a_checkpoint():
+    config = load(next(p for p in FILES if p.stem == "shapes_32"))
+    config.eval.every_steps = config.checkpoint_every_steps + 1
+    check_config(config)
+    config.eval.best_metric = "fd_vgg16"
+    with pytest.raises(UserError, match="every_steps=401 is no multiple of .*=400"):
         check_config(config)
 
 

@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,7 +36,7 @@ def state():
 @pytest.fixture(scope="module")
 def found(golden, state):
     """Pooled features of every layer that the golden file knows: ``{reference: {dims: rows}}``."""
-    fed = [np.asarray(feed(golden[name])) for feed in FEEDS.values() for name in NAMES]
+    fed = [np.asarray(feed(jnp.asarray(golden[name]))) for feed in FEEDS.values() for name in NAMES]
 
     @jax.jit
     def run(params, x):

@@ -117,5 +117,5 @@ def test_from_archives_to_pictures(name, manual_dir, data_dir, text_encoder, vgg
     assert Image.open(picture).size == (config.model.resolution,) * 2
 
     (record,) = evaluate(str(workdir), data_dir, ())
-    assert (record["metric"], record["step"], record["num_samples"]) == ("fd_vgg16", 2, 2)
+    assert (record["metric"], record["step"], record["num_samples"]) == ("fd_vgg16", 2, 4)
     assert np.isfinite(record["value"])

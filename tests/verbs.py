@@ -22,16 +22,21 @@ TINY = [
 ]
 
 
-def run(verb, *arguments, data_dir, devices=1):
-    """``python -m xmc_jax.VERB`` on as many CPU devices."""
-    environment = os.environ | {
+def environment(data_dir, devices=1):
+    """Of a verb on as many CPU devices; what it keeps for others, it keeps beside the data."""
+    return os.environ | {
         "TFDS_DATA_DIR": str(data_dir),
+        "XDG_CACHE_HOME": str(pathlib.Path(data_dir) / "cache"),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {COMPILE_FAST}",
     }
+
+
+def run(verb, *arguments, data_dir, devices=1):
+    """``python -m xmc_jax.VERB`` on as many CPU devices."""
     return subprocess.run(
         [sys.executable, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
         cwd=ROOT,
-        env=environment,
+        env=environment(data_dir, devices),
         capture_output=True,
         text=True,
     )

@@ -115,8 +115,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints on disk, oldest first."""
         # Read anew, since another process may be the one that writes; Orbax' own list is cached.
-        found = ocp.path.step.standard_name_format().find_all(self.directory)
-        return sorted(checkpoint.step for checkpoint in found)
+        return complete_steps(self.directory)
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint, or None."""
@@ -287,6 +286,15 @@ class Checkpoints:
     def _say(self, message: str) -> None:
         if jax.process_index() == 0:
             print(message, file=sys.stderr, flush=True)
+
+
+def complete_steps(directory: epath.PathLike) -> list[int]:
+    """Steps of the complete checkpoints in a folder, oldest first; none if it is not there."""
+    directory = epath.Path(directory)
+    if not directory.exists():
+        return []
+    found = ocp.path.step.standard_name_format().find_all(directory)
+    return sorted(checkpoint.step for checkpoint in found)
 
 
 def _split(state: TrainState) -> dict[str, PyTree]:

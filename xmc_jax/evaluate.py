@@ -105,7 +105,7 @@ def watch(
 
     from xmc_jax import processes
     from xmc_jax import workdir as run
-    from xmc_jax.checkpoint import Checkpoints
+    from xmc_jax.checkpoint import complete_steps
     from xmc_jax.evaluation import results
 
     if not run.config_path(workdir).exists():
@@ -118,8 +118,9 @@ def watch(
     processes.say(f"watching {workdir}: {len(done)} checkpoints are measured already")
     while True:
         last = run.read_config(workdir).num_steps
-        with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
-            new = [step for step in checkpoints.steps() if step not in done]
+        # What a watcher that was killed has held may be gone from the trainer's folder.
+        there = {*complete_steps(run.checkpoints_dir(workdir)), *complete_steps(held)}
+        new = sorted(there - done)
         # What the first process sees counts for all.
         step = int(processes.gather(np.int64(new[:1] or [-1]))[0, 0])
         if step >= 0:
@@ -211,15 +212,13 @@ def _hold(workdir: str, step: int) -> bool:
 
 
 def format_table(records: Sequence[dict[str, Any]]) -> str:
-    """The numbers of one checkpoint, a line each, with 95 % intervals where there are some."""
+    """The numbers of one checkpoint, a line each, with intervals where there are some."""
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
     width = max(len(r["metric"]) for r in records) + 2
-    lines = [
-        f"{'metric':<{width}}{'value':>8}  {'95 % interval':<16}{'floor':>8}{'ceiling':>9}{'n':>8}"
-    ]
+    lines = [f"{'metric':<{width}}{'value':>8}  {'interval':<16}{'floor':>8}{'ceiling':>9}{'n':>8}"]
     for r in records:
         interval = f"{number(r['low'])} - {number(r['high'])}" if r.get("low") is not None else ""
         lines.append(

@@ -331,6 +331,12 @@ def _check_values(config: ConfigDict) -> None:
             raise UserError(f"config.{name}={value} must be at least 1")
     if config.eval.every_steps < 0:
         raise UserError(f"config.eval.every_steps={config.eval.every_steps}: 0 means never")
+    if config.eval.best_metric and config.eval.every_steps % config.checkpoint_every_steps:
+        raise UserError(
+            f"config.eval.every_steps={config.eval.every_steps} is no multiple of "
+            f"config.checkpoint_every_steps={config.checkpoint_every_steps}: the best may have no "
+            "checkpoint to keep"
+        )
     choices = {
         "model.resolution": (config.model.resolution, tuple(CHANNEL_MULTIPLIERS)),
         "model.modulation": (config.model.modulation, MODULATIONS),

@@ -91,8 +91,10 @@ def train(
         log = _Log(config, workdir, writer, first_step)
         draw = _make_preview(experiment, preview, workdir, writer)
         train_step = experiment.jit_train_step()
-        # Made on all devices at once: a key of one process cannot be sent to another's.
         evaluate = _make_evaluation(experiment, workdir, data_dir, checkpoints, writer)
+        if evaluate and first_step and first_step % config.eval.every_steps == 0:
+            evaluate(first_step, state.ema)  # Unless it was before the run was cut off.
+        # Made on all devices at once: a key of one process cannot be sent to another's.
         make_key = jax.jit(jax.random.key, out_shardings=sharding.replicated(experiment.mesh))
         rng = make_key(config.seed + 1)
         for step in range(first_step + 1, config.num_steps + 1):
@@ -235,12 +237,18 @@ def _make_evaluation(experiment, workdir: str, data_dir: str, checkpoints, write
     if not config.eval.every_steps:
         return None
 
+    import numpy as np
+
+    from xmc_jax import processes
     from xmc_jax.evaluation import families, results
 
     names = families.choose_metrics((), config)
     measure = families.make_evaluation(experiment, names, workdir=workdir, data_dir=data_dir)
 
     def evaluate(step: int, ema) -> None:
+        # What the first process sees counts for all.
+        if processes.gather(np.bool_([step in results.measured_steps(workdir, names)]))[0, 0]:
+            return
         records = measure(step, ema)
         results.write_records(workdir, records)
         values = {f"eval/{r['metric']}": r["value"] for r in records if r["value"] is not None}

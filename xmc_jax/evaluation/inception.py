@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from xmc_jax import processes
 from xmc_jax.evaluation.distances import frechet_between
 from xmc_jax.evaluation.features import Features, Network
 from xmc_jax.evaluation.material import Material, Record, short_count, split_name
@@ -76,8 +77,12 @@ def make_measure(
         for port, features in networks.items():
             sets = _Sets(material, features, weights)
             for kind in kinds:
-                if _INPUTS[kind] == port and len(material.drawn) >= _MIN_EXAMPLES[kind]:
-                    records += functions[kind](sets)
+                if _INPUTS[kind] != port:
+                    continue
+                if (count := len(material.drawn)) < (needed := _MIN_EXAMPLES[kind]):
+                    processes.say(f"notice: no {kind}: it needs {needed} prompts, not {count}")
+                    continue
+                records += functions[kind](sets)
         return [record | {"weights": weights.fingerprint} for record in records]
 
     return measure

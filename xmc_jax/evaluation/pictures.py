@@ -12,6 +12,7 @@ from jaxtyping import Shaped, UInt8
 from xmc_jax import processes
 from xmc_jax.data.read_ahead import ReadAhead
 from xmc_jax.data.records import ExampleReader, Examples, Selection
+from xmc_jax.progress import Progress
 
 T = TypeVar("T")
 Pixels = UInt8[np.ndarray, "b h w 3"]
@@ -94,9 +95,20 @@ class Pictures:
         finally:
             opened.close()
 
-    def map(self, function: Callable[[UInt8[np.ndarray, "h w 3"]], T]) -> list[T]:
-        """A function's values for the pictures of this process's share."""
-        return [function(image) for batch in self.batches() for image in batch]
+    def map(self, function: Callable[[Pixels], Sequence[T]]) -> list[T]:
+        """What a function of batches gives for each picture of this process's share; progress."""
+        total = sum(map(len, self.shares.ranges(self.count)))
+        progress = Progress(
+            total,
+            name=f"reading {self.name} pictures",
+            unit="images",
+            silent=not processes.is_first(),
+        )
+        values = []
+        for batch in self.batches():
+            values += function(batch)
+            progress.tell(len(values))
+        return values
 
     def gather(self, rows: Shaped[np.ndarray, "own *shape"]) -> Shaped[np.ndarray, "n *shape"]:
         """See `Shares.gather`; the rows belong to this process's pictures."""

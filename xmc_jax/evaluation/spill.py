@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import shutil
 
 import jax
@@ -99,7 +100,7 @@ def remove(folder: epath.Path) -> None:
     """Deletes a folder of which every process has one, be it the same or its own."""
     if "://" not in str(folder):
         shutil.rmtree(folder, ignore_errors=True)  # Processes that share it come here at once.
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()
+        with contextlib.suppress(OSError):  # Others are in it.
+            os.rmdir(folder.parent)
     elif processes.is_first() and folder.exists():
         folder.rmtree()

@@ -159,7 +159,10 @@ class _ConvNorm(nn.Module):
 
 def _pool(kind: str, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     if kind == "average":
-        return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
+        # The padding does not count: at an edge, two of three. XLA would be long about counting.
+        counts = [np.where((i == 0) | (i == i[-1]), 2, 3) for i in map(np.arange, x.shape[1:3])]
+        share = (9 / np.outer(*counts)).astype(np.float32)[None, :, :, None]
+        return nn.avg_pool(x, (3, 3), (1, 1), "SAME") * share
     if kind == "maximum":
         return nn.max_pool(x, (3, 3), (1, 1), "SAME")
     return nn.max_pool(x, (3, 3), (2, 2), "VALID")

@@ -1,0 +1,89 @@
+"""Features of the FID's Inception a second, against pytorch-fid in the same process.
+
+    pip install torch torchvision pytorch-fid         # In an environment of its own
+    python -m benchmarks.inception [--batch_size=16] [--repeats=3]
+
+Weights are seeded (`tests/inception.py`): speed does not depend on them. Without torch, ours alone.
+Seconds are of the clock, in turns; features are compared.
+"""
+
+import importlib.util
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from benchmarks import measure
+from tests.inception import seeded_state
+from xmc_jax.metrics import inception
+
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Pictures a batch.")
+RESOLUTION = flags.DEFINE_integer("resolution", 256, "Their side.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each side.", lower_bound=1)
+
+
+def make_ours(state, pixels):
+    @jax.jit
+    def apply(params, pixels):
+        return inception.Inception().apply(params, inception.pytorch_fid_input(pixels))
+
+    params, pixels = jax.device_put(inception.params_from(state)), jnp.asarray(pixels)
+    return lambda: np.asarray(apply(params, pixels))
+
+
+def make_reference(state, pixels):
+    import torch
+    from pytorch_fid import inception as reference
+
+    network = reference._inception_v3(num_classes=1008, aux_logits=False, weights=None)
+    network.Mixed_5b = reference.FIDInceptionA(192, pool_features=32)
+    network.Mixed_5c = reference.FIDInceptionA(256, pool_features=64)
+    network.Mixed_5d = reference.FIDInceptionA(288, pool_features=64)
+    for name, width in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
+        setattr(network, f"Mixed_{name}", reference.FIDInceptionC(768, channels_7x7=width))
+    network.Mixed_7b, network.Mixed_7c = (
+        reference.FIDInceptionE_1(1280),
+        reference.FIDInceptionE_2(2048),
+    )
+    network.load_state_dict({name: torch.tensor(x) for name, x in state.items()})
+    # The class builds its own network, from the published file; ours takes that one's place.
+    reference.fid_inception_v3 = lambda: network
+    model = reference.InceptionV3([3]).eval()
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+    def run():
+        with torch.no_grad():
+            return model(batch)[0][:, :, 0, 0].numpy()
+
+    return run
+
+
+def main(argv) -> None:
+    measure.print_environment()
+    shape = (BATCH_SIZE.value, RESOLUTION.value, RESOLUTION.value, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    state = seeded_state()
+    sides = {"ours": make_ours(state, pixels)}
+    if importlib.util.find_spec("pytorch_fid"):
+        sides["pytorch-fid"] = make_reference(state, pixels)
+    else:
+        print("pytorch-fid is not installed here: ours alone (see the top of this file)")
+    features = {name: run() for name, run in sides.items()}
+    begin = time.process_time()
+    seconds = measure.time_in_turns(list(sides.values()), REPEATS.value)
+    rows = [
+        [name, f"{BATCH_SIZE.value / s:.2f}", f"{seconds[-1] / s:.2f}x"]
+        for name, s in zip(sides, seconds, strict=True)
+    ]
+    measure.print_table(["side", "pictures a second", "ratio"], rows)
+    print(f"processor seconds of all timed runs: {time.process_time() - begin:.1f}")
+    if len(features) > 1:
+        ours, other = features.values()
+        difference = np.max(np.abs(ours - other)) / np.max(np.abs(other))
+        print(f"largest difference over the largest feature: {difference:.1e}")
+
+
+if __name__ == "__main__":
+    app.run(main)
