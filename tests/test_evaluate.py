@@ -151,4 +151,5 @@ def test_mistakes(folder, run_verb, config):
     assert_refused(evaluate("--metrics=kid40", given), "1000 or more")
     assert_refused(evaluate("--set=num_exampels=3"), "num_exampels", "num_examples")
     assert_refused(evaluate("--watch", "--step=3"), "--watch", "--step")
+    assert_refused(evaluate("--watch", "--split=test"), "--watch", "--split")
     assert json.loads(run.config_path(workdir).read_text())["eval"]["inception_weights"] == ""

@@ -206,7 +206,11 @@ def test_names_have_the_number():
     ]
     config = get_config()
     assert set(inception.names(config)) == {"fid1k", "kid1k", "is1k", "prdc1k"}
-    assert families.choose_metrics((), config) == ("shapes_accuracy", "fd_vgg16")
+    assert families.choose_metrics((), config) == (
+        "shapes_accuracy",
+        "shapes_accuracy_trained",
+        "fd_vgg16",
+    )
     config.data.name = "coco"
     config.loss.image_pretrained_weight = 1.0
     with pytest.raises(UserError, match="no metric can judge this run; .*logical forms.*VGG-16"):
@@ -214,7 +218,7 @@ def test_names_have_the_number():
 
 
 def record(step, value, better="lower", **more):
-    fields = {"kind": "eval", "metric": "fid1k", "protocol": "p", "weights": "w"}
+    fields = {"kind": "eval", "split": "val", "metric": "fid1k", "protocol": "p", "weights": "w"}
     return fields | {"step": step, "value": value, "better": better} | more
 
 
@@ -242,6 +246,7 @@ def test_a_checkpoint_is_linked_whole_or_not_at_all(tmp_path):
 
 def test_the_best_is_kept_and_replaced(tmp_path, capsys):
     checkpoints, best = run.checkpoints_dir(tmp_path), run.best_dir(tmp_path)
+    run.write_config(tmp_path, get_config())
     for step, value in ((1, 5.0), (2, 4.0), (3, 6.0)):
         (checkpoints / str(step)).mkdir(parents=True)
         (checkpoints / str(step) / "data").write_text(str(step))
@@ -251,5 +256,11 @@ def test_the_best_is_kept_and_replaced(tmp_path, capsys):
     (checkpoints / "2").rmtree()
     assert run.find_checkpoints(tmp_path, 2) == best
     assert run.find_checkpoints(tmp_path, None) == checkpoints
+    # Other splits choose nothing, and are no measurement of the run's own.
+    results.write_records(tmp_path, [record(3, 1.0, split="test_comp")])
+    results.write_records(tmp_path, [record(9, 1.0, split="test_comp")])
+    results.keep_best(tmp_path, "fid1k")
+    assert [p.name for p in best.iterdir()] == ["2"]
+    assert results.measured_steps(tmp_path, ["fid1k"]) == {1, 2, 3}
     results.keep_best(tmp_path, "wrong")
     assert "no value of config.eval.best_metric='wrong'; there are fid1k" in capsys.readouterr().err

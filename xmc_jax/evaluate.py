@@ -212,15 +212,13 @@ def _hold(workdir: str, step: int) -> bool:
 
 
 def format_table(records: Sequence[dict[str, Any]]) -> str:
-    """The numbers of one checkpoint, a line each, with 95 % intervals where there are some."""
+    """The numbers of one checkpoint, a line each, with intervals where there are some."""
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
     width = max(len(r["metric"]) for r in records) + 2
-    lines = [
-        f"{'metric':<{width}}{'value':>8}  {'95 % interval':<16}{'floor':>8}{'ceiling':>9}{'n':>8}"
-    ]
+    lines = [f"{'metric':<{width}}{'value':>8}  {'interval':<16}{'floor':>8}{'ceiling':>9}{'n':>8}"]
     for r in records:
         interval = f"{number(r['low'])} - {number(r['high'])}" if r.get("low") is not None else ""
         lines.append(

@@ -26,8 +26,7 @@ _RESOLUTIONS = (32, 64)  # Of batches in turn; larger pictures are easier, and c
 _BATCH_SIZE = 32
 _LEARNING_RATE = 2e-3  # At its peak; it rises over a twentieth of the run and falls to zero.
 TRAINING_STRENGTH = 1.0  # Of faults; see `data.degradations`.
-# Of the pictures it is measured on: half as severe as those it is trained on.
-MEASURED_STRENGTH = 0.5
+MEASURED_STRENGTHS = (0.25, 0.5)  # Of the faults of the pictures that it is measured on.
 
 
 def main() -> None:
@@ -47,7 +46,8 @@ def main() -> None:
     shapes_scorer.save_scorer(out, params, names(), {"command": command})
     scorer = shapes_scorer.load_scorer(out)
     print(f"wrote {out}: {out.stat().st_size / 1e3:.0f} kB, sha256 {scorer.fingerprint}")
-    print_accuracy(scorer.read, values.num_measured)
+    for strength in MEASURED_STRENGTHS:
+        print_accuracy(scorer.read, strength, values.num_measured)
 
 
 def names():
@@ -147,7 +147,7 @@ def labels_of(scenes: Sequence):
     return Labels(cells[0] > 0, *cells[1:], background)
 
 
-def print_accuracy(read: Reader, num_examples: int) -> None:
+def print_accuracy(read: Reader, strength: float, num_examples: int) -> None:
     """How well a reader reads degraded renders that no training saw: a table of percentages."""
     from xmc_jax.metrics.shapes_accuracy import ATTRIBUTES, count_claims, summarise
 
@@ -155,12 +155,12 @@ def print_accuracy(read: Reader, num_examples: int) -> None:
     progress = Progress(len(columns) * num_examples, name="measure", unit="pictures")
     measured = []
     for split, side in columns:
-        pictures, forms = degraded_examples(split, side, MEASURED_STRENGTH, num_examples)
+        pictures, forms = degraded_examples(split, side, strength, num_examples)
         measured.append(summarise(count_claims(read(pictures), forms)))
         progress.tell(len(measured) * num_examples)
     print(
         f"Accuracy in percent on {num_examples} held-out renders each, with faults of strength "
-        f"{MEASURED_STRENGTH} (training: {TRAINING_STRENGTH})"
+        f"{strength} (training: {TRAINING_STRENGTH})"
     )
     print(f"{'':<14}" + "".join(f"{f'{split} {side}':>14}" for split, side in columns))
     for name in ATTRIBUTES:
@@ -189,7 +189,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("out", None, "File to write the weights to, *.npz.")
     flags.DEFINE_integer("num_steps", 2400, "Batches of 32 pictures.", lower_bound=20)
     flags.DEFINE_integer(
-        "num_measured", 1000, "Held-out pictures of each split and size.", lower_bound=1
+        "num_measured", 500, "Held-out pictures of each split and size.", lower_bound=1
     )
     flags.DEFINE_integer("seed", 0, "Of weights, scenes and faults.", lower_bound=0)
 

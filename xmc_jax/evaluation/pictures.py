@@ -95,8 +95,8 @@ class Pictures:
         finally:
             opened.close()
 
-    def map(self, function: Callable[[UInt8[np.ndarray, "h w 3"]], T]) -> list[T]:
-        """A function's values for the pictures of this process's share, with progress."""
+    def map(self, function: Callable[[Pixels], Sequence[T]]) -> list[T]:
+        """What a function of batches gives for each picture of this process's share; progress."""
         total = sum(map(len, self.shares.ranges(self.count)))
         progress = Progress(
             total,
@@ -106,7 +106,7 @@ class Pictures:
         )
         values = []
         for batch in self.batches():
-            values += [function(image) for image in batch]
+            values += function(batch)
             progress.tell(len(values))
         return values
 

@@ -94,7 +94,7 @@ def _records(
 ) -> list[Record]:
     """What one reader says of each attribute."""
     config, seed = material.config, material.config.eval.seed
-    drawn, real = _read(reader, material.drawn), _read(reader, material.real)
+    drawn, real = material.drawn.map(reader.read), material.real.map(reader.read)
     value = metric.summarise(_count(material.drawn, drawn, forms), seed=seed)
     floor = metric.summarise(_count(material.drawn, drawn, shuffled), seed=seed)
     ceiling = metric.summarise(_count(material.real, real, forms), seed=seed)
@@ -121,11 +121,6 @@ def _records(
         }
         for attribute, accuracy in value.items()
     ]
-
-
-def _read(reader: Reader, pictures: Pictures) -> list[metric.ParsedScene]:
-    """What this process's share of pictures shows."""
-    return [scene for batch in pictures.batches() for scene in reader.read(batch)]
 
 
 def claims(config: ConfigDict, prompt: Prompt) -> tuple[metric.Form, ...]:
