@@ -190,12 +190,17 @@ def test_on_a_run(folder, run_verb, judges, rng):
         "--config.num_steps=2",
         f"--config.eval.num_examples={COUNT}",
         "--config.eval.batch_size=32",
-        *(f"--config.eval.{name}={path}" for name, path in judges.items()),
+        f"--config.eval.clip={judges['clip']}",
         f"--workdir={workdir}",
     )
     assert done.returncode == 0, done.stderr
-    names = [*clip.names(None), *soa.names(None)]
-    done = run_verb("evaluate", f"--workdir={workdir}", f"--metrics={','.join(names)}")
+    names = [name for family in (clip, soa) for name in family.names(shapes_32.get_config())]
+    done = run_verb(
+        "evaluate",
+        f"--workdir={workdir}",
+        f"--metrics={','.join(names)}",
+        f"--set=detector={judges['detector']}",
+    )
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in names)
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
