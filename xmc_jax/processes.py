@@ -9,17 +9,19 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
 from xmc_jax.errors import UserError
 
 _STOPPED = "xmc_jax/stopped"  # The key under which the first process that fails says why.
+_SAVE = "xmc_jax/save"  # The key that asks all processes to stop, and the place of their steps.
 _POLL_SECONDS = 1.0
 # Process 0, which the others ask for that reason, leaves this much later than they.
 _LAST_WORDS_SECONDS = 4.0
 _LONGEST_WAIT_SECONDS = 24 * 3600
+_ANSWER_SECONDS = 30
 
 
 def join(
@@ -110,6 +112,44 @@ def stop_others(reason: str, exit_code: int) -> None:
     _exit(exit_code)
 
 
+class StopTogether:
+    """Agreement of all processes on the step after which they stop.
+
+    A step is a collective: nobody may be at another one than the others. Whoever is asked to stop
+    asks all; each says how far it has come, waits for the others to say so, and all go on to the
+    step after the farthest. JAX's own protocol is alike, but hears of SIGTERM only.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._step = 0
+        self._last_step: int | None = None
+        self._client = _client()
+        self.close = _when_set(_SAVE, self._agree) if self._client else lambda: None
+
+    def ask(self) -> None:
+        """Asks all processes to stop; may be called by any thread, more than once."""
+        if self._client:
+            self._client.key_value_set(_SAVE, "", allow_overwrite=True)
+        else:
+            with self._lock:
+                self._last_step = self._step + 1
+
+    def is_due(self, step: int) -> bool:
+        """Whether this step, which was taken, is the last one; to be called after every step."""
+        with self._lock:  # Whoever has told a step waits here until all have.
+            self._step = step
+            return self._last_step is not None and step >= self._last_step
+
+    def _agree(self, _: str) -> None:
+        # Without an answer there is no agreement, and training goes on: another process has ended.
+        with self._lock, contextlib.suppress(Exception):
+            self._client.key_value_set(f"{_SAVE}/{jax.process_index()}", str(self._step))
+            _wait_for_all("agree on the last step", seconds=_ANSWER_SECONDS)
+            steps = self._client.key_value_dir_get(f"{_SAVE}/")
+            self._last_step = max(int(step) for _, step in steps) + 1
+
+
 def _exit(exit_code: int) -> None:
     if is_first():
         time.sleep(_LAST_WORDS_SECONDS)
@@ -118,22 +158,31 @@ def _exit(exit_code: int) -> None:
 
 
 def _watch_others() -> None:
-    client, over = _client(), threading.Event()
     own = f" process {jax.process_index()} stopped: "
+
+    def leave(message: str) -> None:
+        if own in message:
+            return
+        exit_code, reason = message.split(" ", 1)
+        print(f"error: {reason}", file=sys.stderr, flush=True)
+        _exit(int(exit_code))
+
+    _when_set(_STOPPED, leave)
+
+
+def _when_set(key: str, react: Callable[[str], None]) -> Callable[[], None]:
+    """Calls back, in a thread, once another process or this one sets a key; returns what ends it."""
+    client, over = _client(), threading.Event()
 
     def watch() -> None:
         while not over.wait(_POLL_SECONDS):
             try:
-                message = client.key_value_try_get(_STOPPED)
+                value = client.key_value_try_get(key)
             except Exception:  # Nothing is there, or the run is about to end.
                 continue
-            if own in message:
-                return
-            exit_code, reason = message.split(" ", 1)
-            print(f"error: {reason}", file=sys.stderr, flush=True)
-            _exit(int(exit_code))
+            return react(value)
 
-    thread = threading.Thread(target=watch, daemon=True, name="watch the other processes")
+    thread = threading.Thread(target=watch, daemon=True, name=f"watch {key}")
     thread.start()
 
     def stop_watching() -> None:
@@ -141,11 +190,12 @@ def _watch_others() -> None:
         thread.join()
 
     atexit.register(stop_watching)  # Before JAX leaves the run, as it registered first.
+    return stop_watching
 
 
-def _wait_for_all(name: str) -> None:
+def _wait_for_all(name: str, seconds: int = _LONGEST_WAIT_SECONDS) -> None:
     if client := _client():
-        client.wait_at_barrier(f"xmc_jax/{name}", timeout_in_ms=_LONGEST_WAIT_SECONDS * 1000)
+        client.wait_at_barrier(f"xmc_jax/{name}", timeout_in_ms=seconds * 1000)
 
 
 def _client():
