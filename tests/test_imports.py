@@ -10,20 +10,23 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "xmc_jax"
 MAX_FILE_LINES = 400
-MAX_LIBRARY_LINES = 7000  # Of code: blank lines, comments and docstrings apart.
+MAX_LIBRARY_LINES = 7400  # Of code: blank lines, comments and docstrings apart.
 
 VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
 LAYERS = [
     {"types", "errors", "progress"},
-    {"processes"},
+    {"processes", "lock"},
+    {"interruption"},
     {"attention", "accumulation", "sharding", "images", "compiled", "topology"},
     {"models", "losses", "frozen", "data", "metrics"},
     {"train_state", "objectives"},
     {"train_step"},
     {"checkpoint", "workdir", "cli"},
+    {"nonfinite"},
     {"experiment"},  # The factory: from a config to the parts below.
-    {"sampling", "planning"},
+    {"sampling", "planning", "train_data", "train_log"},
+    {"replay"},
     VERBS,
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

@@ -72,6 +72,12 @@ class Experiment:
         init = jax.jit(self._create_state, out_shardings=self._state_shardings())
         return init(np.uint32(self.config.seed))
 
+    def make_rng(self) -> Array:
+        """The key of the run's noise, on all devices."""
+        # Made on all at once: a key of one process cannot be sent to another's.
+        make_key = jax.jit(jax.random.key, out_shardings=sharding.replicated(self.mesh))
+        return make_key(self.config.seed + 1)
+
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings of the state, for restoring without computing one."""
         shapes = jax.eval_shape(self._create_state, np.uint32(0))
@@ -114,11 +120,14 @@ class Experiment:
             jax.eval_shape(self._create_state, np.uint32(0)),
         )
 
-    def jit_train_step(self):
+    def jit_train_step(self, *, every_update: bool = False):
         """The compiled training step ``(state, batch, frozen, rng) -> (state, metrics)``.
 
         The state is donated, and lives where `sharding.parameter_sharding` says; the batch is split
         over all devices, and the rest is whole on each.
+
+        Args:
+          every_update: See `make_train_step`.
         """
         config = self.config
         step = make_train_step(
@@ -140,6 +149,7 @@ class Experiment:
             accumulation_steps=config.accumulation_steps,
             remat=config.remat,
             mesh=self.mesh,
+            every_update=every_update,
         )
         whole, state = sharding.replicated(self.mesh), self._state_shardings()
         split = sharding.batch_sharding(self.mesh, batch_axis=1)

@@ -20,9 +20,9 @@ SAVED = 0  # Exit code of a run that a signal stopped, with all its steps saved.
 class Interruption:
     """What signals ask of a run; a context manager, entered once, in the main thread.
 
-    As long as no step was taken nothing would be lost, and the first signal too ends the process at
-    once, with `SAVED`. A second signal ends it with 128 + its number, as shells have it; checkpoints
-    are complete or not there, so that it loses the steps since the last one and no more.
+    As long as no step was taken nothing would be lost, and the first signal too ends the process
+    at once, with `SAVED`. A second signal ends it with 128 + its number, as shells have it; a
+    checkpoint is complete or not there, so that the steps since the last one are lost and no more.
     """
 
     def __init__(self):

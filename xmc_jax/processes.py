@@ -84,10 +84,10 @@ def say(text: str) -> None:
 def first_process_first(name: str) -> Iterator[None]:
     """Lets process 0 through a block before the others, which find done what it did."""
     if not is_first():
-        _wait_for_all(name)
+        wait_for_all(name)
     yield
     if is_first():
-        _wait_for_all(name)
+        wait_for_all(name)
 
 
 def give_way() -> None:
@@ -145,7 +145,7 @@ class StopTogether:
         # Without an answer there is no agreement, and training goes on: another process has ended.
         with self._lock, contextlib.suppress(Exception):
             self._client.key_value_set(f"{_SAVE}/{jax.process_index()}", str(self._step))
-            _wait_for_all("agree on the last step", seconds=_ANSWER_SECONDS)
+            wait_for_all("agree on the last step", seconds=_ANSWER_SECONDS)
             steps = self._client.key_value_dir_get(f"{_SAVE}/")
             self._last_step = max(int(step) for _, step in steps) + 1
 
@@ -171,7 +171,7 @@ def _watch_others() -> None:
 
 
 def _when_set(key: str, react: Callable[[str], None]) -> Callable[[], None]:
-    """Calls back, in a thread, once another process or this one sets a key; returns what ends it."""
+    """Calls back, in a thread, once any process sets a key; returns what ends the thread."""
     client, over = _client(), threading.Event()
 
     def watch() -> None:
@@ -193,7 +193,8 @@ def _when_set(key: str, react: Callable[[str], None]) -> Callable[[], None]:
     return stop_watching
 
 
-def _wait_for_all(name: str, seconds: int = _LONGEST_WAIT_SECONDS) -> None:
+def wait_for_all(name: str, seconds: int = _LONGEST_WAIT_SECONDS) -> None:
+    """Returns when every process has called it; those of one run may take hours."""
     if client := _client():
         client.wait_at_barrier(f"xmc_jax/{name}", timeout_in_ms=seconds * 1000)
 

@@ -78,7 +78,7 @@ def write_report(path: epath.PathLike) -> epath.Path:
     )
     workdir.ensure_writable(path)
     report = workdir.report_path(path)
-    report.write_text(html)
+    workdir.write_whole(report, html.encode())
     return report
 
 
@@ -227,6 +227,8 @@ def _group(name: str) -> str:
         return name
     if name.endswith("_accuracy"):
         return f"{player}: retrieval accuracy within the batch"
+    if name.endswith("_norm"):
+        return f"{player}: norm of the gradient"
     if name.endswith("_logit"):
         return f"{player}: logits"
     return f"{player}: losses"

@@ -136,8 +136,14 @@ class ExampleReader:
                 crop=self.crop,
                 antialias=self.antialias,
             )
-            texts = record["captions"]["text"]
-            choice = int(np.random.default_rng([self.seed, draw]).integers(len(texts)))
-            captions.append(texts[choice])
-            caption_indices.append(choice)
+            index, caption = draw_caption(record, self.seed, draw)
+            captions.append(caption)
+            caption_indices.append(index)
         return Examples(images, [r["image/id"] for r in records], captions, caption_indices)
+
+
+def draw_caption(record: dict[str, Any], seed: int, draw: int) -> tuple[int, str]:
+    """One of a record's captions and which it is; follows from the seed and the draw."""
+    texts = record["captions"]["text"]
+    index = int(np.random.default_rng([seed, draw]).integers(len(texts)))
+    return index, texts[index]
