@@ -139,7 +139,8 @@ def run(main: Callable[[], None]) -> None:
             if _is_one_of_several():
                 from xmc_jax import processes
 
-                processes.give_way()
+                if dead := processes.give_way():
+                    _leave(f"error: {dead}", 1)
                 traceback.print_exc()
                 _leave(f"{type(error).__name__}: {error}", 1)
             raise

@@ -17,7 +17,13 @@ from xmc_jax.errors import UserError
 
 _STOPPED = "xmc_jax/stopped"  # The key under which the first process that fails says why.
 _SAVE = "xmc_jax/save"  # The key that asks all processes to stop, and the place of their steps.
+_LEFT = "left"
+_ALIVE = "xmc_jax/alive"  # Where each process counts, to show that it lives.
 _POLL_SECONDS = 1.0
+# After this long without a sign of life, a process counts as dead: where a collective has failed
+# for it, and where nothing has. An import or a compilation may keep a living one silent for some
+# seconds. JAX itself would wait for 100 s, and then abort with a stack trace.
+_SUSPICIOUS_SECONDS, _DEAD_SECONDS = 10.0, 60.0
 # Process 0, which the others ask for that reason, leaves this much later than they.
 _LAST_WORDS_SECONDS = 4.0
 _LONGEST_WAIT_SECONDS = 24 * 3600
@@ -67,6 +73,7 @@ def join(
         ) from error
     if jax.process_count() > 1:
         _watch_others()
+        _LifeSigns()
 
 
 def is_first() -> bool:
@@ -90,12 +97,18 @@ def first_process_first(name: str) -> Iterator[None]:
         wait_for_all(name)
 
 
-def give_way() -> None:
+def give_way() -> str:
     """Waits a moment, in which a failure of another process ends this one with its reason.
 
     For failures that may be the other's: a collective fails in all when one is gone.
+
+    Returns:
+      Which process has died, and what to do; empty if none has.
     """
-    time.sleep(3 * _POLL_SECONDS)
+    deadline = time.monotonic() + _SUSPICIOUS_SECONDS + 3 * _POLL_SECONDS
+    while time.monotonic() < deadline and not (dead := _find_dead(_SUSPICIOUS_SECONDS)):
+        time.sleep(_POLL_SECONDS)
+    return dead
 
 
 def stop_others(reason: str, exit_code: int) -> None:
@@ -168,6 +181,55 @@ def _watch_others() -> None:
         _exit(int(exit_code))
 
     _when_set(_STOPPED, leave)
+
+
+class _LifeSigns:
+    """A thread that shows that this process lives, and ends it when another does not."""
+
+    # What each process said last, and when that was heard.
+    heard: dict[int, tuple[str, float]] = {}
+
+    def __init__(self):
+        self._client, self._over = _client(), threading.Event()
+        self._key = f"{_ALIVE}/{jax.process_index()}"
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="signs of life")
+        self._thread.start()
+        atexit.register(self._leave)
+
+    def _watch(self) -> None:
+        count = 0
+        while not self._over.wait(_POLL_SECONDS):
+            count += 1
+            # Fails when process 0 is gone, and with it what all others need: JAX ends them.
+            with contextlib.suppress(Exception):
+                self._client.key_value_set(self._key, str(count), allow_overwrite=True)
+                for key, sign in self._client.key_value_dir_get(f"{_ALIVE}/"):
+                    index = int(key.rpartition("/")[2])
+                    if self.heard.get(index, ("", 0))[0] != sign:
+                        self.heard[index] = sign, time.monotonic()
+                if dead := _find_dead(_DEAD_SECONDS):
+                    print(f"error: {dead}", file=sys.stderr, flush=True)
+                    _exit(1)
+
+    def _leave(self) -> None:
+        self._over.set()
+        self._thread.join()
+        with contextlib.suppress(Exception):
+            self._client.key_value_set(self._key, _LEFT, allow_overwrite=True)
+
+
+def _find_dead(seconds: float) -> str:
+    """A line on the processes that were silent for so long; empty if there are none."""
+    now = time.monotonic()
+    signs = dict(_LifeSigns.heard)
+    dead = [i for i, (sign, at) in sorted(signs.items()) if sign != _LEFT and now - at > seconds]
+    if not dead:
+        return ""
+    names = f"process {dead[0]}" if len(dead) == 1 else f"processes {', '.join(map(str, dead))}"
+    return (
+        f"{names} of {jax.process_count()} died, or cannot be reached any more; start all "
+        "processes again: the run goes on from its last checkpoint"
+    )
 
 
 def _when_set(key: str, react: Callable[[str], None]) -> Callable[[], None]:
