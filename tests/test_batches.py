@@ -120,7 +120,7 @@ class CountedRecords(Records):
     """Notes what is read."""
 
     def __init__(self, records):
-        super().__init__(records._files)
+        super().__init__(records._files, records._shards)
         self.indices = []
 
     def read(self, indices):

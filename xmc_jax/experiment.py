@@ -319,6 +319,8 @@ def check_config(config: ConfigDict) -> None:
             f"the config has no field {name}; if another version of this package wrote it, "
             "train anew, or use that version"
         ) from error
+    except TypeError as error:
+        raise UserError(f"a field of the config has a value of the wrong type: {error}") from error
 
 
 def _check_values(config: ConfigDict) -> None:

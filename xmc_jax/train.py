@@ -90,6 +90,7 @@ def train(
 
         # Act 3: the steps. After a fault that may be left out they begin as after a restart.
         writer = _make_writer(workdir)
+        stack.enter_context(_failed_events_are_user_errors(workdir))
         training = _Training(
             experiment,
             checkpoints,
@@ -200,6 +201,20 @@ def _write_captions(workdir: str, captions: list[str]) -> None:
     with run.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     run.write_whole(path, f"{json.dumps(layout, indent=2)}\n".encode())
+
+
+@contextlib.contextmanager
+def _failed_events_are_user_errors(workdir: str):
+    """TensorFlow writes the events, and has exceptions of its own for a full disk."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("tensorflow."):
+            raise
+        raise UserError(
+            f"cannot write TensorBoard's events in {workdir}: {str(error).splitlines()[0]}; mend "
+            "that and start again: the run goes on from its last checkpoint"
+        ) from error
 
 
 def _make_preview(experiment, preview, workdir: str, writer):
