@@ -53,7 +53,7 @@ def write_report(path: epath.PathLike) -> epath.Path:
     config = workdir.read_config(path).to_dict()
     records = workdir.read_metrics(path)
     train = [record for record in records if record["kind"] == "train"]
-    evaluations = [record for record in records if record["kind"] == "eval"]
+    evaluations = [record for record in records if _is_evaluation(record)]
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("xmc_jax", "."),
@@ -80,6 +80,18 @@ def write_report(path: epath.PathLike) -> epath.Path:
     report = workdir.report_path(path)
     workdir.write_whole(report, html.encode())
     return report
+
+
+def _is_evaluation(record: Record) -> bool:
+    """Whether a record has what the tables and curves of evaluations need."""
+    texts, numbers = ("metric", "protocol"), ("value", "floor", "ceiling", "num_samples")
+    return (
+        record["kind"] == "eval"
+        and all(isinstance(record.get(name), str) for name in texts)
+        and {"value", "weights", "num_samples", "seed"} <= record.keys()
+        and isinstance(record["weights"], str | None)
+        and all(isinstance(record.get(name), int | float | None) for name in numbers)
+    )
 
 
 def format_number(value: Any) -> str:
