@@ -58,6 +58,14 @@ def run_verb(folder):
     return functools.partial(verbs.run, data_dir=folder / "data")
 
 
+@pytest.fixture(scope="module")
+def start_verb(folder):
+    """``start(verb, *arguments) -> Popen``, likewise."""
+    from tests import verbs
+
+    return functools.partial(verbs.start, data_dir=folder / "data")
+
+
 @pytest.fixture
 def server():
     """A real server of pictures, with faults to order."""

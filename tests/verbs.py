@@ -1,5 +1,6 @@
 """The verbs as a user runs them: real processes, in the checkout."""
 
+import concurrent.futures
 import os
 import pathlib
 import subprocess
@@ -22,19 +23,40 @@ TINY = [
 ]
 
 
-def run(verb, *arguments, data_dir, devices=1):
-    """``python -m xmc_jax.VERB`` on as many CPU devices."""
+def start(verb, *arguments, data_dir, devices=1):
+    """``python -m xmc_jax.VERB`` on as many CPU devices, as a process that goes on."""
     environment = os.environ | {
         "TFDS_DATA_DIR": str(data_dir),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {COMPILE_FAST}",
     }
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
         cwd=ROOT,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def finish(child):
+    """Waits for a process of `start`, and has what it said since `wait_for_line`."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # `communicate` would lose lines read.
+        texts = list(pool.map(lambda stream: stream.read(), (child.stdout, child.stderr)))
+    return subprocess.CompletedProcess(child.args, child.wait(), *texts)
+
+
+def run(verb, *arguments, data_dir, devices=1):
+    """``python -m xmc_jax.VERB`` on as many CPU devices, to its end."""
+    return finish(start(verb, *arguments, data_dir=data_dir, devices=devices))
+
+
+def wait_for_line(child, words):
+    """Reads what a process prints, up to a line that has these words."""
+    for line in child.stdout:
+        if words in line:
+            return line
+    raise AssertionError(f"it ended without {words!r}: {child.stderr.read()}")
 
 
 def assert_refused(done, *words):
