@@ -4,9 +4,7 @@ import functools
 import os
 import pathlib
 
-# Tests compile much and run little: code that is not optimised, and loops emitted the plain way,
-# compile in a third of the time.
-COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+from tests.verbs import COMPILE_FAST
 
 os.environ["NO_PROXY"] = "127.0.0.1"  # The servers of tests are here, whatever is around.
 

@@ -6,9 +6,10 @@ import pathlib
 import subprocess
 import sys
 
-from conftest import COMPILE_FAST
-
 ROOT = pathlib.Path(__file__).parent.parent
+# Tests compile much and run little: code that is not optimised, and loops emitted the plain way,
+# compile in a third of the time.
+COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 TINY = [
     "--config=configs/shapes_32.py",
     "--config.data.form=sq32_n40",
