@@ -2,8 +2,8 @@
 
     python -m tests.soak.kills --kills=50 --folder=/tmp/kills
 
-Trains a tiny model once without a fault, and once under kills: in the set-up and the compilation, in
-steps, in saves, in evaluations and in reports. At the end every array of the last checkpoint and
+Trains a tiny model once without a fault, and once under kills: in the set-up and the compilation,
+in steps, in saves, in evaluations and in reports. At the end every array of the last checkpoint and
 every line of metrics.jsonl (but rates) must be equal, no line may be there twice, and no start may
 have failed. Prints a line a kill and a summary; exit code 1 if anything is not so.
 """
@@ -20,6 +20,12 @@ from tests.test_verbs import leaves_of
 from tests.verbs import TINY, finish, start
 
 NUM_STEPS = 400
+LONGER = [
+    f"--config.num_steps={NUM_STEPS}",
+    "--config.log_every_steps=10",
+    "--config.checkpoint_every_steps=20",
+    "--config.sample_every_steps=100",
+]
 # A kind of moment each, in turn.
 MOMENTS = ("start", "step", "save", "evaluate", "report")
 
@@ -33,8 +39,7 @@ class Run:
 
     def start(self, verb: str):
         """A verb on the workdir, by the same command each time."""
-        train = [*TINY, f"--config.num_steps={NUM_STEPS}", "--config.checkpoint_every_steps=20"]
-        more = train if verb == "train" else []
+        more = [*TINY, *LONGER] if verb == "train" else []
         return start(verb, *more, f"--workdir={self.workdir}", data_dir=self._data_dir)
 
     def finish(self, verb: str) -> float:
@@ -88,7 +93,8 @@ def compare(whole: Run, killed: Run) -> list[str]:
     for path, same in jax.tree_util.tree_leaves_with_path(equal):
         if not same:
             faults.append(f"{jax.tree_util.keystr(path)} differs")
-    print(f"compared {len(jax.tree.leaves(equal))} arrays, {sum(np.size(x) for x in jax.tree.leaves(one))} numbers")  # fmt: skip
+    sizes = [np.size(x) for x in jax.tree.leaves(one)]
+    print(f"compared {len(sizes)} arrays, {sum(sizes)} numbers")
     wanted, found = whole.records(), killed.records()
     counts = collections.Counter(json.dumps(record) for record in found)
     faults += [f"{n} times: {line[:80]}" for line, n in counts.items() if n > 1]
@@ -122,9 +128,8 @@ def main() -> int:
             moment = "save"
         longest = {"start": seconds["train"] / 2, "step": 2.0, "save": 60.0}
         place = killed.kill(moment, chance.uniform(0, longest.get(moment) or seconds[moment]))
-        steps = sorted(
-            int(p.name) for p in killed.workdir.glob("checkpoints/*") if p.name.isdigit()
-        )
+        names = [p.name for p in killed.workdir.glob("checkpoints/*")]
+        steps = ", ".join(sorted(filter(str.isdigit, names), key=int)) or "none"
         print(f"kill {number + 1}/{options.kills}: {place}; checkpoints {steps}", flush=True)
     for verb in seconds:
         killed.finish(verb)
