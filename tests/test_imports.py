@@ -1,6 +1,7 @@
 """Which way imports point, what may be imported where, and how long files may be."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -197,6 +198,18 @@ def test_the_mathematics_loads_none_of_the_heavy_packages():
     loaded = set(done.stdout.split())
     assert {"jax", "flax", "xmc_jax"} <= loaded
     assert not loaded & (HEAVY | {"clu", "ml_collections"})
+
+
+def test_nothing_unpickles():
+    """But for the one reader that takes arrays alone, of a file whose hash is known."""
+    risky = r"pickle\.loads?\(|allow_pickle=True|\btorch\b|joblib|dill|marshal|\beval\(|\bexec\("
+    found = {
+        f"{path.name}: {line.strip()}"
+        for path, _ in files()
+        for line in path.read_text().splitlines()
+        if re.search(risky, line.partition("#")[0])
+    }
+    assert found == set()
 
 
 def num_code_lines(source: str) -> int:
