@@ -212,7 +212,9 @@ def test_metrics_of_any_lines_are_read_kept_and_reported(tmp_path, lines):
 
 # Names.
 
-SLICES = st.from_regex(r"\A(v3|v4|v5e|v5p|v6e|tpu7x):\w+(x\w+)*\Z")
+CHIPS = st.sampled_from(["v3", "v4", "v5e", "v5p", "v6e", "tpu7x", "v9"])
+SIDES = st.integers().map(str) | st.sampled_from(["", "1" * 5000, "٣", "²", "x", "0"])
+SLICES = st.tuples(CHIPS, st.lists(SIDES)).map(lambda x: f"{x[0]}:{'x'.join(x[1])}")
 
 
 @given(name=TEXTS | SLICES)

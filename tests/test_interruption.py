@@ -69,6 +69,8 @@ def test_the_second_signal_ends_at_once(number):
     child = start("saving")
     child.send_signal(number)
     assert "saving" in child.stderr.readline()
+    child.send_signal(number)  # The same request, passed on by a script.
+    time.sleep(1.2)
     assert child.poll() is None
     child.send_signal(number)
     _, errors = child.communicate(timeout=20)
@@ -85,6 +87,17 @@ def test_handlers_are_as_before_when_it_is_left():
         assert any(interruption.is_due(step) or time.sleep(0.01) for step in range(2, 3000))
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
     assert threading.active_count() == num_threads
+
+
+def test_what_a_shell_has_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            assert not interruption.is_due(1) and not interruption.is_due(2)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_without_other_processes_the_next_step_is_the_last():

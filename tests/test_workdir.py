@@ -163,7 +163,7 @@ def test_a_full_disk_is_one_line_and_spoils_no_file(tmp_path):
         for write in (
             lambda: workdir.write_config(disk, large),
             lambda: workdir.append_metrics(disk, [{"kind": "train", "step": 2, "x": "x" * 20_000}]),
-            lambda: workdir.write_whole(disk / "config.json", bytes(20_000)),
+            lambda: workdir.write_whole(workdir.report_path(disk), bytes(20_000)),
         ):
             with pytest.raises(UserError, match="cannot write .*disk/.*: No space left on device"):
                 write()

@@ -324,6 +324,12 @@ def check_config(config: ConfigDict) -> None:
 
 
 def _check_values(config: ConfigDict) -> None:
+    for name, value in config.items():
+        fields = value.items() if isinstance(value, ConfigDict) else [("", value)]
+        for field, x in fields:
+            if x is None or isinstance(x, ConfigDict) or x != x:
+                full = f"{name}.{field}".strip(".")
+                raise UserError(f"config.{full}={x!r} is neither a number nor text")
     positive = {
         "batch_size": config.batch_size,
         "d_steps": config.d_steps,

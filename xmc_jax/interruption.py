@@ -10,11 +10,15 @@ import signal
 import socket
 import sys
 import threading
+import time
 
 from xmc_jax import processes
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAVED = 0  # Exit code of a run that a signal stopped, with all its steps saved.
+# One request may come twice: to all processes of a job, and from the script among them that passes
+# it on.
+_ECHO_SECONDS = 1.0
 
 
 class Interruption:
@@ -27,7 +31,7 @@ class Interruption:
 
     def __init__(self):
         self._stop = processes.StopTogether()
-        self._count = 0
+        self._requested_at: float | None = None
         self._has_steps = False
 
     def __enter__(self) -> "Interruption":
@@ -37,7 +41,10 @@ class Interruption:
         self._writer.setblocking(False)
         # Warning of a full pipe would be noise: one byte is as good as two thousand.
         self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._handlers = {number: signal.signal(number, _do_nothing) for number in SIGNALS}
+        # What whoever started this has it ignore stays ignored: shells do so with Ctrl-C where a
+        # script runs a command in the background, to which the script then passes it on.
+        heard = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        self._handlers = {number: signal.signal(number, _do_nothing) for number in heard}
         self._thread = threading.Thread(target=self._listen, daemon=True, name="listen for signals")
         self._thread.start()
         return self
@@ -53,11 +60,6 @@ class Interruption:
         self._reader.close()
         self._stop.close()
 
-    @property
-    def is_requested(self) -> bool:
-        """Whether this process was asked to stop."""
-        return self._count > 0
-
     def is_due(self, step: int) -> bool:
         """Whether to save and end after this step, which is taken; the same in every process."""
         self._has_steps = True
@@ -70,9 +72,12 @@ class Interruption:
                 self._receive(signal.Signals(number))
 
     def _receive(self, number: signal.Signals) -> None:
-        self._count += 1
-        if self._count > 1:
+        now, first = time.monotonic(), self._requested_at
+        if first is not None and now - first < _ECHO_SECONDS:
+            return
+        if first is not None:
             _end(f"{number.name} again: ended without saving", 128 + number)
+        self._requested_at = now
         if not self._has_steps:
             _end(f"{number.name} before the first step: there is nothing to save", SAVED)
         print(f"{number.name}: saving; a second signal ends at once", file=sys.stderr, flush=True)

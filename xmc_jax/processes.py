@@ -177,7 +177,7 @@ def _watch_others() -> None:
         if own in message:
             return
         exit_code, reason = message.split(" ", 1)
-        print(f"error: {reason}", file=sys.stderr, flush=True)
+        print(f"{'error: ' * (exit_code != '0')}{reason}", file=sys.stderr, flush=True)
         _exit(int(exit_code))
 
     _when_set(_STOPPED, leave)
