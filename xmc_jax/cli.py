@@ -132,7 +132,8 @@ def run(main: Callable[[], None]) -> None:
         try:
             main()
         except UserError as error:
-            _leave(f"error: {error}", USAGE_ERROR)
+            # A name in it may have any character: one line all the same.
+            _leave(f"error: {' '.join(str(error).splitlines())}", USAGE_ERROR)
         except KeyboardInterrupt:
             _leave("interrupted; the same command starts or goes on again", INTERRUPTED)
         except Exception as error:

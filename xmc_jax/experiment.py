@@ -373,7 +373,7 @@ def _check_values(config: ConfigDict) -> None:
             "[CLS] and [SEP]; give at least 3"
         )
     data, resolution = config.data, config.model.resolution
-    side = re.search(r"(?:^|_)sq(\d+)(?:_|$)", data.form)
+    side = re.search(r"(?:^|_)sq([0-9]{1,5})(?:_|$)", data.form)
     if side and int(side[1]) < resolution:
         raise UserError(
             f"config.data.form={data.form!r} has pictures of {side[1]} pixels, fewer than "
