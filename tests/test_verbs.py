@@ -3,11 +3,13 @@
 import json
 import re
 import signal
+import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.disks import small_disk
 from tests.verbs import TINY, assert_refused, finish, wait_for_line
 
 
@@ -134,6 +136,24 @@ def test_evaluate_and_report(trained, run_verb):
     assert done.returncode == 0, done.stderr
     page = (workdir / "report.html").read_text()
     assert re.search("shapes.{0,20}accuracy.{0,20}colour", page) and "data:image/png;base64" in page
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kilobytes", [200, 2000])
+def test_training_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
+    folder, run_verb, kilobytes
+):
+    command = ["train", *TINY, "--config.num_steps=4"]
+    with small_disk(folder / f"disk{kilobytes}", kilobytes) as disk:
+        done = run_verb(*command, f"--workdir={disk / 'run'}")
+        assert done.returncode == 2, done.stderr
+        (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+        assert "cannot" in line and str(disk) in line and "start again" in line
+        assert "Traceback" not in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        done = run_verb(*command, f"--workdir={disk / 'run'}")
+        assert done.returncode == 0, done.stderr
+        assert [r["step"] for r in train_records(disk / "run")] == [2, 4]
 
 
 def test_workdir_of_another_model_is_left_alone(trained, run_verb):

@@ -246,10 +246,10 @@ class _Training:
     def __init__(
         self, experiment, checkpoints, workdir, *, open_stream, writer, draw, interruption
     ):
-        self._experiment, self._checkpoints = experiment, checkpoints
-        self._open_stream, self._draw, self._interruption = open_stream, draw, interruption
         from xmc_jax.train_log import TrainLog
 
+        self._experiment, self._checkpoints = experiment, checkpoints
+        self._open_stream, self._draw, self._interruption = open_stream, draw, interruption
         self._log = TrainLog(experiment.config, workdir, writer)
         self._step, self._rng = experiment.jit_train_step(), experiment.make_rng()
 
