@@ -122,7 +122,7 @@ def _check_size(path: Path, model: keras.Model) -> None:
       UserError: it does.
     """
     # Keras' VGG files with their top have seven times the weights of those without.
-    limit = 40 * sum(weight.size for weight in model.weights) + 100_000_000
+    limit = 40 * model.count_params() + 100_000_000
     size = path.stat().st_size
     if h5py.is_hdf5(path):
         with h5py.File(path) as file:
