@@ -100,7 +100,7 @@ def write_records(path: pathlib.Path, files) -> Records:
         )
         writer.write(features.serialize_example(features.encode_example(example)))
     writer.close()
-    return Records(ArrayRecordDataSource([str(path)]))
+    return Records(ArrayRecordDataSource([str(path)]), [(str(path), len(files))])
 
 
 def cpu_microseconds(function, count: int, repeats: int) -> float:

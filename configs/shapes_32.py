@@ -24,6 +24,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample_every_steps = 400  # Grids of fixed captions.
     config.checkpoint_every_steps = 400
     config.keep_checkpoints = 3  # The newest ones.
+    # Losses or gradients that are not finite: times that the run goes back to its last checkpoint
+    # and leaves the steps to the fault out; 0: it stops at once.
+    config.max_nonfinite_skips = 0
 
     data = config.data = ConfigDict()
     data.name = "shapes"

@@ -4,9 +4,7 @@ import functools
 import os
 import pathlib
 
-# Tests compile much and run little: code that is not optimised, and loops emitted the plain way,
-# compile in a third of the time.
-COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+from tests.verbs import COMPILE_FAST
 
 os.environ["NO_PROXY"] = "127.0.0.1"  # The servers of tests are here, whatever is around.
 
@@ -56,6 +54,14 @@ def run_verb(folder):
     from tests import verbs
 
     return functools.partial(verbs.run, data_dir=folder / "data")
+
+
+@pytest.fixture(scope="module")
+def start_verb(folder):
+    """``start(verb, *arguments) -> Popen``, likewise."""
+    from tests import verbs
+
+    return functools.partial(verbs.start, data_dir=folder / "data")
 
 
 @pytest.fixture

@@ -4,11 +4,14 @@ import fcntl
 import hashlib
 import http.server
 import threading
+import tracemalloc
 import zipfile
+import zlib
 
 import pytest
+from PIL import Image
 
-from xmc_jax.data.builders import archives
+from xmc_jax.data.builders import archives, pictures
 from xmc_jax.data.builders.coco import coco_dataset_builder
 from xmc_jax.errors import UserError
 
@@ -159,3 +162,58 @@ def test_damaged_archives_are_one_line(tmp_path, content):
     if content != "corrupt":
         with pytest.raises(UserError, match="damaged or cut off"):
             archives.index_coco({"val2014.zip": path}, "val")
+
+
+def test_names_in_archives_are_no_paths(tmp_path):
+    """Archives are read in place; what is not named as published is not looked at."""
+    name, path = "train2014/COCO_train2014_000000000009.jpg", tmp_path / "train2014.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"../{name}", b"above")
+        archive.writestr(f"/{name}", b"root")
+        archive.writestr(f"train2014/../../{name}", b"above")
+        link = zipfile.ZipInfo(name)
+        link.create_system, link.external_attr = 3, 0o120777 << 16  # A symbolic link of Unix.
+        archive.writestr(link, "/etc/passwd")
+    found = archives.index_coco({"train2014.zip": path}, "train")
+    (location,) = found.values()
+    assert location.read() == b"/etc/passwd"  # The link's own bytes, not what it leads to.
+    assert pictures.convert_at(location, "sq128") == "no image file"
+    assert [p.name for p in tmp_path.iterdir()] == ["train2014.zip"]
+
+
+def test_bombs_are_refused_before_memory_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "_MAX_PICTURE_BYTES", 10_000_000)
+    monkeypatch.setattr(archives, "_MAX_JSON_BYTES", 10_000_000)
+    name, path = "val2014/COCO_val2014_000000000009.jpg", tmp_path / "val2014.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, bytes(40_000_000))
+    assert path.stat().st_size < 100_000
+    (location,) = archives.index_coco({"val2014.zip": path}, "val").values()
+    tracemalloc.start()
+    reason = pictures.convert_at(location, "sq128")
+    with pytest.raises(UserError, match="would have 40 MB, too many"):
+        archives.read_json(path, name, "ADDRESS")
+    assert "would have 40 MB, too many" in reason
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+    # An index that says less than there is: no more is unpacked than it says.
+    whole = bytearray(path.read_bytes())
+    entry = whole.index(b"PK\x01\x02")
+    whole[entry + 24 : entry + 28] = (1000).to_bytes(4, "little")
+    path.write_bytes(whole)
+    pictures._open_zip.cache_clear()
+    assert "BadZipFile" in pictures.convert_at(location, "sq128")
+
+
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path):
+    def chunk(kind, data):
+        return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+    header = (12_000).to_bytes(4) + (12_000).to_bytes(4) + bytes([8, 2, 0, 0, 0])
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99)))
+    path = tmp_path / "a.png"
+    path.write_bytes(png)
+    with pytest.warns(Image.DecompressionBombWarning):
+        reason = pictures.convert_at(pictures.Location(str(path)), "sq128")
+    assert reason == "12000x12000 pixels are too many"

@@ -116,11 +116,22 @@ def test_workers_change_nothing(source, tokenizer, num_workers):
     assert_equal(plain, read(source, tokenizer, 7, num_workers=num_workers, **options))
 
 
+def test_what_a_step_read_can_be_listed(source, tokenizer):
+    (batch,) = read(source, tokenizer, 1, start_step=6)
+    listed = batches.read_train_step(source, batch_size=4, num_micro_batches=2, seed=3, step=6)
+    assert [x["micro_batch"] for x in listed] == [0] * 4 + [1] * 4
+    tokens = tokenizer([x["caption"] for x in listed])
+    np.testing.assert_array_equal(batch.tokens.reshape(8, -1), tokens)
+    images = {source[i]["image/id"]: decode(source[i]["image"], "x") for i in range(40)}
+    for pixels, x in zip(batch.image.reshape(8, 32, 32, 3), listed, strict=True):
+        np.testing.assert_array_equal(pixels, images[x["id"]])
+
+
 class CountedRecords(Records):
     """Notes what is read."""
 
     def __init__(self, records):
-        super().__init__(records._files)
+        super().__init__(records._files, records._shards)
         self.indices = []
 
     def read(self, indices):

@@ -14,6 +14,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tests.disks import small_disk
 from xmc_jax import checkpoint
 from xmc_jax.checkpoint import Checkpoints
 from xmc_jax.errors import UserError
@@ -277,6 +278,47 @@ save(directory, 2)
         assert_equal(checkpoints.restore(abstract_state()), make_state(1))
         checkpoints.save(2, make_state(2))
     assert sorted(f.name for f in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_a_disk_that_is_full_leaves_the_older_checkpoint(tmp_path):
+    with small_disk(tmp_path / "disk", kilobytes=2000) as disk:
+        save(disk / "run", 1)
+        (disk / "other").write_bytes(bytes(1_500_000))
+        with Checkpoints(disk / "run") as checkpoints:
+            with pytest.raises(
+                UserError, match=r"needs .* MB and .* MB are free; make room.*\(1\)"
+            ):
+                checkpoints.save(2, make_state(2, width=4000))
+        (disk / "other").unlink()
+        with Checkpoints(disk / "run") as checkpoints:
+            assert_equal(checkpoints.restore(abstract_state()), make_state(1))
+            checkpoints.save(2, make_state(2))
+        assert Checkpoints(disk / "run", read_only=True).steps() == [1, 2]
+
+
+def test_a_folder_that_was_removed_is_one_error(tmp_path):
+    with pytest.raises(UserError, match="cannot save .*: No such file or directory; .*start again"):
+        with Checkpoints(tmp_path / "run") as checkpoints:
+            checkpoints.save(1, make_state(1))
+            checkpoints.wait()
+            shutil.rmtree(tmp_path / "run")
+            checkpoints.save(2, make_state(2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_flipped_bit_is_never_restored(tmp_path, capsys, seed):
+    """Of any file of the checkpoint; in some it changes nothing that is restored."""
+    save(tmp_path, 1, 2)
+    rng = np.random.default_rng(seed)
+    files = sorted(f for f in (tmp_path / "2").rglob("*") if f.is_file() and f.stat().st_size)
+    for file in rng.permutation(files)[:4]:
+        data = bytearray(file.read_bytes())
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        file.write_bytes(data)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        restored = checkpoints.restore(abstract_state())
+    assert_equal(restored, make_state(int(restored.step)))
+    assert ("checkpoint 2" in capsys.readouterr().err) == (int(restored.step) == 1)
 
 
 def test_a_full_disk_is_refused_before_the_first_byte(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import pathlib
 import pickle
 
+import h5py
 import jax
 import jax.numpy as jnp
 import keras
@@ -191,3 +192,12 @@ def test_pickled_code_is_not_run(tmp_path):
     path.write_bytes(pickle.dumps({"VGG16_0": Evil()}))
     with pytest.raises(pickle.UnpicklingError, match="does not belong"):
         image_features._read_packaged(path)
+
+
+def test_a_file_that_promises_too_much_is_refused_before_memory_is_taken(tmp_path):
+    path = tmp_path / "bomb.h5"
+    with h5py.File(path, "w") as file:  # Compressed; chunks that were never written take no room.
+        file.create_dataset("a/b", (10**6, 10**6), "f4", chunks=(1000, 1000), compression="gzip")
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UserError, match="does not hold the weights of vgg16: it has 4000000 MB"):
+        load_image_features("vgg16", str(path), 32)

@@ -1,6 +1,7 @@
 """Which way imports point, what may be imported where, and how long files may be."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,25 +11,26 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "xmc_jax"
 MAX_FILE_LINES = 400
-MAX_LIBRARY_LINES = 10_800  # Of code: blank lines, comments and docstrings apart.
+MAX_LIBRARY_LINES = 11_400  # Of code: blank lines, comments and docstrings apart.
 
 VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report", "compare", "study", "export"}
 VERBS |= {"train_shapes_scorer"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
 LAYERS = [
     {"types", "errors", "progress", "standalone", "model_card", "figures"},
-    {"processes"},
+    {"processes", "lock"},
+    {"interruption"},
     {"attention", "accumulation", "sharding", "images", "compiled", "topology"},
     {"environment", "pages", "curves"},
     {"models", "losses", "frozen", "data", "metrics"},
     {"train_state", "objectives"},
     {"train_step"},
     {"checkpoint", "workdir", "cli", "live_view"},
-    {"exported"},
+    {"exported", "nonfinite"},
     {"experiment"},  # The factory: from a config to the parts below.
-    {"sampling", "planning", "program"},
+    {"sampling", "planning", "program", "train_data", "train_log"},
     {"trained", "evaluation"},
-    {"explore"},
+    {"explore", "replay"},
     VERBS,
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
@@ -202,6 +204,18 @@ def test_the_mathematics_loads_none_of_the_heavy_packages():
     loaded = set(done.stdout.split())
     assert {"jax", "flax", "xmc_jax"} <= loaded
     assert not loaded & (HEAVY | {"clu", "ml_collections"})
+
+
+def test_nothing_unpickles():
+    """But for the one reader that takes arrays alone, of a file whose hash is known."""
+    risky = r"pickle\.loads?\(|allow_pickle=True|\btorch\b|joblib|dill|marshal|\beval\(|\bexec\("
+    found = {
+        f"{path.name}: {line.strip()}"
+        for path, _ in files()
+        for line in path.read_text().splitlines()
+        if re.search(risky, line.partition("#")[0])
+    }
+    assert found == set()
 
 
 def num_code_lines(source: str) -> int:

@@ -1,19 +1,18 @@
 """processes.py: two real processes of four devices are one run, as one process of eight is."""
 
+import concurrent.futures
 import contextlib
 import json
-import os
+import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import COMPILE_FAST
 from PIL import Image
 
-from tests.verbs import ROOT, TINY
+from tests import verbs
+from tests.verbs import TINY, start, wait_for_line
 
 NAMES = ("one", "two")
 RUN = [*TINY, "--config.batch_size=8", "--config.d_steps=1", "--config.eval.num_examples=4"]
@@ -25,23 +24,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(verb, *arguments, data_dir, devices):
-    environment = os.environ | {
-        "TFDS_DATA_DIR": str(data_dir),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {COMPILE_FAST}",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run_processes(verb, *arguments, data_dir, num_processes, more=((), ())):
-    """A verb on eight devices: ``[(exit code, stdout, stderr), …]`` of one or two processes."""
+def start_processes(verb, *arguments, data_dir, num_processes, more=((), ())):
+    """A verb on eight devices, as one or two processes."""
     port, several = free_port(), num_processes > 1
     children = []
     for index in range(num_processes):
@@ -60,11 +44,21 @@ def run_processes(verb, *arguments, data_dir, num_processes, more=((), ())):
                 devices=8 // num_processes,
             )
         )
-    with contextlib.ExitStack() as stack:
+    return children
+
+
+def run_processes(*arguments, **options):
+    """The same to their end: ``[(exit code, stdout, stderr), …]``."""
+    return finish(start_processes(*arguments, **options))
+
+
+def finish(children):
+    with concurrent.futures.ThreadPoolExecutor() as pool, contextlib.ExitStack() as stack:
         for child in children:
             stack.callback(child.kill)
-        outputs = [child.communicate(timeout=500) for child in children]
-    return [(c.returncode, *texts) for c, texts in zip(children, outputs, strict=True)]
+        ends = [pool.submit(verbs.finish, child) for child in children]
+        ends = [end.result(timeout=500) for end in ends]
+    return [(end.returncode, end.stdout, end.stderr) for end in ends]
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +150,47 @@ def test_all_stop_when_one_cannot_go_on(folder, failing):
     assert own.startswith(f"error: {fault}")
     assert other.startswith(f"error: process {failing} stopped: {fault}")
     assert time.monotonic() - begin < 120  # And not the minutes that a collective would wait.
+
+
+ENDLESS = [*RUN, "--config.num_steps=100000", "--config.checkpoint_every_steps=100000"]
+
+
+def test_a_signal_to_one_saves_in_all_at_the_same_step_and_a_restart_goes_on(folder, train):
+    children = start_processes(
+        "train",
+        *ENDLESS,
+        f"--workdir={folder / 'stopped'}",
+        data_dir=folder / "data",
+        num_processes=2,
+    )
+    wait_for_line(children[0], "step 2/")
+    children[1].send_signal(signal.SIGTERM)
+    (code, out, _), (other, _, errors) = finish(children)
+    assert (code, other) == (0, 0), (out, errors)
+    assert "SIGTERM: saving" in errors and "stopped before 100000, and saved" in out
+    (step,) = (folder / "stopped" / "checkpoints").iterdir()
+    assert out.rstrip().endswith(f"at step {step.name}")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_one_is_killed_the_other_ends_and_says_why(folder, killed):
+    children = start_processes(
+        "train",
+        *ENDLESS,
+        f"--workdir={folder / f'killed{killed}'}",
+        data_dir=folder / "data",
+        num_processes=2,
+    )
+    wait_for_line(children[0], "step 2/")
+    children[killed].kill()
+    begin = time.monotonic()
+    code, _, errors = finish(children)[1 - killed]
+    assert time.monotonic() - begin < 120
+    if killed == 0:  # It is the one that the others ask: JAX aborts them, with many lines.
+        assert code == -signal.SIGABRT and "another task died" in errors
+    else:
+        assert code == 1 and "process 1 of 2 died, or cannot be reached any more" in errors
 
 
 def test_places_in_a_run_are_checked(folder):

@@ -46,7 +46,7 @@ def path(tmp_path_factory):
 
 
 def read(path, selections, num_workers):
-    records = Records(ArrayRecordDataSource([str(path)]))
+    records = Records(ArrayRecordDataSource([str(path)]), [(str(path), NUM_RECORDS)])
     reader = ExampleReader(records, 32, "squash", True, 0)
     return ReadAhead(reader, iter(selections), lambda examples: examples, num_workers)
 
@@ -88,7 +88,8 @@ from xmc_jax.data.read_ahead import ReadAhead
 from xmc_jax.data.records import ExampleReader, Records, Selection
 
 def main(path, end):
-    reader = ExampleReader(Records(ArrayRecordDataSource([path])), 32, "squash", True, 0)
+    records = Records(ArrayRecordDataSource([path]), [(path, 10)])
+    reader = ExampleReader(records, 32, "squash", True, 0)
     selections = (Selection([i % 10] * 64, [i] * 64) for i in itertools.count())
     stream = ReadAhead(reader, selections, lambda examples: examples, 2)
     try:

@@ -272,6 +272,23 @@ def test_every_term_reports_loss_and_accuracy(frozen):
     assert all(x.shape == () and x.dtype == jnp.float32 for x in metrics.values())
 
 
+def test_every_update_reports_and_gradient_norms_are_those_of_the_updates(frozen):
+    state, rate = init(), 1e-2  # Of plain gradient descent: what is added tells the gradient.
+    step = jax.jit(make_step(every_update=True))
+    new, (first, last) = step(state, make_batch(), frozen, jax.random.key(0))
+    added = jax.tree.map(lambda a, b: (a - b) / rate, new.generator, state.generator)
+    np.testing.assert_allclose(last["g/grad_norm"], optax.global_norm(added), rtol=1e-3)
+    assert first.keys() == {name for name in last if name.startswith("d/")}
+    assert first["d/loss"] != last["d/loss"]
+
+    # An image feature that is not finite: losses of the first update are, and so is its gradient.
+    image = {"projection": frozen.image["projection"].at[0, 0].set(jnp.nan)}
+    new, (first, last) = step(state, make_batch(), frozen._replace(image=image), jax.random.key(0))
+    bad = {name for name, value in last.items() if not np.isfinite(value)}
+    assert bad == {"g/image_pretrained", "g/loss", "g/grad_norm"}
+    assert all(np.isfinite(value) for value in first.values())
+
+
 def test_frozen_weights_are_arguments_not_constants(frozen):
     args = (init(), make_batch(), frozen, jax.random.key(0))
     closed = jax.make_jaxpr(make_step())(*args)

@@ -2,22 +2,38 @@
 
 import json
 import re
+import signal
+import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.verbs import TINY, assert_refused
+from tests.disks import small_disk
+from tests.verbs import TINY, assert_refused, finish, wait_for_line
 
 
 @pytest.fixture(scope="module")
-def trained(folder, run_verb):
-    """A run of four steps, stopped, and taken up again to eight with the same command."""
+def trained(folder, start_verb, run_verb):
+    """A run of eight steps that was killed, stopped, and taken up again, by the same command."""
     workdir = folder / "run"
-    for steps in (4, 8):
-        done = run_verb("train", *TINY, f"--workdir={workdir}", f"--config.num_steps={steps}")
-        assert done.returncode == 0, done.stderr
-    return workdir, done
+    command = ["train", *TINY, f"--workdir={workdir}", "--config.num_steps=8"]
+    killed = start_verb(*command)
+    wait_for_line(killed, "step 2/8")
+    killed.kill()  # SIGKILL: in mid-save, or in one of the next steps.
+    assert finish(killed).returncode == -signal.SIGKILL
+
+    stopped = start_verb(*command)
+    wait_for_line(stopped, "training from step")
+    second = run_verb(*command)
+    assert_refused(second, f"process {stopped.pid} on ", f"is training in {workdir}")
+    wait_for_line(stopped, "first step")
+    stopped.send_signal(signal.SIGTERM)
+    stopped = finish(stopped)
+
+    done = run_verb(*command)
+    assert done.returncode == 0, done.stderr
+    return workdir, stopped, done
 
 
 def leaves_of(workdir, step):
@@ -41,8 +57,12 @@ def train_records(workdir):
 def test_a_restarted_run_equals_an_uninterrupted_one(folder, trained, run_verb):
     import jax
 
-    workdir, done = trained
-    assert "training from step 4 to 8" in done.stdout
+    workdir, stopped, _ = trained
+    assert stopped.returncode == 0, stopped.stderr
+    assert "SIGTERM: saving; a second signal ends at once" in stopped.stderr
+    assert re.search(
+        r"^(stopped before 8, and saved|done): .* is at step \d$", stopped.stdout, re.M
+    )
     whole = folder / "whole"
     done = run_verb("train", *TINY, f"--workdir={whole}", "--config.num_steps=8")
     assert done.returncode == 0, done.stderr
@@ -52,8 +72,9 @@ def test_a_restarted_run_equals_an_uninterrupted_one(folder, trained, run_verb):
 
 
 def test_training_reports_progress_and_leaves_everything_in_place(trained):
-    workdir, done = trained
-    assert re.search(r"step 8/8 .* steps/s  .* images/s  ETA 0:00", done.stdout)
+    workdir, stopped, done = trained
+    said = stopped.stdout + done.stdout
+    assert re.search(r"step 8/8 .* steps/s  .* images/s  ETA 0:00", said)
     assert "Traceback" not in done.stderr
     names = {path.name for path in workdir.iterdir()}
     assert {"config.json", "metrics.jsonl", "samples", "checkpoints"} <= names
@@ -78,13 +99,13 @@ def test_tensorboard_shows_the_run(trained):
 
 
 def test_a_finished_run_has_nothing_to_do(trained, run_verb):
-    workdir, _ = trained
+    workdir, *_ = trained
     done = run_verb("train", *TINY, f"--workdir={workdir}", "--config.num_steps=8")
     assert done.returncode == 0 and "nothing to do" in done.stdout
 
 
 def test_sample_draws_captions_and_tells_what_is_lost(folder, trained, run_verb):
-    workdir, _ = trained
+    workdir, *_ = trained
     out = folder / "pictures"
     captions = folder / "captions.txt"
     captions.write_text("a green star\n\n赤い円 ☃\n")
@@ -112,7 +133,7 @@ def test_sample_draws_captions_and_tells_what_is_lost(folder, trained, run_verb)
 
 
 def test_evaluate_and_report(trained, run_verb):
-    workdir, _ = trained
+    workdir, *_ = trained
     done = run_verb("evaluate", f"--workdir={workdir}", "--step=6", "--split=test_comp")
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -132,8 +153,26 @@ def test_evaluate_and_report(trained, run_verb):
     assert re.search("shapes.{0,20}accuracy.{0,20}colour", page) and "data:image/png;base64" in page
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("kilobytes", [200, 2000])
+def test_training_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
+    folder, run_verb, kilobytes
+):
+    command = ["train", *TINY, "--config.num_steps=4"]
+    with small_disk(folder / f"disk{kilobytes}", kilobytes) as disk:
+        done = run_verb(*command, f"--workdir={disk / 'run'}")
+        assert done.returncode == 2, done.stderr
+        (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+        assert "cannot" in line and str(disk) in line and "start again" in line
+        assert "Traceback" not in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        done = run_verb(*command, f"--workdir={disk / 'run'}")
+        assert done.returncode == 0, done.stderr
+        assert [r["step"] for r in train_records(disk / "run")] == [2, 4]
+
+
 def test_workdir_of_another_model_is_left_alone(trained, run_verb):
-    workdir, _ = trained
+    workdir, *_ = trained
     before = (workdir / "config.json").read_bytes()
     done = run_verb("train", *TINY, f"--workdir={workdir}", "--config.model.z_dim=9")
     assert_refused(done, "model.z_dim", "64", "9")
@@ -141,7 +180,7 @@ def test_workdir_of_another_model_is_left_alone(trained, run_verb):
 
 
 def test_sample_mistakes(folder, trained, run_verb):
-    workdir, _ = trained
+    workdir, *_ = trained
     out = f"--out={folder / 'none'}"
     assert_refused(run_verb("sample", f"--workdir={workdir}", out), "--caption")
     assert_refused(run_verb("sample", f"--workdir={workdir}", out, "--caption= "), "empty")
@@ -155,7 +194,7 @@ def test_sample_mistakes(folder, trained, run_verb):
 
 
 def test_workdir_of_another_version(folder, trained, run_verb):
-    workdir, _ = trained
+    workdir, *_ = trained
     old = folder / "old"
     old.mkdir()
     config = json.loads((workdir / "config.json").read_text())
@@ -166,7 +205,7 @@ def test_workdir_of_another_version(folder, trained, run_verb):
 
 
 def test_evaluate_mistakes(trained, run_verb):
-    workdir, _ = trained
+    workdir, *_ = trained
     assert_refused(
         run_verb("evaluate", f"--workdir={workdir}", "--metrics=fid"), "'fid'", "fd_vgg16"
     )

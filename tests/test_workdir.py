@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from tests.disks import small_disk
 from xmc_jax import workdir
 from xmc_jax.errors import UserError
 
@@ -157,3 +158,51 @@ def test_flatten():
         "b.c.d": 2,
         "b.e": (),
     }
+
+
+def test_lines_that_are_no_records_are_left_out_and_named(tmp_path, capsys):
+    workdir.append_metrics(tmp_path, [train_record(1)])
+    with workdir.metrics_path(tmp_path).open("ab") as file:
+        file.write(
+            b'\xff\x00\n[]\n\n{"kind": "train"}\n{"kind": 1, "step": 2}\n' + b"[" * 9999 + b"\n"
+        )
+    workdir.append_metrics(tmp_path, [train_record(2)])
+    assert workdir.read_metrics(tmp_path) == [train_record(1), train_record(2)]
+    assert "left out 5 incomplete line(s): 2, 3, 5, 6, 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 9999, "\xff"])
+def test_a_broken_config_names_the_file_and_the_mend(tmp_path, text):
+    workdir.config_path(tmp_path).write_bytes(text.encode("latin1"))
+    with pytest.raises(UserError, match="config.json .*; bring it back from a copy, or remove it"):
+        workdir.check_config(tmp_path, make_config())
+    assert workdir.config_path(tmp_path).read_bytes() == text.encode("latin1")
+
+
+def test_a_full_disk_is_one_line_and_spoils_no_file(tmp_path):
+    with small_disk(tmp_path / "disk", kilobytes=64) as disk:
+        workdir.write_config(disk, make_config())
+        workdir.append_metrics(disk, [train_record(1)])
+        (disk / "other").write_bytes(bytes(48_000))
+        large = make_config(**{"text.encoder": "x" * 20_000})
+        for write in (
+            lambda: workdir.write_config(disk, large),
+            lambda: workdir.append_metrics(disk, [{"kind": "train", "step": 2, "x": "x" * 20_000}]),
+            lambda: workdir.write_whole(workdir.report_path(disk), bytes(20_000)),
+        ):
+            with pytest.raises(UserError, match="cannot write .*disk/.*: No space left on device"):
+                write()
+        assert workdir.read_config(disk).to_dict() == make_config().to_dict()
+        assert workdir.read_metrics(disk) == [train_record(1)]
+        (disk / "other").unlink()  # The mend.
+        workdir.append_metrics(disk, [train_record(2)])
+        assert workdir.read_metrics(disk) == [train_record(1), train_record(2)]
+
+
+def test_a_folder_that_was_removed_is_one_line(tmp_path):
+    for write in (
+        lambda: workdir.append_metrics(tmp_path / "run", [train_record(1)]),
+        lambda: workdir.write_config(tmp_path / "run", make_config()),
+    ):
+        with pytest.raises(UserError, match="cannot write .*/run/.*: No such file.* start again"):
+            write()

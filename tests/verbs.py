@@ -1,13 +1,15 @@
 """The verbs as a user runs them: real processes, in the checkout."""
 
+import concurrent.futures
 import os
 import pathlib
 import subprocess
 import sys
 
-from conftest import COMPILE_FAST
-
 ROOT = pathlib.Path(__file__).parent.parent
+# Tests compile much and run little: code that is not optimised, and loops emitted the plain way,
+# compile in a third of the time.
+COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 TINY = [
     "--config=configs/shapes_32.py",
     "--config.data.form=sq32_n40",
@@ -31,15 +33,36 @@ def environment(data_dir, devices=1):
     }
 
 
-def run(verb, *arguments, data_dir, devices=1):
-    """``python -m xmc_jax.VERB`` on as many CPU devices."""
-    return subprocess.run(
+def start(verb, *arguments, data_dir, devices=1):
+    """``python -m xmc_jax.VERB`` on as many CPU devices, as a process that goes on."""
+    return subprocess.Popen(
         [sys.executable, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
         cwd=ROOT,
         env=environment(data_dir, devices),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def finish(child):
+    """Waits for a process of `start`, and has what it said since `wait_for_line`."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # `communicate` would lose lines read.
+        texts = list(pool.map(lambda stream: stream.read(), (child.stdout, child.stderr)))
+    return subprocess.CompletedProcess(child.args, child.wait(), *texts)
+
+
+def run(verb, *arguments, data_dir, devices=1):
+    """``python -m xmc_jax.VERB`` on as many CPU devices, to its end."""
+    return finish(start(verb, *arguments, data_dir=data_dir, devices=devices))
+
+
+def wait_for_line(child, words):
+    """Reads what a process prints, up to a line that has these words."""
+    for line in child.stdout:
+        if words in line:
+            return line
+    raise AssertionError(f"it ended without {words!r}: {child.stderr.read()}")
 
 
 def assert_refused(done, *words):

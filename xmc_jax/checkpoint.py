@@ -31,6 +31,7 @@ PyTree = Any
 Manifest = dict[str, list]  # Path of an array -> [shape, dtype, checksum].
 
 _WRITE_ERRORS = (
+    errno.ENOENT,  # Somebody removed the folder.
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -250,7 +251,9 @@ class Checkpoints:
         """Refuses before the first byte: on a full disk Orbax logs hundreds of stack traces."""
         if "://" in str(self.directory):
             return
-        needed, free = _local_bytes(state), shutil.disk_usage(self.directory).free
+        with self._failed_write_is_user_error():
+            free = shutil.disk_usage(self.directory).free
+        needed = _local_bytes(state)
         if free < needed:
             raise UserError(
                 f"cannot save a checkpoint in {self.directory}: it needs {needed / 1e6:.0f} MB and "

@@ -152,14 +152,16 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
         try:
             main(argv[1:]) if takes_arguments else main()
         except UserError as error:
-            _leave(f"error: {error}", USAGE_ERROR)
+            # A name in it may have any character: one line all the same.
+            _leave(f"error: {' '.join(str(error).splitlines())}", USAGE_ERROR)
         except KeyboardInterrupt:
             _leave("interrupted; the same command starts or goes on again", INTERRUPTED)
         except Exception as error:
             if _is_one_of_several():
                 from xmc_jax import processes
 
-                processes.give_way()
+                if dead := processes.give_way():
+                    _leave(f"error: {dead}", 1)
                 traceback.print_exc()
                 _leave(f"{type(error).__name__}: {error}", 1)
             raise

@@ -72,6 +72,12 @@ class Experiment:
         init = jax.jit(self._create_state, out_shardings=self._state_shardings())
         return init(np.uint32(self.config.seed))
 
+    def make_rng(self) -> Array:
+        """The key of the run's noise, on all devices."""
+        # Made on all at once: a key of one process cannot be sent to another's.
+        make_key = jax.jit(jax.random.key, out_shardings=sharding.replicated(self.mesh))
+        return make_key(self.config.seed + 1)
+
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings of the state, for restoring without computing one."""
         shapes = jax.eval_shape(self._create_state, np.uint32(0))
@@ -114,11 +120,14 @@ class Experiment:
             jax.eval_shape(self._create_state, np.uint32(0)),
         )
 
-    def jit_train_step(self):
+    def jit_train_step(self, *, every_update: bool = False):
         """The compiled training step ``(state, batch, frozen, rng) -> (state, metrics)``.
 
         The state is donated, and lives where `sharding.parameter_sharding` says; the batch is split
         over all devices, and the rest is whole on each.
+
+        Args:
+          every_update: See `make_train_step`.
         """
         config = self.config
         step = make_train_step(
@@ -140,6 +149,7 @@ class Experiment:
             accumulation_steps=config.accumulation_steps,
             remat=config.remat,
             mesh=self.mesh,
+            every_update=every_update,
         )
         whole, state = sharding.replicated(self.mesh), self._state_shardings()
         split = sharding.batch_sharding(self.mesh, batch_axis=1)
@@ -309,9 +319,17 @@ def check_config(config: ConfigDict) -> None:
             f"the config has no field {name}; if another version of this package wrote it, "
             "train anew, or use that version"
         ) from error
+    except TypeError as error:
+        raise UserError(f"a field of the config has a value of the wrong type: {error}") from error
 
 
 def _check_values(config: ConfigDict) -> None:
+    for name, value in config.items():
+        fields = value.items() if isinstance(value, ConfigDict) else [("", value)]
+        for field, x in fields:
+            if x is None or isinstance(x, ConfigDict) or x != x:
+                full = f"{name}.{field}".strip(".")
+                raise UserError(f"config.{full}={x!r} is neither a number nor text")
     positive = {
         "batch_size": config.batch_size,
         "d_steps": config.d_steps,
@@ -363,7 +381,7 @@ def _check_values(config: ConfigDict) -> None:
             "[CLS] and [SEP]; give at least 3"
         )
     data, resolution = config.data, config.model.resolution
-    side = re.search(r"(?:^|_)sq(\d+)(?:_|$)", data.form)
+    side = re.search(r"(?:^|_)sq([0-9]{1,5})(?:_|$)", data.form)
     if side and int(side[1]) < resolution:
         raise UserError(
             f"config.data.form={data.form!r} has pictures of {side[1]} pixels, fewer than "

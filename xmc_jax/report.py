@@ -51,14 +51,14 @@ def write_report(path: epath.PathLike) -> epath.Path:
         samples=sample_grids(path, resolution=config["model"]["resolution"]),
         curves=training_curves(of_kind["train"], config),
         metrics=by_protocol(workdir.latest_evaluations(records)),
-        metric_curves=evaluation_curves(of_kind["eval"]),
+        metric_curves=evaluation_curves([r for r in records if workdir.is_evaluation(r)]),
         base=nearest_base(config),
         config=config_tables(config),
         starts=of_kind["start"],
     )
     workdir.ensure_writable(path)
     report = workdir.report_path(path)
-    report.write_text(html)
+    workdir.write_whole(report, html.encode())
     return report
 
 
@@ -242,6 +242,8 @@ def _group(name: str) -> str:
         return THROUGHPUT if name == "steps_per_second" else name
     if name.endswith("_accuracy"):
         return f"{player}: retrieval accuracy within the batch"
+    if name.endswith("_norm"):
+        return f"{player}: norm of the gradient"
     if name.endswith("_logit"):
         return f"{player}: logits"
     return f"{player}: losses"

@@ -109,7 +109,7 @@ def _check_name(name: str) -> dict[str, Any]:
     """Refuses slices that nobody has; what the compiler must be told of the others."""
     generation, _, layout = name.partition(":")
     chip = CHIPS.get(generation)
-    if chip is None or not re.fullmatch(r"\d+(x\d+)+", layout):
+    if chip is None or not re.fullmatch(r"[0-9]{1,5}(x[0-9]{1,5})+", layout):
         raise UserError(f"--topology={name} is no TPU slice; {_KNOWN}")
     sizes = [int(size) for size in layout.split("x")]
     num_axes = chip.example.count("x", chip.example.index(":")) + 1

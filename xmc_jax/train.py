@@ -5,18 +5,18 @@
         --config.batch_size=64
 
 Writes to the workdir: config.json, metrics.jsonl, TensorBoard events, samples/, checkpoints/.
+SIGTERM and Ctrl-C save and end it with exit code 0; a second one ends it at once. A loss or a
+gradient that is not finite stops it, and --replay then tells which term of the step was the first.
 """
 
 import contextlib
-import os
-import time
+import functools
 
 from absl import flags
 
-from xmc_jax import cli, progress
+from xmc_jax import cli
 from xmc_jax.errors import UserError
 
-NUM_GRID_CAPTIONS = 32
 GRID_COLUMNS = 8
 
 
@@ -24,7 +24,10 @@ def main() -> None:
     """Reads the flags and trains."""
     config, workdir = cli.required_config(), cli.required("workdir")
     cli.set_up_jax()
-    train(config, workdir, flags.FLAGS.data_dir, flags.FLAGS.reader_workers, flags.FLAGS.fsdp)
+    options, verb = flags.FLAGS, train
+    if options.replay:
+        from xmc_jax.replay import replay as verb
+    verb(config, workdir, options.data_dir, options.reader_workers, options.fsdp)
 
 
 def train(
@@ -42,154 +45,143 @@ def train(
       fsdp: Devices that share one copy of the parameters. Changes no result but by rounding.
 
     Raises:
-      UserError: a setting cannot work, something is missing, or a loss is no longer finite.
+      UserError: a setting cannot work, something is missing, another process trains there, or a
+        loss is no longer finite.
     """
-    import jax
-
-    from xmc_jax import environment, processes, sharding
+    from xmc_jax import environment, lock, processes
     from xmc_jax import workdir as run
     from xmc_jax.checkpoint import Checkpoints
     from xmc_jax.experiment import check_config, create_experiment
-
-    # Act 1: the folder of the run, and whether this config belongs to it.
-    if processes.is_first():
-        run.ensure_writable(workdir)
-    run.check_config(workdir, config)
-
-    # Act 2: data, networks, state.
-    check_config(config)
-    with processes.first_process_first("open the data"):
-        source, eval_source = _open_splits(config, data_dir)
-    around = environment.describe()
-    processes.say(f"devices: {around['devices']}")
-    experiment = create_experiment(config, fsdp=fsdp)
-    preview = _read_preview(experiment, eval_source)
-    if processes.is_first():
-        run.write_config(workdir, config)
-        _write_captions(workdir, preview.captions)
+    from xmc_jax.interruption import Interruption
+    from xmc_jax.nonfinite import NotFinite
+    from xmc_jax.train_data import open_splits, open_stream, read_preview
 
     with contextlib.ExitStack() as stack:
+        # Act 1: the folder of the run: whether it is free, and whether this config belongs to it.
+        interruption = stack.enter_context(Interruption())
+        if processes.is_first():
+            run.ensure_writable(workdir)
+            stack.enter_context(lock.only_one(workdir, "training in"))
+        run.check_config(workdir, config)
+
+        # Act 2: data, networks, state.
+        check_config(config)
+        with processes.first_process_first("open the data"):
+            source, eval_source = open_splits(config, data_dir)
+        around = environment.describe()
+        processes.say(f"devices: {around['devices']}")
+        experiment = create_experiment(config, fsdp=fsdp)
+        preview = read_preview(experiment, eval_source)
+        if processes.is_first():
+            run.write_config(workdir, config)
+            _write_captions(workdir, preview.captions)
         checkpoints = stack.enter_context(
             Checkpoints(run.checkpoints_dir(workdir), keep_latest=config.keep_checkpoints)
         )
-        if checkpoints.latest_step() is None:
-            state = experiment.init_state()
-        else:
-            state = checkpoints.restore(experiment.abstract_state())
-        first_step = int(state.step)
-        if first_step >= config.num_steps:
-            processes.say(f"nothing to do: {workdir} is at step {first_step} of {config.num_steps}")
+        state = _first_state(experiment, checkpoints, workdir)
+        if int(state.step) >= config.num_steps:
+            step = int(state.step)
+            processes.say(f"nothing to do: {workdir} is at step {step} of {config.num_steps}")
             return
-        if processes.is_first():
-            run.truncate_metrics(workdir, first_step)
-            run.append_metrics(workdir, [{"kind": "start", "step": first_step, **around}])
-        processes.say(f"training from step {first_step} to {config.num_steps}")
 
-        # Act 3: the loop.
-        stream = _open_stream(experiment, source, first_step, reader_workers)
-        stack.callback(stream.close)
+        if processes.is_first():
+            run.append_metrics(workdir, [{"kind": "start", "step": int(state.step), **around}])
+
+        # Act 3: the steps. After a fault that may be left out they begin as after a restart.
         # Loads TensorFlow, which no mistake before should wait for.
         from xmc_jax import live_view
 
+        stack.enter_context(_failed_events_are_user_errors(workdir))
         writer = live_view.make_writer(workdir, config, preview.captions, GRID_COLUMNS)
-        log = _Log(config, workdir, writer, first_step)
-        draw = _make_preview(experiment, preview, workdir, writer)
-        train_step = experiment.jit_train_step()
-        evaluate = _make_evaluation(experiment, workdir, data_dir, checkpoints, writer)
-        if evaluate and first_step and first_step % config.eval.every_steps == 0:
-            evaluate(first_step, state.ema)  # Unless it was before the run was cut off.
-        # Made on all devices at once: a key of one process cannot be sent to another's.
-        make_key = jax.jit(jax.random.key, out_shardings=sharding.replicated(experiment.mesh))
-        rng = make_key(config.seed + 1)
-        for step in range(first_step + 1, config.num_steps + 1):
-            batch = sharding.put_batch(next(stream), experiment.mesh, batch_axis=1)
-            state, metrics = train_step(state, batch, experiment.frozen, rng)
-            last = step == config.num_steps
-            log.add(step, metrics)
-            # A checkpoint follows a look at the losses: what is not finite is never saved.
-            if last or step % config.log_every_steps == 0 or step == first_step + 1:
-                log.flush()
-            if last or step % config.sample_every_steps == 0:
-                draw(step, state.ema)
-            if last or step % config.checkpoint_every_steps == 0:
-                log.flush()
-                checkpoints.save(step, state)
-            if evaluate and step % config.eval.every_steps == 0:
-                log.flush()
-                evaluate(step, state.ema)
-                log.restart_clock()
+        training = _Training(
+            experiment,
+            checkpoints,
+            workdir,
+            open_stream=functools.partial(open_stream, experiment, source, reader_workers),
+            writer=writer,
+            draw=_make_preview(experiment, preview, workdir, writer),
+            evaluate=_make_evaluation(experiment, workdir, data_dir, checkpoints, writer),
+            interruption=interruption,
+        )
+        while True:
+            try:
+                step = training.take_steps(state)
+                break
+            except NotFinite as fault:
+                _write_fault(experiment, checkpoints, workdir, source, fault)
+                state = _first_state(experiment, checkpoints, workdir)
         writer.close()
-    processes.say(f"done: {workdir} is at step {config.num_steps}")
+    end = "done" if step == config.num_steps else f"stopped before {config.num_steps}, and saved"
+    processes.say(f"{end}: {workdir} is at step {step}")
 
 
-def _open_splits(config, data_dir: str) -> tuple:
-    """The training split and the one that previews are drawn from."""
-    from xmc_jax.data import reader
-    from xmc_jax.experiment import evaluation_data
+def _first_state(experiment, checkpoints, workdir: str):
+    """The state to go on from; forgets the numbers of what training will do anew."""
+    import numpy as np
 
-    return tuple(
-        reader.open_split(
-            name,
-            form=config.data.form,
-            split=split,
-            data_dir=data_dir,
-            # Only the procedural data can be made on the spot; others need archives.
-            build_missing=name == "shapes",
-        )
-        for name, split in (
-            (config.data.name, config.data.train_split),
-            (evaluation_data(config), config.data.eval_split),
-        )
-    )
-
-
-def _read_preview(experiment, source):
-    """The captions whose pictures show the progress."""
-    from xmc_jax.data.batches import eval_examples
+    from xmc_jax import nonfinite, processes, sharding
+    from xmc_jax import workdir as run
 
     config = experiment.config
-    examples = eval_examples(
-        source,
-        experiment.tokenizer,
-        resolution=config.model.resolution,
-        batch_size=NUM_GRID_CAPTIONS,
-        num_examples=NUM_GRID_CAPTIONS,
-        seed=config.eval.seed,
-        crop=config.data.crop,
-        antialias=config.data.antialias,
-    )
-    with contextlib.closing(examples):
-        return next(examples)
+    checkpoints.wait()
+    if checkpoints.latest_step() is None:
+        state = experiment.init_state()
+    else:
+        state = checkpoints.restore(experiment.abstract_state())
+    step = int(state.step)
+    if step >= config.num_steps:
+        return state
+    if processes.is_first():
+        run.truncate_metrics(workdir, step)
+    faults = nonfinite.read_faults(workdir)
+    if len(faults) <= config.max_nonfinite_skips:
+        after = nonfinite.step_after(faults, step, config.num_steps)
+        if after > step:
+            processes.say(f"leaving out steps {step + 1} to {after}: the last is not finite")
+            step = after
+            state = state.replace(
+                step=sharding.put(np.int32(step), sharding.replicated(experiment.mesh))
+            )
+    processes.say(f"training from step {step} to {config.num_steps}")
+    return state
 
 
-def _open_stream(experiment, source, first_step: int, reader_workers: int | None):
-    import jax
+def _write_fault(experiment, checkpoints, workdir: str, source, fault) -> None:
+    """Writes a step that is not finite down, with its examples.
 
-    from xmc_jax import processes
-    from xmc_jax.data.batches import train_batches
+    Raises:
+      UserError: it is one too many to be left out.
+    """
+    from xmc_jax import nonfinite, processes
+    from xmc_jax import workdir as run
+    from xmc_jax.data.batches import read_train_step
 
     config = experiment.config
-    if reader_workers is None:
-        # Where JAX computes on the CPU, it takes every core. Elsewhere a core reads a thousand
-        # prepared images a second (benchmarks/RESULTS.md), and half of the cores stay free.
-        idle = 0 if jax.default_backend() == "cpu" else os.cpu_count() or 1
-        reader_workers = min(idle // 2, 16) if idle >= 8 else 0
-    if reader_workers:
-        processes.say(f"reading with {reader_workers} worker processes (--reader_workers)")
-    return train_batches(
-        source,
-        experiment.tokenizer,
-        resolution=config.model.resolution,
-        batch_size=config.batch_size,
-        num_micro_batches=config.d_steps,
-        seed=config.seed,
-        start_step=first_step,
-        crop=config.data.crop,
-        antialias=config.data.antialias,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        num_workers=reader_workers,
-    )
+    checkpoints.wait()
+    restored = checkpoints.latest_step() or 0
+    with processes.first_process_first(f"write down step {fault.step}"):
+        if processes.is_first():
+            examples = read_train_step(
+                source,
+                batch_size=config.batch_size,
+                num_micro_batches=config.d_steps,
+                seed=config.seed,
+                step=fault.step - 1,
+            )
+            nonfinite.write_fault(
+                workdir,
+                nonfinite.Fault(fault.step, restored, fault.metric, str(fault.value), examples),
+            )
+    num_faults, num_skips = len(nonfinite.read_faults(workdir)), config.max_nonfinite_skips
+    if num_faults > num_skips or fault.step >= config.num_steps:
+        raise UserError(
+            f"{fault}: the run stops, and its checkpoints up to step {restored} are good; "
+            f"{run.nonfinite_path(workdir)} has the step's examples, and --replay tells which term "
+            "fails first. Try a lower learning rate, --config.model.dtype=float32, or "
+            f"--config.max_nonfinite_skips={max(num_faults, num_skips + 1)}, which goes back to "
+            "the checkpoint and leaves the steps to it out"
+        )
+    processes.say(f"{fault}: going back to step {restored}")
 
 
 def _write_captions(workdir: str, captions: list[str]) -> None:
@@ -197,9 +189,24 @@ def _write_captions(workdir: str, captions: list[str]) -> None:
 
     from xmc_jax import workdir as run
 
-    run.samples_dir(workdir).mkdir(parents=True, exist_ok=True)
-    layout = {"captions": captions, "columns": GRID_COLUMNS}
-    run.captions_path(workdir).write_text(json.dumps(layout, indent=2) + "\n")
+    path, layout = run.captions_path(workdir), {"captions": captions, "columns": GRID_COLUMNS}
+    with run.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    run.write_whole(path, f"{json.dumps(layout, indent=2)}\n".encode())
+
+
+@contextlib.contextmanager
+def _failed_events_are_user_errors(workdir: str):
+    """TensorFlow writes the events, and has exceptions of its own for a full disk."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("tensorflow."):
+            raise
+        raise UserError(
+            f"cannot write TensorBoard's events in {workdir}: {str(error).splitlines()[0]}; mend "
+            "that and start again: the run goes on from its last checkpoint"
+        ) from error
 
 
 def _make_preview(experiment, preview, workdir: str, writer):
@@ -207,6 +214,7 @@ def _make_preview(experiment, preview, workdir: str, writer):
     from xmc_jax import images, processes
     from xmc_jax import workdir as run
     from xmc_jax.sampling import Sampler
+    from xmc_jax.train_data import NUM_GRID_CAPTIONS
 
     sampler = Sampler(experiment, NUM_GRID_CAPTIONS)
     tokens = preview.tokens[preview.valid]
@@ -216,7 +224,7 @@ def _make_preview(experiment, preview, workdir: str, writer):
         if processes.is_first():
             factor = max(1, 96 // experiment.config.model.resolution)
             grid = images.enlarge(images.make_grid(drawn, num_columns=GRID_COLUMNS), factor)
-            run.sample_path(workdir, step).write_bytes(images.encode_png(grid))
+            run.write_whole(run.sample_path(workdir, step), images.encode_png(grid))
             writer.write_images(step, {"samples": grid[None]})
 
     return draw
@@ -251,85 +259,58 @@ def _make_evaluation(experiment, workdir: str, data_dir: str, checkpoints, write
     return evaluate
 
 
-class _Log:
-    """The numbers of training: to the screen, to metrics.jsonl and to TensorBoard.
+class _Training:
+    """The loop over the steps of a run; see `train` for its parts."""
 
-    Metrics stay on the device until `flush`, so that the loop never waits for a step to end.
-    """
+    def __init__(
+        self, experiment, checkpoints, workdir, *, open_stream, writer, draw, evaluate, interruption
+    ):
+        from xmc_jax.train_log import TrainLog
 
-    def __init__(self, config, workdir: str, writer, first_step: int):
-        self._config, self._workdir, self._writer = config, workdir, writer
-        self._pending: list[tuple[int, dict]] = []
-        self._flushed_step = first_step
-        self._flushed_at = time.monotonic()
-        self._compiled = False
+        self._experiment, self._checkpoints = experiment, checkpoints
+        self._open_stream, self._interruption = open_stream, interruption
+        self._draw, self._evaluate = draw, evaluate
+        self._log = TrainLog(experiment.config, workdir, writer)
+        self._step, self._rng = experiment.jit_train_step(), experiment.make_rng()
 
-    def add(self, step: int, metrics: dict) -> None:
-        """Takes the metrics of one step, still on the device."""
-        self._pending.append((step, metrics))
+    def take_steps(self, state) -> int:
+        """Trains from a state to the end, or to where a signal has it stop.
 
-    def flush(self) -> None:
-        """Fetches what has been added, checks it, and writes the lines that are due.
+        Returns:
+          The last step, which is saved.
 
         Raises:
-          UserError: a metric is not finite; names the first one and its step.
+          NotFinite: a metric is not finite; everything that was saved is.
         """
-        import jax
+        from xmc_jax import sharding
 
-        from xmc_jax import processes
-
-        if not self._pending:
-            return
-        steps, metrics = zip(*self._pending, strict=True)
-        self._pending.clear()
-        metrics = jax.device_get(metrics)
-        for step, values in zip(steps, metrics, strict=True):
-            self._check_finite(step, values)
-
-        now = time.monotonic()
-        rate = len(steps) / max(now - self._flushed_at, 1e-9)
-        if not self._compiled:
-            processes.say(f"first step, compilation included: {now - self._flushed_at:.0f} s")
-        self._compiled, self._flushed_at = True, now
-        for step, values in zip(steps, metrics, strict=True):
-            if step % self._config.log_every_steps == 0 and processes.is_first():
-                self._write(step, {k: float(v) for k, v in values.items()}, rate)
-
-    def restart_clock(self) -> None:
-        """Leaves out of the rate what was not training."""
-        self._flushed_at = time.monotonic()
-
-    def _write(self, step: int, values: dict[str, float], rate: float) -> None:
-        from xmc_jax import workdir as run
-
-        config = self._config
-        run.append_metrics(
-            self._workdir,
-            [{"kind": "train", "step": step, **values, "steps_per_second": rate}],
-        )
-        self._writer.write_scalars(step, {**values, "steps_per_second": rate})
-        remaining = (config.num_steps - step) / rate
-        images_per_second = rate * config.batch_size * config.d_steps
-        shown = ["d/loss", "g/loss", *(k for k in values if k.endswith("sentence_accuracy"))]
-        print(
-            f"step {step}/{config.num_steps}  "
-            + "  ".join(f"{name} {values[name]:.3f}" for name in shown)
-            + f"  {rate:.2f} steps/s  {images_per_second:.0f} images/s"
-            f"  ETA {progress.format_duration(remaining)}",
-            flush=True,
-        )
-
-    def _check_finite(self, step: int, values: dict) -> None:
-        import numpy as np
-
-        for name, value in values.items():
-            if not np.isfinite(value):
-                raise UserError(
-                    f"{name} is {value} at step {step}: the run stops, and its checkpoints "
-                    f"up to step {self._flushed_step} are good; try a lower learning rate or "
-                    "--config.model.dtype=float32"
-                )
-        self._flushed_step = step
+        config, first_step = self._experiment.config, int(state.step)
+        log, mesh, frozen = self._log, self._experiment.mesh, self._experiment.frozen
+        eval_every_steps = config.eval.every_steps
+        if eval_every_steps and first_step and first_step % eval_every_steps == 0:
+            self._evaluate(first_step, state.ema)  # Unless it was before the run was cut off.
+        log.begin()
+        with contextlib.closing(self._open_stream(first_step)) as stream:
+            for step in range(first_step + 1, config.num_steps + 1):
+                batch = sharding.put_batch(next(stream), mesh, batch_axis=1)
+                state, metrics = self._step(state, batch, frozen, self._rng)
+                done, stopped = step == config.num_steps, self._interruption.is_due(step)
+                log.add(step, metrics)
+                # A checkpoint follows a look at the losses: what is not finite is never saved.
+                if done or step % config.log_every_steps == 0 or step == first_step + 1:
+                    log.flush()
+                if done or step % config.sample_every_steps == 0:
+                    self._draw(step, state.ema)
+                if done or stopped or step % config.checkpoint_every_steps == 0:
+                    log.flush()
+                    self._checkpoints.save(step, state)
+                if stopped:
+                    break
+                if eval_every_steps and step % eval_every_steps == 0:
+                    log.flush()
+                    self._evaluate(step, state.ema)
+                    log.begin()  # What was not training does not count into the rate.
+        return step
 
 
 if __name__ == "__main__":
@@ -350,5 +331,10 @@ if __name__ == "__main__":
         "Processes that read and decode; 0: threads of this one. Changes speed, never a result. "
         "Chosen by the number of cores if not given.",
         lower_bound=0,
+    )
+    flags.DEFINE_bool(
+        "replay",
+        False,
+        "Take the last step that was not finite again, print every term of it, and write nothing.",
     )
     cli.run(main)

@@ -77,7 +77,8 @@ def make_train_step(
     accumulation_steps: int = 1,
     remat: str = "none",
     mesh: Mesh | None = None,
-) -> Callable[[TrainState, Batch, FrozenParams, Array], tuple[TrainState, Metrics]]:
+    every_update: bool = False,
+) -> Callable[[TrainState, Batch, FrozenParams, Array], tuple[TrainState, Metrics | list[Metrics]]]:
     """Builds the training step.
 
     A step takes as many micro-batches as the batch has along its first axis. All but the last
@@ -100,11 +101,13 @@ def make_train_step(
         only batch statistics are those of a part. Must divide the batch of each device.
       remat: What the backward pass recomputes, for less memory; a name in `REMAT_POLICIES`.
       mesh: The devices that the batch, and possibly the parameters, are split over, or None.
+      every_update: Whether metrics come as a list, one entry for each micro-batch.
 
     Returns:
       ``train_step(state, batch, frozen, rng) -> (state, metrics)``, a pure function: its noise
-      comes from `rng` folded with ``state.step``. Metrics are float32 scalars named ``d/…`` and
-      ``g/…``, each term with its loss and its in-batch retrieval accuracy.
+      comes from `rng` folded with ``state.step``. Metrics, of the last micro-batch, are float32
+      scalars named ``d/…`` and ``g/…``: each term with its loss and its in-batch retrieval
+      accuracy, and the norm of each player's gradient, which is finite only if all of it is.
 
     Raises:
       ValueError: the pretrained-image term has a weight but no network.
@@ -126,6 +129,7 @@ def make_train_step(
         ema_decay=ema_decay,
         flip=flip,
         accumulation_steps=accumulation_steps,
+        every_update=every_update,
     )
     return algorithm.train_step
 
@@ -200,19 +204,23 @@ class _Algorithm(NamedTuple):
     ema_decay: float
     flip: bool
     accumulation_steps: int
+    every_update: bool
 
     def train_step(
         self, state: TrainState, batch: Batch, frozen: FrozenParams, rng: Array
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, Metrics | list[Metrics]]:
         """One generator update; see `make_train_step`."""
         rng = jax.random.fold_in(rng, state.step)
         *for_discriminator, for_both = (
             self._prepare(jax.tree.map(lambda x, i=i: x[i], batch), frozen, rng, i)
             for i in range(batch.image.shape[0])
         )
+        every = []
         for example in for_discriminator:
-            state = self._update_discriminator(state, example)
-        return self._update_both(state, for_both, frozen)
+            state, metrics = self._update_discriminator(state, example)
+            every.append(metrics)
+        state, metrics = self._update_both(state, for_both, frozen)
+        return state, [*every, metrics] if self.every_update else metrics
 
     def _prepare(
         self, micro_batch: Batch, frozen: FrozenParams, rng: Array, index: int
@@ -225,7 +233,9 @@ class _Algorithm(NamedTuple):
         z = jax.random.normal(z_rng, (real.shape[0], self.networks.generator.z_dim))
         return _Example(real, text, z)
 
-    def _update_discriminator(self, state: TrainState, example: _Example) -> TrainState:
+    def _update_discriminator(
+        self, state: TrainState, example: _Example
+    ) -> tuple[TrainState, Metrics]:
         judge = self.networks.judge
 
         def linearize(example: _Example):
@@ -241,20 +251,19 @@ class _Algorithm(NamedTuple):
             return outputs, lambda cotangent: pull_back(cotangent)[0], spectral
 
         outputs, pull_back, spectral = in_parts(linearize, example, self.accumulation_steps)
-        cotangent, _ = jax.grad(
+        cotangent, metrics = jax.grad(
             lambda outputs: self.objectives.d_loss(*outputs, example.text), has_aux=True
         )(outputs)
+        grads = pull_back(cotangent)
         params, optimizer = _descend(
-            self.discriminator_tx,
-            pull_back(cotangent),
-            state.discriminator_optimizer,
-            state.discriminator,
+            self.discriminator_tx, grads, state.discriminator_optimizer, state.discriminator
         )
-        return state.replace(
+        state = state.replace(
             discriminator=params,
             discriminator_optimizer=optimizer,
             spectral=jax.tree.map(lambda x: x[0], spectral),
         )
+        return state, metrics | {"d/grad_norm": optax.global_norm(grads)}
 
     def _update_both(
         self, state: TrainState, example: _Example, frozen: FrozenParams
@@ -294,7 +303,11 @@ class _Algorithm(NamedTuple):
             generator_optimizer=g_optimizer,
             discriminator_optimizer=d_optimizer,
         )
-        return state, d_metrics | g_metrics
+        norms = {
+            "d/grad_norm": optax.global_norm(d_grads),
+            "g/grad_norm": optax.global_norm(g_grads),
+        }
+        return state, d_metrics | g_metrics | norms
 
     def _linearize_both(self, state: TrainState, example: _Example, frozen: FrozenParams):
         """``(real, fake), pull_back, (stats, spectral)`` of a part of the batch.

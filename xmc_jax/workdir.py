@@ -2,6 +2,7 @@
 
     config.json              the resolved config, written when the run starts
     metrics.jsonl            one line a record; training appends to it, and so does evaluation
+    nonfinite.jsonl          steps whose losses or gradients were not finite, see `nonfinite.py`
     samples/                 captions.json and one grid of samples a time, step_00001000.png
     checkpoints/<step>/      see `checkpoint.py`
     best/<step>/             the checkpoint that `config.eval.best_metric` likes best
@@ -11,11 +12,12 @@
 Every path may be local or remote (``gs://…``).
 """
 
+import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -37,6 +39,11 @@ def config_path(workdir: epath.PathLike) -> epath.Path:
 def metrics_path(workdir: epath.PathLike) -> epath.Path:
     """Where the run's numbers are, one JSON object a line."""
     return epath.Path(workdir) / "metrics.jsonl"
+
+
+def nonfinite_path(workdir: epath.PathLike) -> epath.Path:
+    """Where the steps that were not finite are, one JSON object a line."""
+    return epath.Path(workdir) / "nonfinite.jsonl"
 
 
 def samples_dir(workdir: epath.PathLike) -> epath.Path:
@@ -103,10 +110,38 @@ def ensure_writable(folder: epath.PathLike) -> None:
         raise UserError(f"cannot write to {folder}: {reason}; choose another folder") from error
 
 
+@contextlib.contextmanager
+def writing(path: epath.PathLike) -> Iterator[None]:
+    """Makes one line of what hinders a file of the run to be written.
+
+    Raises:
+      UserError: the disk is full, the folder is gone or takes no writes, …
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; mend that and start again: the run "
+            "goes on from its last checkpoint"
+        ) from error
+
+
+def write_whole(path: epath.Path, data: bytes) -> None:
+    """Writes a file, or replaces it, in a single move: nobody ever sees a part of it.
+
+    Raises:
+      UserError: see `writing`.
+    """
+    temporary = path.parent / f".{path.name}.new"
+    with writing(path):
+        temporary.write_bytes(data)
+        temporary.replace(path)
+
+
 def write_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
     """Writes the resolved config, replacing an older one in a single move."""
     fields = json.dumps(config.to_dict(), indent=2, allow_nan=False)
-    _replace_text(config_path(workdir), fields + "\n")
+    write_whole(config_path(workdir), f"{fields}\n".encode())
 
 
 def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
@@ -122,9 +157,20 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
         raise UserError(
             f"no run in {workdir}: {path.name} is missing; check --workdir, or train there first"
         ) from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise _broken_config(path, f"is not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise _broken_config(path, "holds no fields")
     return ml_collections.ConfigDict(_lists_to_tuples(fields)).lock()
+
+
+def _broken_config(path: epath.Path, fault: str) -> UserError:
+    return UserError(
+        f"{path} {fault}; bring it back from a copy, or remove it: the next start of training "
+        "writes it anew"
+    )
 
 
 def check_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
@@ -163,32 +209,64 @@ def append_metrics(workdir: epath.PathLike, records: Iterable[Record]) -> None:
     time that training starts, ``{"kind": "start", "step": N, …}`` with what `environment.describe`
     tells. Values may be scalars of NumPy or JAX. What is not finite becomes null: JSON has no NaN.
     """
-    lines = "".join(json.dumps(_plain(record)) + "\n" for record in records)
-    path = metrics_path(workdir)
-    # A crash in mid-write leaves a last line without its end: do not glue a good one to it.
-    if _ends_in_mid_line(path):
-        lines = "\n" + lines
-    with path.open("a") as file:
-        file.write(lines)
+    append_lines(metrics_path(workdir), [json.dumps(_plain(record)) for record in records])
+
+
+def append_lines(path: epath.Path, lines: Iterable[str]) -> None:
+    """Appends lines to a file, in one write.
+
+    Raises:
+      UserError: see `writing`.
+    """
+    text = "".join(f"{line}\n" for line in lines)
+    with writing(path):
+        # A crash in mid-write leaves a last line without its end: do not glue a good one to it.
+        if _ends_in_mid_line(path):
+            text = f"\n{text}"
+        with path.open("a") as file:
+            file.write(text)
 
 
 def read_metrics(workdir: epath.PathLike) -> list[Record]:
     """The run's numbers in the order they were written; none if there is no file.
 
-    A line torn by a crash is left out, with a notice on stderr.
+    A line torn by a crash, or damaged, is left out, with a notice on stderr.
     """
-    path = metrics_path(workdir)
+    return read_records(metrics_path(workdir), {"kind": str, "step": int})
+
+
+def read_records(path: epath.Path, fields: Mapping[str, type]) -> list[Record]:
+    """The objects of a file with one a line, those that have some fields; none without a file."""
     if not path.exists():
         return []
-    records, torn = [], 0
-    for line in path.read_text().splitlines():
+    records, torn = [], []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            torn += 1
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict) and all(
+            isinstance(record.get(name), kind) for name, kind in fields.items()
+        ):
+            records.append(record)
+        elif line:
+            torn.append(number)
     if torn:
-        print(f"{path}: left out {torn} incomplete line(s)", file=sys.stderr)
+        places = ", ".join(map(str, torn[:5])) + ", …" * (len(torn) > 5)
+        print(f"notice: {path}: left out {len(torn)} incomplete line(s): {places}", file=sys.stderr)
     return records
+
+
+def is_evaluation(record: Record) -> bool:
+    """Whether a record is an evaluation's, with all that tables and curves of them need."""
+    texts, numbers = ("metric", "protocol"), ("value", "floor", "ceiling", "num_samples")
+    return (
+        record["kind"] == "eval"
+        and all(isinstance(record.get(name), str) for name in texts)
+        and {"value", "weights", "num_samples", "seed"} <= record.keys()
+        and isinstance(record["weights"], str | None)
+        and all(isinstance(record.get(name), int | float | None) for name in numbers)
+    )
 
 
 def latest_evaluations(records: Iterable[Record]) -> list[Record]:
@@ -199,7 +277,7 @@ def latest_evaluations(records: Iterable[Record]) -> list[Record]:
     """
     latest: dict[tuple, Record] = {}
     for record in records:
-        if record["kind"] == "eval":
+        if is_evaluation(record):
             key = (record["metric"], record["protocol"], record.get("weights"))
             if key not in latest or record["step"] >= latest[key]["step"]:
                 latest[key] = {"floor": None, "ceiling": None} | record
@@ -214,7 +292,8 @@ def truncate_metrics(workdir: epath.PathLike, step: int) -> None:
     if not metrics_path(workdir).exists():
         return
     kept = [r for r in read_metrics(workdir) if r["kind"] != "train" or r["step"] <= step]
-    _replace_text(metrics_path(workdir), "".join(json.dumps(record) + "\n" for record in kept))
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    write_whole(metrics_path(workdir), text.encode())
 
 
 def flatten(fields: Mapping[str, Any], prefix: str = "") -> Record:
@@ -234,12 +313,6 @@ def _ends_in_mid_line(path: epath.Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) != b"\n"
-
-
-def _replace_text(path: epath.Path, text: str) -> None:
-    temporary = path.parent / f".{path.name}.new"
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _plain(record: Mapping[str, Any]) -> Record:

@@ -6,14 +6,14 @@ any number of processes, threads and workers reads the same global batches.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain.python as grain
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 
 from xmc_jax.data.read_ahead import ReadAhead
-from xmc_jax.data.records import ExampleReader, Examples, Records, Selection
+from xmc_jax.data.records import ExampleReader, Examples, Records, Selection, draw_caption
 from xmc_jax.types import Batch
 
 
@@ -80,14 +80,10 @@ def train_batches(
       ValueError: the processes cannot share the batch evenly.
     """
     rows = _rows(batch_size, process_index, process_count)
-    # Indexing it is random access: a shuffle is a permutation, a repeat a new one.
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    select = _make_select(len(source), batch_size, num_micro_batches, seed)
 
     def selections() -> Iterator[Selection]:
-        for step in itertools.count(start_step):
-            micro_batches = range(step * num_micro_batches, (step + 1) * num_micro_batches)
-            places = [m * batch_size + row for m in micro_batches for row in rows]
-            yield Selection([int(order[place]) for place in places], places)
+        return (select(step, rows) for step in itertools.count(start_step))
 
     def finish(examples: Examples) -> Batch:
         arrays = examples.image, tokenizer(examples.captions)
@@ -95,6 +91,33 @@ def train_batches(
 
     read = ExampleReader(source, resolution, crop, antialias, seed)
     return ReadAhead(read, selections(), finish, num_workers)
+
+
+def read_train_step(
+    source: Records, *, batch_size: int, num_micro_batches: int, seed: int, step: int
+) -> list[dict[str, Any]]:
+    """What `train_batches` yields for a step, over all processes, to be looked at by people.
+
+    Args:
+      source: See `train_batches`.
+      batch_size: See `train_batches`.
+      num_micro_batches: See `train_batches`.
+      seed: See `train_batches`.
+      step: Counted as ``start_step`` there.
+
+    Returns:
+      ``{"micro_batch", "id", "caption"}`` of each example.
+    """
+    select = _make_select(len(source), batch_size, num_micro_batches, seed)
+    indices, draws = select(step, range(batch_size))
+    found = []
+    for place, (index, draw) in enumerate(zip(indices, draws, strict=True)):
+        record = source[index]
+        _, caption = draw_caption(record, seed, draw)
+        found.append(
+            {"micro_batch": place // batch_size, "id": record["image/id"], "caption": caption}
+        )
+    return found
 
 
 def eval_examples(
@@ -166,6 +189,21 @@ def eval_examples(
 def choose_examples(num_records: int, num_examples: int, seed: int) -> list[int]:
     """Which records of a split are evaluated, and in which order: a prefix of one permutation."""
     return np.random.default_rng(seed).permutation(num_records)[:num_examples].tolist()
+
+
+def _make_select(
+    num_examples: int, batch_size: int, num_micro_batches: int, seed: int
+) -> Callable[[int, range], Selection]:
+    """What to read for some rows of each of a training step's micro-batches."""
+    # Indexing it is random access: a shuffle is a permutation, a repeat a new one.
+    order = grain.MapDataset.range(num_examples).seed(seed).shuffle().repeat()
+
+    def select(step: int, rows: range) -> Selection:
+        micro_batches = range(step * num_micro_batches, (step + 1) * num_micro_batches)
+        places = [m * batch_size + row for m in micro_batches for row in rows]
+        return Selection([int(order[place]) for place in places], places)
+
+    return select
 
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> range:

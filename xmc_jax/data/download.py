@@ -7,7 +7,6 @@ without Python's lock (only encoding a small result holds it, for half a millise
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -25,6 +24,7 @@ import requests
 from xmc_jax.data import preprocess
 from xmc_jax.data.fetch import Failure, Fetcher, Stopped, make_session
 from xmc_jax.errors import UserError
+from xmc_jax.lock import only_one
 from xmc_jax.progress import Progress, format_duration
 
 OPEN_IMAGES = "https://open-images-dataset.s3.amazonaws.com"
@@ -123,7 +123,7 @@ def download(
         num_images = len(images)
     folder = Path(folder)
     fetcher = Fetcher(timeout, num_attempts, backoff, threading.Event())
-    with _only_one(folder), _sigterm_like_ctrl_c():
+    with only_one(folder, "downloading to"), _sigterm_like_ctrl_c():
         missing_before = read_missing(folder)
         run = _Run(iter(images), folder, base_url.rstrip("/"), convert, fetcher, verify, num_images)
         try:
@@ -320,32 +320,6 @@ def _write_missing(folder: Path, missing: dict[RemoteImage, str]) -> None:
         if not _is_there(path_of(folder, image), decode=False)
     ]
     _write(folder / MISSING_FILE, "".join(lines).encode())
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of the folder; the lock goes with the process, however it ends.
-
-    Raises:
-      UserError: another process is there, or the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is downloading to {folder}; let it end") from error
-        except OSError as error:  # Not every network's file system can lock.
-            print(
-                f"notice: {folder} cannot be locked ({error.strerror}); let no second command "
-                "download to it",
-                file=sys.stderr,
-            )
-        yield
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def read_narratives(path: str | os.PathLike) -> Iterator[Narrative]:
             try:
                 fields = json.loads(line)
                 narrative = Narrative(*(fields[name] for name in Narrative._fields))
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, RecursionError) as error:
                 reason = f"no field {error}" if isinstance(error, KeyError) else error
                 raise _bad_line(path, number, reason) from error
             for name, value in zip(Narrative._fields, narrative, strict=True):

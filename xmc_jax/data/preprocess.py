@@ -12,6 +12,9 @@ from xmc_jax.errors import UserError
 CROPS = ("squash", "short_crop", "center_crop")
 # What Pillow may try: it would also hand some formats to programs outside.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+# A header of a few bytes may promise any size; memory is taken after a look at it. The largest
+# photographs of the data sets here have a twentieth of this.
+_MAX_PIXELS = 89_478_485  # Where Pillow begins to warn of decompression bombs.
 
 
 class UndecodableImage(ValueError):
@@ -48,11 +51,13 @@ def open_upright(data: bytes) -> Opened:
       data: The bytes of a JPEG, PNG, WebP, BMP or GIF file.
 
     Raises:
-      UndecodableImage: the bytes are truncated, damaged, of no such kind, or promise more pixels
-        than Pillow's guard against decompression bombs lets pass.
+      UndecodableImage: the bytes are truncated, damaged, of no such kind, or promise more than 89
+        million pixels.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
+            if file.width * file.height > _MAX_PIXELS:
+                raise UndecodableImage(f"{file.width}x{file.height} pixels are too many")
             file.load()
             orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
             rotated = orientation in range(2, 9)
@@ -60,6 +65,8 @@ def open_upright(data: bytes) -> Opened:
             rgb = _to_rgb(image)
             transparent, comment = file.has_transparency_data, file.info.get("comment", b"")
             return Opened(rgb, file.format, file.mode, transparent, rotated, comment)
+    except UndecodableImage:
+        raise
     except UnidentifiedImageError as error:
         raise UndecodableImage("no image file") from error
     except Exception as error:  # On damaged bytes Pillow's readers raise many kinds.

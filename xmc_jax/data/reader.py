@@ -35,9 +35,11 @@ def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.Datas
         config = module.Builder.make_config(form)
     except ValueError as error:
         raise UserError(f"data set {name}: {error}") from error
-    return module.Builder(
-        data_dir=epath.Path(data_dir).expanduser(), config=config, file_format=FILE_FORMAT
-    )
+    root = epath.Path(data_dir).expanduser()
+    try:
+        return module.Builder(data_dir=root, config=config, file_format=FILE_FORMAT)
+    except Exception as error:  # Of a data set that is there, the description is read.
+        raise _cannot_open(name, root / name / form, error) from error
 
 
 def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) -> epath.Path:
@@ -123,4 +125,18 @@ def open_split(
         build(builder)
     if split not in builder.info.splits:
         raise UserError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
-    return Records(builder.as_data_source(split=split).data_source)
+    info = builder.info.splits[split]
+    shards = [(str(p), n) for p, n in zip(info.filepaths, info.shard_lengths, strict=True)]
+    try:
+        files = builder.as_data_source(split=split).data_source
+    except Exception as error:  # TFDS wraps whatever its readers raise.
+        raise _cannot_open(name, epath.Path(builder.data_dir), error) from error
+    return Records(files, shards)
+
+
+def _cannot_open(name: str, folder: epath.Path, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return UserError(
+        f"data set {name} in {folder} is damaged ({reason}); delete that folder and build it anew "
+        "with python -m xmc_jax.prepare"
+    )

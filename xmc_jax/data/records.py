@@ -4,6 +4,7 @@ Worker processes import this module: neither TensorFlow nor JAX here, a second a
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
@@ -27,13 +28,22 @@ class Records(Sequence):
 
     Args:
       files: The serialised examples; the ``data_source`` of a TFDS data source.
+      shards: The path of each file and how many examples it holds, to name one that is damaged.
+
+    Raises:
+      UserError: a file is missing, or damaged where that shows at once.
     """
 
-    def __init__(self, files: ArrayRecordDataSource):
-        self._files = files
+    def __init__(self, files: ArrayRecordDataSource, shards: Sequence[tuple[str, int]]):
+        self._files, self._shards = files, shards
+        try:
+            self._length = len(files)
+        except Exception as error:  # The reader has no common kind of error.
+            bad = next((path for path, _ in shards if _fails(_count, path)), None)
+            raise self._damage(error, bad) from error
 
     def __len__(self) -> int:
-        return len(self._files)
+        return self._length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.read([index])[0]
@@ -50,9 +60,38 @@ class Records(Sequence):
             records = [self._files[indices[0]]] if one else self._files.__getitems__(indices)
             return [_parse(record) for record in records]
         except Exception as error:  # The reader and the parser have no common kind of error.
-            raise UserError(
-                f"the data set's files cannot be read ({error}); build the data set anew"
-            ) from error
+            bad = next((i for i in indices if _fails(self._read_one, i)), None)
+            raise self._damage(error, None if bad is None else self._shard_of(bad)) from error
+
+    def _shard_of(self, index: int) -> str:
+        for path, length in self._shards:
+            if index < length:
+                return path
+            index -= length
+        raise IndexError(index)
+
+    def _read_one(self, index: int) -> dict[str, Any]:
+        return _parse(self._files[index])
+
+    def _damage(self, error: Exception, path: str | None) -> UserError:
+        reason = (str(error).strip().splitlines() or ["truncated"])[0][:200]
+        folder = os.path.dirname(self._shards[0][0])
+        return UserError(
+            f"{path or folder} is missing or damaged ({reason}); bring it back from a copy, or "
+            f"delete {folder} and build the data set anew with python -m xmc_jax.prepare"
+        )
+
+
+def _count(path: str) -> int:
+    return len(ArrayRecordDataSource([path]))
+
+
+def _fails(use: Callable, argument: Any) -> bool:
+    try:
+        use(argument)
+    except Exception:
+        return True
+    return False
 
 
 def _parse(serialized: bytes) -> dict[str, Any]:

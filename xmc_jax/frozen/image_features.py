@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import jax
 import jax.numpy as jnp
 import keras
@@ -91,7 +92,9 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
     if not path.is_file():
         raise UserError(f"no weight file {path} for {network}")
 
-    fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+    _check_size(path, model)
+    with path.open("rb") as file:
+        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     if packaged:
         if fingerprint != _PACKAGED_SHA256:
             raise UserError(f"{path} is not the file it should be: its sha256 is {fingerprint}")
@@ -108,6 +111,28 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
     return _wrap(model, network, resolution, weights)._replace(
         params=_params(model), fingerprint=fingerprint
     )
+
+
+def _check_size(path: Path, model: keras.Model) -> None:
+    """Refuses a file that holds, or promises, much more than the network's weights.
+
+    Compressed arrays of a small HDF5 file may have any size in memory.
+
+    Raises:
+      UserError: it does.
+    """
+    # Keras' VGG files with their top have seven times the weights of those without.
+    limit = 40 * model.count_params() + 100_000_000
+    size = path.stat().st_size
+    if h5py.is_hdf5(path):
+        with h5py.File(path) as file:
+            sizes = [size]
+            file.visititems(lambda _, x: sizes.append(getattr(x, "nbytes", 0)))
+            size = max(size, sum(sizes[1:]))
+    if size > limit:
+        raise UserError(
+            f"{path} does not hold the weights of {model.name}: it has {size / 1e6:.0f} MB of them"
+        )
 
 
 def _wrap(model: keras.Model, network: str, resolution: int, weights: str) -> ImageFeatures:

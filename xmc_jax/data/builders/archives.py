@@ -17,12 +17,13 @@ from typing import Any
 
 import urllib3
 
-from xmc_jax.data.builders.pictures import Location
+from xmc_jax.data.builders.pictures import Location, read_member
 from xmc_jax.data.fetch import make_session
 from xmc_jax.errors import UserError
 from xmc_jax.progress import Progress
 
 _MB = 1_000_000
+_MAX_JSON_BYTES = 1000 * _MB  # Captions of COCO-2014's training split have 66 MB.
 _TIMEOUT_SECONDS = 30  # Without a byte.
 
 COCO_PICTURES = {
@@ -163,12 +164,12 @@ def read_json(path: Path, member: str, address: str) -> Any:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read(member))
+            return json.loads(read_member(archive, member, _MAX_JSON_BYTES))
     except KeyError as error:
         raise UserError(
             f"{path} holds no {member}; it is another archive than {address}"
         ) from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise _not_whole(path, address, error) from error
 
 

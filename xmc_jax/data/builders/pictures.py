@@ -40,6 +40,7 @@ _GRAY_MODES = ("1", "L", "LA", "F")
 _MADE_BY = b"xmc_jax"  # At the beginning of a comment: …, the form, and what of these is so.
 _MARKS = ("gray", "cmyk", "rotated")
 _connections = threading.local()  # To servers.
+_MAX_PICTURE_BYTES = 256_000_000  # Of a file in an archive; published ones have one MB or less.
 _AHEAD = 8  # Pictures in flight, for each worker.
 _MIN_PER_PROCESS = 64  # Fewer take less time than a process takes to start.
 
@@ -69,8 +70,22 @@ class Location(NamedTuple):
           OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error: they cannot be read.
         """
         if self.member:
-            return _open_zip(self.path).read(self.member)
+            return read_member(_open_zip(self.path), self.member, _MAX_PICTURE_BYTES)
         return epath.Path(self.path).read_bytes()
+
+
+def read_member(archive: zipfile.ZipFile, member: str, max_bytes: int) -> bytes:
+    """A file in a zip archive, into memory: no name in an archive ever becomes a path.
+
+    Raises:
+      KeyError: there is no such file.
+      OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error: it cannot be read, or is too
+        large; zipfile reads no more of it than the archive's index says.
+    """
+    size = archive.getinfo(member).file_size
+    if size > max_bytes:
+        raise zipfile.BadZipFile(f"{member} would have {size / 1e6:.0f} MB, too many for its kind")
+    return archive.read(member)
 
 
 class Picture(NamedTuple):

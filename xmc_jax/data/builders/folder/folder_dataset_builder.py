@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import tensorflow_datasets as tfds
 
@@ -148,7 +148,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, tuple[str, list[str], str | N
                 continue
             try:
                 yield number, _parse_line(json.loads(line.removeprefix(b"\xef\xbb\xbf")))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"{path}, line {number}: {error}; a line is like "
                     '{"image": "a.jpg", "captions": ["a cat", "a pet"]}'
@@ -158,6 +158,8 @@ def _read_lines(path: Path) -> Iterator[tuple[int, tuple[str, list[str], str | N
 def _parse_line(fields: object) -> tuple[str, list[str], str | None]:
     if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
         raise ValueError('no "image"')
+    if (name := PurePath(fields["image"])).is_absolute() or ".." in name.parts:
+        raise ValueError(f"{fields['image']!r} is not below the folder of the list")
     captions = fields.get("captions", fields.get("caption"))
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):

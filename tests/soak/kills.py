@@ -1,0 +1,143 @@
+"""kill -9 at random moments of a run, and the same command again: nothing may be lost or changed.
+
+    python -m tests.soak.kills --kills=50 --folder=/tmp/kills
+
+Trains a tiny model once without a fault, and once under kills: in the set-up and the compilation,
+in steps, in saves, in evaluations and in reports. At the end every array of the last checkpoint and
+every line of metrics.jsonl (but rates) must be equal, no line may be there twice, and no start may
+have failed. Prints a line a kill and a summary; exit code 1 if anything is not so.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import random
+import sys
+import time
+
+from tests.test_verbs import leaves_of
+from tests.verbs import TINY, finish, start
+
+NUM_STEPS = 400
+LONGER = [
+    f"--config.num_steps={NUM_STEPS}",
+    "--config.log_every_steps=10",
+    "--config.checkpoint_every_steps=20",
+    "--config.sample_every_steps=100",
+]
+# A kind of moment each, in turn.
+MOMENTS = ("start", "step", "save", "evaluate", "report")
+
+
+class Run:
+    """A workdir, and the processes that are started on it."""
+
+    def __init__(self, folder: pathlib.Path, name: str):
+        self.workdir, self._data_dir = folder / name, folder / "data"
+        self.failures: list[str] = []
+
+    def start(self, verb: str):
+        """A verb on the workdir, by the same command each time."""
+        more = [*TINY, *LONGER] if verb == "train" else []
+        return start(verb, *more, f"--workdir={self.workdir}", data_dir=self._data_dir)
+
+    def finish(self, verb: str) -> float:
+        """Runs a verb to its end; seconds."""
+        begin = time.monotonic()
+        self._judge(finish(self.start(verb)), verb)
+        return time.monotonic() - begin
+
+    def kill(self, moment: str, seconds: float) -> str:
+        """Starts the verb of a moment, kills it there, and says where that was."""
+        verb = "train" if moment in ("start", "step", "save") else moment
+        child = self.start(verb)
+        if moment in ("step", "save"):
+            for line in child.stdout:
+                if line.startswith(("first step", "nothing to do")):
+                    break
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and child.poll() is None:
+            if moment == "save" and self._is_saving():
+                break
+            time.sleep(0.001)
+        child.kill()
+        done = finish(child)
+        if done.returncode != -9:
+            self._judge(done, verb)
+            return f"{verb} had ended"
+        return f"{verb} after {seconds:.2f} s" if moment != "save" else "train in a save"
+
+    def _is_saving(self) -> bool:
+        return any((self.workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+
+    def _judge(self, done, verb: str) -> None:
+        if done.returncode or "Traceback" in done.stderr:
+            self.failures.append(f"{verb} ended with {done.returncode}: {done.stderr[-2000:]}")
+
+    def records(self) -> list[dict]:
+        """The lines of metrics.jsonl, without what no two runs share."""
+        lines = (self.workdir / "metrics.jsonl").read_text().splitlines()
+        rates = ("steps_per_second",)
+        return [{k: v for k, v in json.loads(x).items() if k not in rates} for x in lines]
+
+
+def compare(whole: Run, killed: Run) -> list[str]:
+    """What is not equal."""
+    import jax
+    import numpy as np
+
+    faults = [*whole.failures, *killed.failures]
+    one, other = (leaves_of(run.workdir, NUM_STEPS) for run in (whole, killed))
+    equal = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), one, other)
+    for path, same in jax.tree_util.tree_leaves_with_path(equal):
+        if not same:
+            faults.append(f"{jax.tree_util.keystr(path)} differs")
+    sizes = [np.size(x) for x in jax.tree.leaves(one)]
+    print(f"compared {len(sizes)} arrays, {sum(sizes)} numbers")
+    wanted, found = whole.records(), killed.records()
+    counts = collections.Counter(json.dumps(record) for record in found)
+    faults += [f"{n} times: {line[:80]}" for line, n in counts.items() if n > 1]
+    for kind in ("train", "eval"):
+        a, b = ([r for r in records if r["kind"] == kind] for records in (wanted, found))
+        # Evaluations of earlier checkpoints are there besides.
+        b = b if kind == "train" else [r for r in b if r["step"] == NUM_STEPS]
+        if a != b:
+            faults.append(f"{kind} lines differ: {len(a)} and {len(b)}")
+        print(f"compared {len(a)} {kind} lines")
+    if not (killed.workdir / "report.html").read_text().rstrip().endswith("</html>"):
+        faults.append("report.html is torn")
+    return faults
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--folder", type=pathlib.Path, required=True)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+
+    whole, killed = (Run(options.folder, name) for name in ("whole", "killed"))
+    seconds = {verb: whole.finish(verb) for verb in ("train", "evaluate", "report")}
+    print(f"without faults: {seconds}", flush=True)
+    begin = time.monotonic()
+    for number in range(options.kills):
+        moment = MOMENTS[number % len(MOMENTS)]
+        if moment in ("evaluate", "report") and not list(killed.workdir.glob("checkpoints/[0-9]*")):
+            moment = "save"
+        longest = {"start": seconds["train"] / 2, "step": 2.0, "save": 60.0}
+        place = killed.kill(moment, chance.uniform(0, longest.get(moment) or seconds[moment]))
+        names = [p.name for p in killed.workdir.glob("checkpoints/*")]
+        steps = ", ".join(sorted(filter(str.isdigit, names), key=int)) or "none"
+        print(f"kill {number + 1}/{options.kills}: {place}; checkpoints {steps}", flush=True)
+    for verb in seconds:
+        killed.finish(verb)
+    faults = compare(whole, killed)
+    print("\n".join(faults))
+    print(f"{options.kills} kills in {time.monotonic() - begin:.0f} s: {len(faults)} faults")
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
