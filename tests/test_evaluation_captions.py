@@ -21,7 +21,7 @@ from xmc_jax.evaluation.pictures import Pictures, make_shares
 from xmc_jax.experiment import create_experiment
 from xmc_jax.frozen.clip import load_clip
 from xmc_jax.frozen.detector import load_detector
-from xmc_jax.metrics.r_precision import wilson_interval
+from xmc_jax.metrics.intervals import wilson_interval
 from xmc_jax.metrics.soa import CLASSES
 
 SIDE = 32

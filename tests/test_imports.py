@@ -208,7 +208,10 @@ def test_the_mathematics_loads_none_of_the_heavy_packages():
 
 def test_nothing_unpickles():
     """But for the one reader that takes arrays alone, of a file whose hash is known."""
-    risky = r"pickle\.loads?\(|allow_pickle=True|\btorch\b|joblib|dill|marshal|\beval\(|\bexec\("
+    risky = (
+        r"pickle\.loads?\(|allow_pickle=True|import (torch|joblib|dill|marshal)\b"
+        r"|torch\.load\(|\beval\(|\bexec\("
+    )
     found = {
         f"{path.name}: {line.strip()}"
         for path, _ in files()

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from xmc_jax.metrics import preference
+from xmc_jax.metrics import intervals, preference
 
 NAN = math.nan
 # Krippendorff (2011), example C: four observers, twelve units, some not rated.
@@ -18,22 +18,6 @@ PUBLISHED = np.array(
         [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NAN],
     ]
 )
-
-
-def test_wilson_interval_of_known_counts():
-    assert preference.wilson_interval(0.773, 1000) == pytest.approx((0.7460, 0.7979), abs=5e-5)
-    low, high = preference.wilson_interval(0.0, 10)
-    z = preference.Z_95
-    assert (low, high) == pytest.approx((0.0, z * z / (10 + z * z)))
-    assert preference.wilson_interval(0.5, 0) == (0.0, 1.0)
-    assert preference.wilson_interval(1.0, 10) == pytest.approx((1 - high, 1.0))
-
-
-def test_wilson_ends_are_where_the_score_test_turns():
-    for rate, count in ((0.1, 30), (0.64, 12.5)):
-        for end in preference.wilson_interval(rate, count):
-            deviations = abs(rate - end) / math.sqrt(end * (1 - end) / count)
-            assert deviations == pytest.approx(preference.Z_95)
 
 
 @pytest.mark.parametrize(("level", "alpha"), [("nominal", 0.743), ("interval", 0.849)])
@@ -107,7 +91,7 @@ def test_captions_weigh_the_same_and_ties_count_half():
 def test_unanimous_votes_claim_no_more_than_their_captions():
     found = preference.preference_rate([[1.0] * 5] * 10)
     assert (found.rate, found.effective) == (1.0, 10.0)
-    assert found.low == pytest.approx(preference.wilson_interval(1.0, 10)[0])
+    assert found.low == pytest.approx(intervals.wilson_interval(1.0, 10)[0])
     assert preference.preference_rate([[0.0, 1.0, 1.0]]).effective == 1.0
 
 

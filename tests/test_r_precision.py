@@ -143,13 +143,3 @@ def test_embeddings_that_are_none(fault):
         metric.r_precision(fault, np.eye(3), np.zeros((len(fault), 2), np.int64))
     with pytest.raises(ValueError, match="embedding"):
         metric.clip_scores(fault, fault)
-
-
-def test_wilson_interval_solves_its_equation():
-    """Its ends are the shares from which the seen one is 1.96 standard errors away."""
-    for share, count in [(0.7, 30_000), (0.01, 100), (0.5, 10)]:
-        for end in metric.wilson_interval(share, count):
-            z = (share - end) / math.sqrt(end * (1 - end) / count)
-            assert abs(z) == pytest.approx(1.959964, abs=1e-5)
-    assert metric.wilson_interval(0.0, 10)[0] == 0.0
-    assert metric.wilson_interval(1.0, 10)[1] == pytest.approx(1.0)

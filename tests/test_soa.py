@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xmc_jax.metrics import soa
-from xmc_jax.metrics.r_precision import wilson_interval
+from xmc_jax.metrics.intervals import wilson_interval
 from xmc_jax.metrics.soa_words import RULES
 
 NAMED = {

@@ -137,7 +137,8 @@ def test_paths_of_samples(tmp_path):
 
 def test_latest_evaluation_of_each_protocol_counts():
     def record(step, value, protocol="val"):
-        return eval_record(step) | {"value": value, "protocol": protocol, "weights": None}
+        told = {"value": value, "protocol": protocol, "weights": None, "num_samples": 9, "seed": 0}
+        return eval_record(step) | told
 
     rows = workdir.latest_evaluations(
         [

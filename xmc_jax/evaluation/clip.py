@@ -16,6 +16,7 @@ from xmc_jax.evaluation.features import Features, Network
 from xmc_jax.evaluation.material import Material, Record, split_name
 from xmc_jax.experiment import Experiment, evaluation_data
 from xmc_jax.metrics import r_precision as metric
+from xmc_jax.metrics.intervals import Z_95
 from xmc_jax.progress import Progress
 
 _NUM_CANDIDATES = 1 + metric.NUM_OTHERS
@@ -77,7 +78,7 @@ def _clip_score(judge: str, material: Material, drawn, real, captions) -> Record
     others = metric.mismatch(*_keys(material), seed=material.config.eval.seed)
     scores = metric.clip_scores(drawn, captions)
     value = float(scores.mean())
-    half = metric.Z_95 * float(scores.std(ddof=1)) / len(scores) ** 0.5
+    half = Z_95 * float(scores.std(ddof=1)) / len(scores) ** 0.5
     how = "100 max(cos, 0), mean over pairs, no words added"
     return {
         "protocol": f"{how}; {_protocol(judge, material)}",

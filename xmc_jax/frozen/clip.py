@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from xmc_jax.errors import UserError
-from xmc_jax.frozen import presets
+from xmc_jax.frozen import presets, weights
 
 PyTree = Any
 
@@ -66,7 +66,7 @@ def load_clip(preset: str, *, field: str = "preset") -> Clip:
     )
     scaling = presets.load_scaling(keras_hub.layers.CLIPImageConverter, preset, _SCALING)
     images, captions = _towers(backbone)
-    image_params, caption_params = presets.params_of(images), presets.params_of(captions)
+    image_params, caption_params = weights.params_of(images), weights.params_of(captions)
     return Clip(
         _make_embed_images(images, backbone.vision_encoder.image_shape[0], scaling),
         presets.make_apply(captions),
@@ -74,7 +74,7 @@ def load_clip(preset: str, *, field: str = "preset") -> Clip:
         image_params,
         caption_params,
         Path(preset).expanduser().name,
-        presets.fingerprint((image_params, caption_params)),
+        weights.fingerprint((image_params, caption_params)),
     )
 
 

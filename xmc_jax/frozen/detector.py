@@ -13,7 +13,7 @@ import keras_hub
 from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError
-from xmc_jax.frozen import presets
+from xmc_jax.frozen import presets, weights
 
 PyTree = Any
 
@@ -68,9 +68,9 @@ def load_detector(preset: str, *, field: str = "preset") -> Detector:
         logits = apply(params, scaling(pixels))["intermediate_logits"][:, -1]
         return class_scores(logits)
 
-    params = presets.params_of(backbone)
+    params = weights.params_of(backbone)
     name = Path(preset).expanduser().name
-    return Detector(detect, params, name, presets.fingerprint(params))
+    return Detector(detect, params, name, weights.fingerprint(params))
 
 
 def class_scores(logits: Float[Array, "b boxes classes"]) -> Float[Array, "b classes"]:

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError
+from xmc_jax.frozen.weights import params_of
 
 PyTree = Any
 
@@ -63,7 +64,7 @@ def describe_image_features(network: str, weights: str, resolution: int) -> Imag
     """
     model = _build(network, resolution)
     return _wrap(model, network, resolution, weights)._replace(
-        params=jax.eval_shape(lambda: _params(model))
+        params=jax.eval_shape(lambda: params_of(model))
     )
 
 
@@ -109,7 +110,7 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{path} does not hold the weights of {network}: {reason}") from error
     return _wrap(model, network, resolution, weights)._replace(
-        params=_params(model), fingerprint=fingerprint
+        params=params_of(model), fingerprint=fingerprint
     )
 
 
@@ -139,13 +140,6 @@ def _wrap(model: keras.Model, network: str, resolution: int, weights: str) -> Im
     preprocess = _imagenet_input if weights == PACKAGED else _caffe_input
     apply = functools.partial(_apply, model, preprocess, resolution)
     return ImageFeatures(apply, params=None, name=network, fingerprint="")
-
-
-def _params(model: keras.Model) -> PyTree:
-    return (
-        [variable.value for variable in model.trainable_variables],
-        [variable.value for variable in model.non_trainable_variables],
-    )
 
 
 def _build(network: str, resolution: int) -> keras.Model:

@@ -1,6 +1,5 @@
-"""What keras-hub's presets have in common: finding them, their weights, how they take pixels."""
+"""What keras-hub's presets have in common: finding them, how they take pixels."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,24 +81,6 @@ def make_apply(model: keras.Model) -> Callable[[PyTree, Array], PyTree]:
         return outputs
 
     return apply
-
-
-def params_of(model: keras.Model) -> PyTree:
-    """The weights that `make_apply`'s function takes."""
-    return (
-        [variable.value for variable in model.trainable_variables],
-        [variable.value for variable in model.non_trainable_variables],
-    )
-
-
-def fingerprint(params: PyTree) -> str:
-    """sha256 of all weights, whichever file they came from."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        leaf = np.asarray(leaf)
-        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def resize(

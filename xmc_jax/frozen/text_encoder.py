@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import kagglehub
 import keras
 import keras_hub
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
 from xmc_jax.errors import UserError
+from xmc_jax.frozen import weights
 
 PyTree = Any
 EncodedText = tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t"]]
@@ -87,7 +87,7 @@ def load_text_encoder(name: str) -> TextEncoder:
         raise UserError(f"config.text.encoder={name!r} {fault}: {reason}") from error
     return TextEncoder(
         apply=functools.partial(_encode, backbone),
-        params=_params(backbone),
+        params=weights.params_of(backbone),
         width=backbone.hidden_dim,
         vocabulary_file=vocabulary_file,
         lowercase=lowercase,
@@ -123,7 +123,7 @@ def describe_text_encoder(name: str) -> TextEncoder:
     )
     return TextEncoder(
         apply=functools.partial(_encode, backbone),
-        params=jax.eval_shape(lambda: _params(backbone)),
+        params=jax.eval_shape(lambda: weights.params_of(backbone)),
         width=width,
         vocabulary_file="",
         lowercase=True,
@@ -131,25 +131,10 @@ def describe_text_encoder(name: str) -> TextEncoder:
 
 
 def fingerprint(encoder: TextEncoder) -> str:
-    """sha256 of the weights, with their types and shapes, and of the vocabulary."""
+    """sha256 of the weights and of the vocabulary."""
     digest = hashlib.sha256(Path(encoder.vocabulary_file).read_bytes())
-    for x in map(np.asarray, jax.tree.leaves(encoder.params)):
-        if is_weight(x):
-            digest.update(f"{x.dtype}{x.shape}".encode())
-            digest.update(np.ascontiguousarray(x).data)
+    digest.update(weights.fingerprint(encoder.params).encode())
     return digest.hexdigest()
-
-
-def is_weight(x: Any) -> bool:
-    """Whether it is learned; the others of an encoder's arrays are the random state of dropout."""
-    return jnp.issubdtype(x.dtype, jnp.floating)
-
-
-def _params(backbone) -> PyTree:
-    return (
-        [variable.value for variable in backbone.trainable_variables],
-        [variable.value for variable in backbone.non_trainable_variables],
-    )
 
 
 def _encode(backbone, params: PyTree, tokens: Int32[Array, "b t"]) -> EncodedText:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-Z_95 = 1.959963984540054  # Half-width of a 95 % interval, in standard deviations.
+from xmc_jax.metrics import intervals
 
 
 class Rate(NamedTuple):
@@ -28,22 +28,6 @@ class Rate(NamedTuple):
     low: float
     high: float
     effective: float
-
-
-def wilson_interval(rate: float, count: float | int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share; without anything counted it is all of [0, 1].
-
-    Args:
-      rate: The share seen, 0..1.
-      count: Independent trials behind it; need not be whole.
-      z: Half-width in standard deviations.
-    """
-    if not count > 0:
-        return 0.0, 1.0
-    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
-    spread = rate * (1 - rate) / count + z * z / (4 * count * count)
-    half = z * math.sqrt(spread) / (1 + z * z / count)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def preference_rate(votes_by_caption: Iterable[Sequence[float]]) -> Rate:
@@ -67,7 +51,7 @@ def preference_rate(votes_by_caption: Iterable[Sequence[float]]) -> Rate:
     else:
         variance = float(np.var(means, ddof=1)) / len(means)
         effective = min(sum(map(len, votes)), rate * (1 - rate) / max(variance, 1e-300))
-    return Rate(rate, *wilson_interval(rate, effective), float(effective))
+    return Rate(rate, *intervals.wilson_interval(rate, effective), float(effective))
 
 
 def sign_test(wins: int, losses: int) -> float:

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from xmc_jax.metrics.intervals import wilson_interval
+
 NUM_OTHERS = 99
-Z_95 = 1.959963984540054  # Standard errors on either side of a 95 % interval.
 _CHUNK = 64  # Images whose candidates are looked up at a time.
 _NOBODY = -1  # In candidates: no caption.
 
@@ -156,14 +157,6 @@ def mismatch(
       ValueError: there is none for an image.
     """
     return draw_candidates(image_keys, meanings, num_others=1, seed=seed)[:, 1]
-
-
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share that was seen in ``count`` trials."""
-    z = Z_95
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    spread = np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) * z / (1 + z**2 / count)
-    return float(max(centre - spread, 0.0)), float(min(centre + spread, 1.0))
 
 
 def _numbered(keys: Sequence[Hashable]) -> Int[np.ndarray, " n"]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from xmc_jax.metrics import bootstrap
+from xmc_jax.metrics.intervals import ratio_intervals
 
 Form = Mapping[str, Any]
 
@@ -136,7 +136,7 @@ def summarise(table: Int[np.ndarray, "n attributes 2"], *, seed: int = 0) -> dic
     Raises:
       ValueError: there are no images.
     """
-    intervals = bootstrap.ratio_intervals(table[..., 0], table[..., 1], seed=seed).tolist()
+    intervals = ratio_intervals(table[..., 0], table[..., 1], seed=seed).tolist()
     totals = table.sum(axis=0).tolist()
     return {
         name: Accuracy(hits / claims, *interval, claims)

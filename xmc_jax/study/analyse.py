@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xmc_jax.errors import UserError
-from xmc_jax.metrics import preference
+from xmc_jax.metrics import intervals, preference
 from xmc_jax.study.design import NOISE
 
 QUESTIONS = ("quality", "alignment")
@@ -185,7 +185,7 @@ def _question(votes: Mapping[str, Mapping[int, Answer]]) -> dict[str, Any]:
     if sides:
         share = sides.count("left") / len(sides)
         left = preference.Rate(
-            share, *preference.wilson_interval(share, len(sides)), float(len(sides))
+            share, *intervals.wilson_interval(share, len(sides)), float(len(sides))
         )
     decided = [[score for score in one if score != 0.5] for one in every]
     return {

@@ -1,9 +1,29 @@
-"""Confidence intervals by the bootstrap (Efron 1979): images drawn anew, with replacement."""
+"""Confidence intervals: Wilson's for shares, the bootstrap for ratios over images."""
+
+import math
 
 import numpy as np
 from jaxtyping import Float, Int
 
+Z_95 = 1.959963984540054  # Half-width of a 95 % interval, in standard deviations.
+
 _CHUNK = 100  # Resamples held at once.
+
+
+def wilson_interval(rate: float, count: float | int, z: float = Z_95) -> tuple[float, float]:
+    """Wilson's score interval of a share; without anything counted it is all of [0, 1].
+
+    Args:
+      rate: The share seen, 0..1.
+      count: Independent trials behind it; need not be whole.
+      z: Half-width in standard deviations.
+    """
+    if not count > 0:
+        return 0.0, 1.0
+    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
+    spread = rate * (1 - rate) / count + z * z / (4 * count * count)
+    half = z * math.sqrt(spread) / (1 + z * z / count)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def ratio_intervals(
@@ -14,7 +34,9 @@ def ratio_intervals(
     level: float = 0.95,
     num_resamples: int = 2000,
 ) -> Float[np.ndarray, "k 2"]:
-    """Percentile intervals of ratios ``sum(hits) / sum(claims)`` over images.
+    """Percentile intervals of ratios ``sum(hits) / sum(claims)`` by the bootstrap (Efron 1979).
+
+    Images are drawn anew, with replacement.
 
     An image is drawn with all its claims, since they stand and fall together. Where every claim is
     a hit, or none, so it is in every resample and the interval is a point: with n independent

@@ -1,9 +1,12 @@
-"""bootstrap.py: against the normal approximation, by coverage, and where nothing varies."""
+"""intervals.py: against the normal approximation, by coverage, and where nothing varies."""
+
+import math
 
 import numpy as np
 import pytest
 
-from xmc_jax.metrics.bootstrap import ratio_intervals
+from xmc_jax.metrics import intervals
+from xmc_jax.metrics.intervals import ratio_intervals
 
 
 def draw(rng, n, rate):
@@ -69,3 +72,19 @@ def test_resamples_without_claims_do_not_count():
 def test_no_images():
     with pytest.raises(ValueError, match="no images"):
         ratio_intervals(np.zeros((0, 2), np.int64), np.zeros((0, 2), np.int64), seed=0)
+
+
+def test_wilson_interval_of_known_counts():
+    assert intervals.wilson_interval(0.773, 1000) == pytest.approx((0.7460, 0.7979), abs=5e-5)
+    low, high = intervals.wilson_interval(0.0, 10)
+    z = intervals.Z_95
+    assert (low, high) == pytest.approx((0.0, z * z / (10 + z * z)))
+    assert intervals.wilson_interval(0.5, 0) == (0.0, 1.0)
+    assert intervals.wilson_interval(1.0, 10) == pytest.approx((1 - high, 1.0))
+
+
+def test_wilson_ends_are_where_the_score_test_turns():
+    for rate, count in ((0.1, 30), (0.64, 12.5)):
+        for end in intervals.wilson_interval(rate, count):
+            deviations = abs(rate - end) / math.sqrt(end * (1 - end) / count)
+            assert deviations == pytest.approx(intervals.Z_95)

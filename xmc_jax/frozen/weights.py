@@ -1,0 +1,34 @@
+"""Weights of a Keras network as a pytree: what pure functions take, and what they are known by."""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+PyTree = Any
+
+
+def params_of(model: keras.Model) -> PyTree:
+    """The arrays that ``model.stateless_call`` takes: trainable ones, and the others."""
+    return (
+        [variable.value for variable in model.trainable_variables],
+        [variable.value for variable in model.non_trainable_variables],
+    )
+
+
+def is_weight(x: Any) -> bool:
+    """Whether an array is learned; Keras keeps states of random generators among the others."""
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def fingerprint(params: PyTree) -> str:
+    """sha256 of all learned arrays, with their types and shapes, whichever file they came from."""
+    digest = hashlib.sha256()
+    for leaf in map(np.asarray, jax.tree.leaves(params)):
+        if is_weight(leaf):
+            digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+            digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
