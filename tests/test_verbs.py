@@ -85,7 +85,7 @@ def test_training_reports_progress_and_leaves_everything_in_place(trained):
     assert all("g/image_d_accuracy" in r for r in train_records(workdir))
     records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     starts = [r for r in records if r["kind"] == "start"]
-    assert [r["step"] for r in starts] == [0, 4]
+    assert starts[0]["step"] == 0 < starts[-1]["step"] < 8  # Started, killed, stopped, finished.
     assert starts[0]["devices"] == "1 x cpu" and starts[0]["versions"]["jax"]
 
 
