@@ -91,6 +91,7 @@ def load(
       UserError: there is no model or no such checkpoint in the folder, a file is damaged, or the
         text encoder is missing or another one than that of the training.
     """
+    folder = epath.Path(folder).expanduser()
     config = workdir.read_config(folder)
     if text_encoder is not None:
         with config.unlocked():
