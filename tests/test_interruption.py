@@ -39,6 +39,8 @@ def start(kind):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A test in the background of a shell would have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     child.stdout.readline()
     return child
@@ -79,6 +81,7 @@ def test_the_second_signal_ends_at_once(number):
 
 
 def test_handlers_are_as_before_when_it_is_left():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     num_threads = threading.active_count()
     with Interruption() as interruption:
