@@ -149,7 +149,7 @@ def test_mistakes(tmp_path, folder, run_verb, config):
         ("fid30k", {}, "no metric 'fid30k' for this run; there are .*fid40"),
         ("kid40", weights, "kid40 cannot judge .* 1000 or more"),
         ("fid40", weights, "bad.pth is not pt_inception.* sha256"),
-        ("fid40", {"num_exampels": "3"}, "no field num_exampels; there are num_examples"),
+        ("fid40", {"num_exampels": "3"}, "no field num_exampels; there are .*num_examples"),
         ("fid40", {"num_examples": "many"}, "num_examples=many: "),
     ):
         with pytest.raises(UserError, match=words):
