@@ -71,6 +71,7 @@ def train(num_steps: int, seed: int) -> PyTree:
       The network's variables.
     """
     import jax
+    import jax.numpy as jnp
     import optax
 
     from xmc_jax.metrics.shapes_scorer import create_network
@@ -81,7 +82,7 @@ def train(num_steps: int, seed: int) -> PyTree:
     )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     step = _make_step(network, optimizer)
-    blank = np.zeros((1, _RESOLUTIONS[0], _RESOLUTIONS[0], 3), np.float32)
+    blank = jnp.zeros((1, _RESOLUTIONS[0], _RESOLUTIONS[0], 3))
     params = network.init(jax.random.key(seed), blank)
     state = optimizer.init(params)
     progress = Progress(num_steps, name="train", unit="steps")

@@ -26,7 +26,7 @@ def degrade(
       image: Any picture; its corner is taken for its background.
       rng: Decides on faults and severities.
       strength: Of the most severe faults: 0 leaves the image alone but for JPEG at its best, 1
-        leaves most shapes just recognisable at 32 pixels.
+        leaves most shapes just recognisable at 32 pixels; no more than 3.
     """
     pixels = image.astype(np.float32)
     for fault in FAULTS.values():
@@ -73,7 +73,7 @@ def blur(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
 def downsample(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
     """Down to two thirds of the side, and up again."""
     height, width, _ = pixels.shape
-    small = tuple(round(side * (1 - severity / 3)) for side in (width, height))
+    small = tuple(max(round(side * (1 - severity / 3)), 1) for side in (width, height))
     image = Image.fromarray(_bytes(pixels)).resize(small, Image.Resampling.BILINEAR)
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), np.float32)
 
@@ -106,7 +106,7 @@ def add_noise(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixe
 
 def compress(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
     """JPEG at qualities from 98 down to 25, colours at full resolution."""
-    buffer, quality = io.BytesIO(), round(98 - 73 * severity)
+    buffer, quality = io.BytesIO(), max(round(98 - 73 * severity), 1)
     Image.fromarray(_bytes(pixels)).save(buffer, "JPEG", quality=quality, subsampling=0)
     return np.asarray(Image.open(buffer), np.float32)
 

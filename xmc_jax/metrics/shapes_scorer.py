@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import flax.linen as nn
 import flax.traverse_util
@@ -235,7 +236,7 @@ def load_scorer(path: Path = PACKAGED) -> Scorer:
         metadata = json.loads(arrays.pop(_METADATA).tobytes())
         names = Names(**{kind: tuple(names) for kind, names in metadata["names"].items()})
         params = _checked(arrays, names)
-    except (ValueError, OSError, KeyError, TypeError, EOFError) as error:
+    except (ValueError, OSError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} does not hold a scorer of shapes: {error}") from error
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
     return Scorer(make_reader(params, names), fingerprint, metadata)
