@@ -119,8 +119,6 @@ def set_up_jax() -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; a `UserError` or Ctrl-C becomes one line."""
-    # Before anything imports Keras, as TensorFlow's friends do.
-    os.environ["KERAS_BACKEND"] = "jax"
 
     def main_without_arguments(argv: Sequence[str]) -> None:
         if len(argv) > 1:
