@@ -22,6 +22,7 @@ def execute(name, parameters, data_dir):
     assert parameters.keys() <= set(names), names
     cell.source += "\n" + "\n".join(f"{k} = {v!r}" for k, v in parameters.items())
     environment = os.environ | {"TFDS_DATA_DIR": str(data_dir), "XLA_FLAGS": COMPILE_FAST}
+    del environment["KERAS_BACKEND"]  # Users do not set it.
     client = nbclient.NotebookClient(
         notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOKS)}}
     )

@@ -92,7 +92,7 @@ def test_training_reports_progress_and_leaves_everything_in_place(trained):
 def test_tensorboard_shows_the_run(trained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    workdir, _ = trained
+    workdir, *_ = trained
     tags = EventAccumulator(str(workdir)).Reload().Tags()["tensors"]
     numbers = train_records(workdir)[0].keys() - {"kind", "step"}
     assert numbers | {"steps_per_second", "samples", "captions", "config"} <= set(tags)

@@ -1,10 +1,17 @@
 """XMC-JAX: text-to-image generation by cross-modal contrastive learning (XMC-GAN) in JAX.
 
-import xmc_jax
+    import xmc_jax
 
-model = xmc_jax.load("runs/shapes_32")
-images = model.generate(["a red circle above a blue square"], seed=0)
+    model = xmc_jax.load("runs/shapes_32")
+    images = model.generate(["a red circle above a blue square"], seed=0)
+
+Importing it is cheap: JAX and all the rest are loaded when they are needed.
 """
+
+import os
+
+# Before anything imports Keras, as TensorFlow's friends do.
+os.environ["KERAS_BACKEND"] = "jax"
 
 
 def load(folder, **options):

@@ -141,8 +141,6 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
       takes_arguments: Whether it is called with the arguments that are no flags, as a list; they
         are refused otherwise.
     """
-    # Before anything imports Keras, as TensorFlow's friends do.
-    os.environ["KERAS_BACKEND"] = "jax"
 
     def main_on_one_line(argv: Sequence[str]) -> None:
         if len(argv) > 1 and not takes_arguments:

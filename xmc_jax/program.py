@@ -13,7 +13,7 @@ from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Float, Int32, UInt8
 
 from xmc_jax.experiment import Experiment
-from xmc_jax.frozen.text_encoder import is_weight
+from xmc_jax.frozen.weights import is_weight
 from xmc_jax.train_step import make_sample_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -263,7 +263,7 @@ class _Algorithm(NamedTuple):
             discriminator_optimizer=optimizer,
             spectral=jax.tree.map(lambda x: x[0], spectral),
         )
-        return state, metrics | {"d/grad_norm": optax.global_norm(grads)}
+        return state, metrics | {"d/grad_norm": optax.tree.norm(grads)}
 
     def _update_both(
         self, state: TrainState, example: _Example, frozen: FrozenParams
@@ -304,8 +304,8 @@ class _Algorithm(NamedTuple):
             discriminator_optimizer=d_optimizer,
         )
         norms = {
-            "d/grad_norm": optax.global_norm(d_grads),
-            "g/grad_norm": optax.global_norm(g_grads),
+            "d/grad_norm": optax.tree.norm(d_grads),
+            "g/grad_norm": optax.tree.norm(g_grads),
         }
         return state, d_metrics | g_metrics | norms
 

@@ -1,7 +1,9 @@
 """A trained model by its folder, ready to draw: that of a run, or an exported one.
 
-model = xmc_jax.load("runs/shapes_32")
-images = model.generate(["a red circle above a blue square"], seed=0)
+    model = xmc_jax.load("runs/shapes_32")
+    images = model.generate(["a red circle above a blue square"], seed=0)
+
+The verbs `sample` and `export` load models here too.
 """
 
 import dataclasses
