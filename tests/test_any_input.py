@@ -55,7 +55,7 @@ def assert_told(error: UserError) -> None:
 
 # Config overrides.
 
-DEFAULTS = workdir._flatten(shapes_32.get_config().to_dict())
+DEFAULTS = workdir.flatten(shapes_32.get_config().to_dict())
 FIELDS = sorted(DEFAULTS)
 NAMES = st.sampled_from([*FIELDS, "model", "loss"]) | st.text(string.ascii_letters + "._-=[]0")
 VALUES = (
