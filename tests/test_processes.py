@@ -208,7 +208,7 @@ def test_all_stop_when_one_cannot_go_on(folder, failing):
 ENDLESS = [*RUN, "--config.num_steps=100000", "--config.checkpoint_every_steps=100000"]
 
 
-def test_a_signal_to_one_saves_in_all_at_the_same_step_and_a_restart_goes_on(folder, train):
+def test_a_signal_to_one_saves_in_all_at_the_same_step(folder):
     children = start_processes(
         "train",
         *ENDLESS,
