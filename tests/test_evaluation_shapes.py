@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from configs import shapes_32
 from xmc_jax.data import shapes
@@ -38,7 +39,7 @@ def material(split, drawn, tmp_path, form="sq32"):
         pictures("real", real),
         pictures("other real", real),
         pictures("drawn", drawn(scenes, real)),
-        tmp_path,
+        epath.Path(tmp_path),
     )
 
 
