@@ -1,6 +1,5 @@
 """The verb evaluate beside a run: watched, killed, started again, inside of training."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -14,6 +13,8 @@ from configs.shapes_32 import get_config
 from tests.verbs import ROOT, TINY, assert_refused, environment
 from xmc_jax import workdir as run
 from xmc_jax.checkpoint import Checkpoints
+from xmc_jax.errors import UserError
+from xmc_jax.evaluate import evaluate
 from xmc_jax.experiment import create_experiment
 
 COUNT = 40
@@ -137,19 +138,25 @@ def test_evaluation_inside_of_training(folder, run_verb):
     assert eval_records(workdir) == records  # The same numbers, written once.
 
 
-def test_mistakes(folder, run_verb, config):
-    workdir = folder / "mistaken"
-    workdir.mkdir()
-    run.write_config(workdir, config)
-    evaluate = lambda *arguments: run_verb("evaluate", f"--workdir={workdir}", *arguments)  # noqa: E731
-    assert_refused(evaluate("--metrics=fid40"), "fid40", "Inception of 2015", "6726825d.pth")
-    assert_refused(evaluate("--metrics=fid30k"), "no metric 'fid30k'", "fid40")
-    bad = folder / "bad.pth"
+def test_mistakes(tmp_path, folder, run_verb, config):
+    run.write_config(tmp_path, config)
+    before = run.config_path(tmp_path).read_bytes()
+    bad = tmp_path / "bad.pth"
     bad.write_bytes(b"no weights")
-    given = f"--set=inception_weights={bad}"
-    assert_refused(evaluate("--metrics=fid40", given), "bad.pth", "sha256")
-    assert_refused(evaluate("--metrics=kid40", given), "1000 or more")
-    assert_refused(evaluate("--set=num_exampels=3"), "num_exampels", "num_examples")
-    assert_refused(evaluate("--watch", "--step=3"), "--watch", "--step")
-    assert_refused(evaluate("--watch", "--split=test"), "--watch", "--split")
-    assert json.loads(run.config_path(workdir).read_text())["eval"]["inception_weights"] == ""
+    weights = {"inception_weights": str(bad)}
+    for name, settings, words in (
+        ("fid40", {}, "fid40 cannot judge .* Inception of 2015, .*6726825d.pth"),
+        ("fid30k", {}, "no metric 'fid30k' for this run; there are .*fid40"),
+        ("kid40", weights, "kid40 cannot judge .* 1000 or more"),
+        ("fid40", weights, "bad.pth is not pt_inception.* sha256"),
+        ("fid40", {"num_exampels": "3"}, "no field num_exampels; there are .*num_examples"),
+        ("fid40", {"num_examples": "many"}, "num_examples=many: "),
+    ):
+        with pytest.raises(UserError, match=words):
+            evaluate(str(tmp_path), str(folder / "data"), [name], None, settings)
+    assert run.config_path(tmp_path).read_bytes() == before
+
+    done = run_verb("evaluate", f"--workdir={tmp_path}", "--watch", "--step=3")
+    assert_refused(done, "--watch", "--step")
+    done = run_verb("evaluate", f"--workdir={tmp_path}", "--watch", "--split=test")
+    assert_refused(done, "--watch", "--split")

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -10,10 +9,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import COMPILE_FAST
 from PIL import Image
 
-from tests.verbs import ROOT, TINY
+from tests.verbs import ROOT, TINY, environment
 
 NAMES = ("one", "two")
 RUN = [*TINY, "--config.batch_size=8", "--config.d_steps=1", "--config.eval.num_examples=4"]
@@ -26,14 +24,10 @@ def free_port():
 
 
 def start(verb, *arguments, data_dir, devices):
-    environment = os.environ | {
-        "TFDS_DATA_DIR": str(data_dir),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {COMPILE_FAST}",
-    }
     return subprocess.Popen(
         [sys.executable, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
         cwd=ROOT,
-        env=environment,
+        env=environment(data_dir, devices),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -135,6 +129,57 @@ def test_two_processes_evaluate_as_one(runs):
     # What is equal to the last digit is written once.
     for metric, values in found.items():
         np.testing.assert_allclose(values, values[0], rtol=1e-4, err_msg=metric)
+
+
+SHARED_WORK = """
+import sys
+import jax, numpy as np
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
+from etils import epath
+from xmc_jax import processes, sharding
+from xmc_jax.evaluation.distances import _moments
+from xmc_jax.evaluation.features import Features, Network
+from xmc_jax.evaluation.pictures import Pictures, make_shares
+
+sent = np.float64([1 + 2.0**-40, jax.process_index()])
+np.testing.assert_array_equal(processes.gather(sent), [[1 + 2.0**-40, 0], [1 + 2.0**-40, 1]])
+
+pixels = np.random.default_rng(0).integers(0, 256, (21, 4, 4, 3)).astype(np.uint8)
+shares = make_shares(8)
+parts = [pixels[part.start : part.stop] for part in shares.ranges(21)]
+pictures = Pictures("p", 21, "x", shares, lambda: (part for part in parts))
+apply = lambda params, x: x.astype("float32").mean(axis=(1, 2)) * params
+features = Features(Network("means", apply, np.float32(2), "w"), sharding.make_mesh())
+own = features(pictures, epath.Path(sys.argv[3]), keep=True)
+assert len(own) == sum(map(len, shares.ranges(21))) < 21
+wanted = 2 * pixels.mean(axis=(1, 2))
+np.testing.assert_allclose(pictures.gather(own), wanted, rtol=1e-6)
+total = _moments(own)
+assert total.count == 21
+np.testing.assert_allclose(total.covariance, np.cov(wanted.T), rtol=1e-6)
+everyone = processes.gather(total.scatter)
+np.testing.assert_array_equal(everyone[0], everyone[1])
+print("shared")
+"""
+
+
+def test_two_processes_share_pictures_and_merge_moments(tmp_path):
+    """Features come back in the order of the pictures, float64 to the last bit."""
+    port = str(free_port())
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARED_WORK, port, str(index), str(tmp_path / "work")],
+            cwd=ROOT,
+            env=environment(tmp_path, 4) | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    for child in children:
+        said, errors = child.communicate(timeout=300)
+        assert child.returncode == 0 and said.endswith("shared\n"), errors
 
 
 @pytest.mark.parametrize("failing", [0, 1])
