@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "xmc_jax"
 MAX_FILE_LINES = 400
-MAX_LIBRARY_LINES = 7600  # Of code: blank lines, comments and docstrings apart.
+MAX_LIBRARY_LINES = 8100  # Of code: blank lines, comments and docstrings apart.
 
 VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report", "train_shapes_scorer"}
 # Imports point down this list only, or stay in one package. A package counts as one part.
