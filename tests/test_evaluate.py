@@ -115,6 +115,7 @@ def test_watching_a_run_survives_kills_and_keeps_the_best(folder, config, states
     jax.tree.map(np.testing.assert_array_equal, ema, states[best].ema)
 
 
+@pytest.mark.long
 def test_evaluation_inside_of_training(folder, run_verb):
     workdir = folder / "inside"
     done = run_verb(

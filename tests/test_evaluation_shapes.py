@@ -1,8 +1,12 @@
 """evaluation/shapes.py: records of both readers for pictures of known quality."""
 
+import dataclasses
+import functools
+
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from configs import shapes_32
 from xmc_jax.data import shapes
@@ -31,19 +35,28 @@ def material(split, drawn, tmp_path, form="sq32"):
     real = np.stack([shapes.render(scene, 32) for scene in scenes])
     tokens = np.zeros(4, np.int32)
     prompts = [Prompt(f"{split}-{i:06d}", "", i % 5, tokens) for i in range(COUNT)]
-    experiment = describe_experiment(config, jax.devices())
     return Material(
-        experiment,
+        dataclasses.replace(described(), config=config),
         prompts,
         pictures("real", real),
         pictures("other real", real),
         pictures("drawn", drawn(scenes, real)),
-        tmp_path,
+        epath.Path(tmp_path),
     )
 
 
+@functools.cache
+def described():
+    return describe_experiment(shapes_32.get_config(), jax.devices())
+
+
+@functools.cache
+def measure_of(names):
+    return family.make_measure(described(), names)
+
+
 def measure(subject, names=family.METRICS):
-    return {r["metric"]: r for r in family.make_measure(subject.experiment, names)(subject)}
+    return {r["metric"]: r for r in measure_of(names)(subject)}
 
 
 def copies(scenes, real):
@@ -93,6 +106,7 @@ def test_all_sentences_of_a_narrative_are_claims(tmp_path):
 
 def test_only_the_readers_asked_for(tmp_path):
     records = measure(material("val", copies, tmp_path), ("shapes_accuracy_trained",))
+    assert len(records) == len(ATTRIBUTES)
     assert all(name.startswith("shapes_accuracy_trained/") for name in records)
 
 

@@ -114,6 +114,7 @@ def test_checkpoints_go_from_one_process_to_two_and_back(runs, train):
         assert f"nothing to do: {runs / name} is at step 4 of 4" in train(name, num_processes)
 
 
+@pytest.mark.long
 def test_two_processes_evaluate_as_one(runs):
     for num_processes in (1, 2):
         done = run_processes(
@@ -184,7 +185,7 @@ def test_two_processes_share_pictures_and_merge_moments(tmp_path):
         assert child.returncode == 0 and said.endswith("shared\n"), errors
 
 
-@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_all_stop_when_one_cannot_go_on(folder, failing):
     more = [(), ()]
     more[failing] = ["--config.loss.contrastive_group_size=3"]
@@ -208,6 +209,7 @@ def test_all_stop_when_one_cannot_go_on(folder, failing):
 ENDLESS = [*RUN, "--config.num_steps=100000", "--config.checkpoint_every_steps=100000"]
 
 
+@pytest.mark.long
 def test_a_signal_to_one_saves_in_all_at_the_same_step(folder):
     children = start_processes(
         "train",
