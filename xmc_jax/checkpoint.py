@@ -1,8 +1,8 @@
-"""Checkpoints of a run: saved in the background, verified when read, kept by age and by merit.
+"""Checkpoints of a run: saved in the background, verified when read.
 
 One checkpoint is one folder, ``<directory>/<step>``, with the items ``ema`` (what images are drawn
-with; restorable alone), ``state`` (everything else), ``manifest`` (shape, type and checksum of
-every array) and, where a metric came with the save, ``metrics``.
+with; restorable alone), ``state`` (everything else) and ``manifest`` (shape, type and checksum of
+every array).
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -50,9 +50,6 @@ class Checkpoints:
     Args:
       directory: The folder, local or remote; made if it is not there, unless `read_only`.
       keep_latest: How many of the newest checkpoints stay.
-      best_metric: Name, among the metrics given to `save`, of the number by which the best
-        checkpoint also stays; empty: none does.
-      lower_is_better: Whether a smaller value of that metric is the better one.
       read_only: Never writes: for evaluating and sampling beside a run that trains.
     """
 
@@ -61,8 +58,6 @@ class Checkpoints:
         directory: epath.PathLike,
         *,
         keep_latest: int = 2,
-        best_metric: str = "",
-        lower_is_better: bool = False,
         read_only: bool = False,
     ):
         if keep_latest < 1:
@@ -70,25 +65,10 @@ class Checkpoints:
         self.directory = epath.Path(directory).expanduser().absolute()
         self._read_only = read_only
         self._damaged: set[int] = set()
-        policies = [ocp_managers.LatestN(keep_latest)]
-        merit = None
-        if best_metric:
-            worst = float("inf") if lower_is_better else float("-inf")
-            merit = _metric_getter(best_metric, worst)
-            policies.append(
-                ocp_managers.BestN(
-                    get_metric_fn=merit,
-                    reverse=lower_is_better,
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                # What stays is decided by the policy; Orbax writes metrics only where best_fn is.
-                best_fn=merit,
-                preservation_policy=ocp_managers.AnyPreservationPolicy(policies),
+                preservation_policy=ocp_managers.LatestN(keep_latest),
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
             ),
@@ -122,15 +102,12 @@ class Checkpoints:
         """Step of the newest complete checkpoint, or None."""
         return max(self.steps(), default=None)
 
-    def save(
-        self, step: int, state: TrainState, metrics: Mapping[str, float] | None = None
-    ) -> bool:
+    def save(self, step: int, state: TrainState) -> bool:
         """Saves a state in the background; it may be donated as soon as this returns.
 
         Args:
           step: Names the checkpoint.
           state: Arrays on devices.
-          metrics: Numbers to judge the checkpoint by.
 
         Returns:
           Whether it is being saved: False if a checkpoint of this step is there already.
@@ -153,7 +130,6 @@ class Checkpoints:
                     manifest=ocp.args.JsonSave(manifests),
                     **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
                 ),
-                metrics=None if metrics is None else {k: float(v) for k, v in metrics.items()},
                 force=True,
             )
         return True
@@ -356,14 +332,6 @@ def _everywhere(good: bool) -> bool:
     if jax.process_count() == 1:
         return good
     return bool(np.all(multihost_utils.process_allgather(np.array(good))))
-
-
-def _metric_getter(name: str, worst: float) -> Callable[[Mapping[str, float]], float]:
-    def get(metrics: Mapping[str, float]) -> float:
-        value = metrics.get(name, worst)
-        return worst if value != value else value  # NaN has no place in an order.
-
-    return get
 
 
 def _write_failure(error: BaseException | None) -> str:
