@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ml_collections import config_flags
 
 from configs import shapes_32
-from xmc_jax import cli, nonfinite, report, topology, workdir
+from xmc_jax import cli, nonfinite, topology, workdir
 from xmc_jax.data import narratives, preprocess
 from xmc_jax.data.builders import captioned, pictures
 from xmc_jax.data.builders.folder import folder_dataset_builder as folder_builder
@@ -210,8 +210,7 @@ def test_metrics_of_any_lines_are_read_kept_and_reported(tmp_path, lines):
     (tmp_path / "nonfinite.jsonl").write_bytes(b"\n".join(lines))
     nonfinite.read_faults(tmp_path)
     before = workdir.read_metrics(tmp_path)
-    evaluations = [r for r in before if report._is_evaluation(r)]
-    report.latest_evaluations(evaluations)
+    workdir.latest_evaluations(before)
     workdir.append_metrics(tmp_path, [{"kind": "train", "step": 5, "d/loss": 1.0}])
     workdir.truncate_metrics(tmp_path, 4)
     kept = [r for r in before if r["kind"] != "train" or r["step"] <= 4]

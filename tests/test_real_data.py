@@ -108,6 +108,7 @@ def test_from_archives_to_pictures(name, manual_dir, data_dir, text_encoder, vgg
     workdir = tmp_path / "run"
     train(config, str(workdir), data_dir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["kind"] == "train"]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(np.isfinite(line["g/loss"]) for line in lines)
     assert ("g/image_pretrained" in lines[0]) == (row == "all")
