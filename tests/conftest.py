@@ -111,6 +111,12 @@ LONGEST_FIRST = (
     "test_compare",
     "test_usage",
     "test_sharding",
+    "test_evaluate",
+    "test_export",
+    "test_notebooks",
+    "test_explore",
+    "test_clip",
+    "test_trained",
 )
 
 

@@ -80,14 +80,14 @@ def one_device(monkeypatch):
     monkeypatch.setattr(sharding, "make_mesh", lambda fsdp: make_mesh(jax.devices()[:1], fsdp=fsdp))
 
 
-# At 256 px one of the three is enough for every day.
+# One of the four is enough for every day.
 @pytest.mark.parametrize(
     "name",
     [
         "coco_128",
         pytest.param("coco_256", marks=pytest.mark.long),
         pytest.param("ln_coco_256", marks=pytest.mark.long),
-        "ln_open_images_256",
+        pytest.param("ln_open_images_256", marks=pytest.mark.long),
     ],
 )
 def test_from_archives_to_pictures(name, manual_dir, data_dir, text_encoder, vgg19, tmp_path):
