@@ -70,7 +70,7 @@ def split_small(monkeypatch):
     monkeypatch.setattr(sharding, "_SMALLEST_SPLIT", 32)
 
 
-@pytest.mark.parametrize("num_devices", [2, 8])
+@pytest.mark.parametrize("num_devices", [pytest.param(2, marks=pytest.mark.long), 8])
 def test_one_and_many_devices_agree(num_devices):
     """Loss, parameters after SGD (hence gradients), BN statistics, spectral norms: all of it."""
     assert_same_step(run_on(num_devices), run_on(1))
@@ -138,6 +138,7 @@ def test_per_device_negatives_are_groups_on_one_device():
     assert abs(one[1]["d/sentence"] - run_on(1)[1]["d/sentence"]) > 0.1
 
 
+@pytest.mark.long
 def test_eight_devices_accumulate_as_one_does():
     assert_same_step(*(run_on(n, accumulation_steps=2) for n in (8, 1)))
 

@@ -194,7 +194,9 @@ def plain_step(state, batch, frozen, rng, num_parts=1, weights=LossWeights(1.0, 
     return state
 
 
-@pytest.mark.parametrize(("d_steps", "num_parts"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("d_steps", "num_parts"), [pytest.param(1, 1, marks=pytest.mark.long), (2, 2)]
+)
 def test_equals_the_algorithm_written_out(frozen, d_steps, num_parts):
     """Accumulation changes batch statistics alone: every loss is that of the whole micro-batch."""
     batch, rng = jax.tree.map(jnp.asarray, make_batch(d_steps)), jax.random.key(3)
