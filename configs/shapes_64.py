@@ -14,6 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = shapes_32.get_config()
     config.num_steps = 20_000
     config.batch_size = 64
+    config.d_steps = 2  # As in the paper.
     config.data.form = "sq64"
     config.model.resolution = 64
     config.model.generator_width = 16
@@ -21,5 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.region_resolution = 16  # As in the paper.
     config.sample_every_steps = 1000
     config.checkpoint_every_steps = 1000
-    config.optimizer.ema_decay = 0.999  # As in the paper, for a run that is long enough.
+    config.optimizer.generator_learning_rate = 1e-4  # As in the paper, and what follows.
+    config.optimizer.discriminator_learning_rate = 4e-4
+    config.optimizer.ema_decay = 0.999
     return ablations.apply(config, arg)

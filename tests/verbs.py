@@ -14,6 +14,7 @@ TINY = [
     "--config=configs/shapes_32.py",
     "--config.data.form=sq32_n40",
     "--config.batch_size=4",
+    "--config.d_steps=2",
     "--config.log_every_steps=2",
     "--config.sample_every_steps=4",
     "--config.checkpoint_every_steps=2",

@@ -1,0 +1,166 @@
+"""The ablation of the paper's section 6.2 on shapes: rows x seeds at one budget, and their table.
+
+    python -m benchmarks.ablation --folder=runs/ablation
+    python -m benchmarks.ablation --folder=runs/ablation --rows=none,s_w --seeds=5 --jobs=4
+    python -m benchmarks.ablation --folder=runs/ablation --out=docs/ablation.png
+
+Trains every row (an argument of the config, see configs/ablations.py) with every seed through the
+`train` verb, and measures its checkpoints through `evaluate --watch`. What is done is not done
+again, and a run that was cut off goes on. Fields of the experiment are overridden after `--`:
+
+    python -m benchmarks.ablation --folder=runs/longer -- --config.num_steps=4000
+
+Prints the mean over seeds at the last step, with the 95 % interval that Student's t gives for as
+few, and draws the curves.
+"""
+
+import concurrent.futures
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+
+import numpy as np
+from absl import app, flags
+from scipy import stats
+
+from benchmarks import measure
+from xmc_jax import workdir
+
+FOLDER = flags.DEFINE_string("folder", None, "Folder of all the runs.", required=True)
+CONFIG = flags.DEFINE_string("config", "configs/shapes_ablation_32.py", "The rows' base.")
+ROWS = flags.DEFINE_list(
+    "rows", "none,s,w,d,s_w,s_w_d,per_device_negatives,self_modulation", "Rows of the ablation."
+)
+SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each row: seeds 0, 1, ….", lower_bound=1)
+JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time; each gets its share of the CPU cores.")
+OUT = flags.DEFINE_string("out", None, "File for a drawing of the curves, *.png or *.svg.")
+
+METRIC = "shapes_accuracy"
+ATTRIBUTES = ("colour", "shape", "size", "count", "background", "object", "all_correct")
+DRAWN = ("colour", "object")
+
+
+def run_folder(row, seed):
+    return pathlib.Path(FOLDER.value) / row / f"seed_{seed}"
+
+
+def values_of(row, seed):
+    """``{attribute: {step: accuracy}}`` of what a run has measured."""
+    values = {attribute: {} for attribute in ATTRIBUTES}
+    for record in workdir.read_metrics(run_folder(row, seed)):
+        attribute = str(record.get("metric")).removeprefix(f"{METRIC}/")
+        if workdir.is_evaluation(record) and attribute in values:
+            values[attribute][record["step"]] = record["value"]
+    return values
+
+
+def is_measured(row, seed):
+    """Whether a run has reached its end and been measured there."""
+    folder = run_folder(row, seed)
+    if not workdir.config_path(folder).exists():
+        return False
+    return workdir.read_config(folder).num_steps in values_of(row, seed)[ATTRIBUTES[0]]
+
+
+def run(row, seed, overrides, cores):
+    """Trains and measures one cell of the table, on some CPU cores.
+
+    Raises:
+      RuntimeError: a verb failed; its output is in the run's folder.
+    """
+    folder = run_folder(row, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    commands = [
+        ["train", f"--config={CONFIG.value}:{row}", f"--config.seed={seed}", *overrides],
+        ["evaluate", "--watch", f"--metrics={METRIC}"],
+    ]
+    for verb, *arguments in commands:
+        command = [sys.executable, "-m", f"xmc_jax.{verb}", *arguments, f"--workdir={folder}"]
+        log = folder / f"{verb}.log"
+        with log.open("a") as output:
+            child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            if cores:
+                os.sched_setaffinity(child.pid, cores)
+            if child.wait():
+                raise RuntimeError(f"{' '.join(command)} failed, see {log}")
+
+
+def run_all(cells, overrides):
+    """Runs cells side by side; the first failure ends it."""
+    shares = queue.SimpleQueue()
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    for job in range(JOBS.value):
+        # Two programs on a core each get more done than either on both in turn.
+        shares.put(cores[job :: JOBS.value] if len(cores) >= JOBS.value > 1 else None)
+
+    def run_with_share(cell):
+        share = shares.get()
+        try:
+            run(*cell, overrides, share)
+        finally:
+            shares.put(share)
+        return cell
+
+    with concurrent.futures.ThreadPoolExecutor(JOBS.value) as pool:
+        waiting = [pool.submit(run_with_share, cell) for cell in cells]
+        for number, done in enumerate(concurrent.futures.as_completed(waiting), 1):
+            if done.exception():
+                pool.shutdown(wait=False, cancel_futures=True)
+            print(f"{number}/{len(cells)}: {'{}, seed {}'.format(*done.result())}", flush=True)
+
+
+def mean_and_interval(values):
+    """``(mean, half-width)`` of the 95 % interval of a mean of a few normal values, in percent."""
+    mean, n = 100 * np.mean(values), len(values)
+    if n == 1:
+        return mean, float("nan")
+    return mean, 100 * stats.sem(values) * stats.t.ppf(0.975, n - 1)
+
+
+def print_results(results):
+    last = max(step for runs in results.values() for run in runs for step in run[ATTRIBUTES[0]])
+    rows = []
+    for row, runs in results.items():
+        cells = (mean_and_interval([run[name][last] for run in runs]) for name in ATTRIBUTES)
+        rows.append((f"`{row}`", *(f"{mean:.1f} ± {half:.1f}" for mean, half in cells)))
+    print(f"step {last}, {SEEDS.value} seeds; percent, mean ± 95 % interval")
+    measure.print_table(("row", *ATTRIBUTES), rows)
+
+
+def draw(results, path):
+    """Accuracy over steps: the mean of the seeds, and from the least to the most of them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(DRAWN), figsize=(10, 3.8))
+    for axis, attribute in zip(axes, DRAWN, strict=True):
+        for index, (row, runs) in enumerate(results.items()):
+            steps = sorted(runs[0][attribute])
+            values = np.array([[run[attribute][step] for step in steps] for run in runs])
+            colour, style = f"C{index}", "--" if "_" in row and row not in ("s_w", "s_w_d") else "-"
+            axis.plot(steps, values.mean(0), style, color=colour, marker="o", ms=3, label=row)
+            axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0)
+        axis.set(title=f"{METRIC}/{attribute}", xlabel="step", ylim=(0, None))
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main(argv):
+    if stray := [argument for argument in argv[1:] if not argument.startswith("--config.")]:
+        raise app.UsageError(f"unexpected argument {stray[0]!r}")
+    cells = [(row, seed) for seed in range(SEEDS.value) for row in ROWS.value]
+    run_all([cell for cell in cells if not is_measured(*cell)], argv[1:])
+    results = {row: [values_of(row, seed) for seed in range(SEEDS.value)] for row in ROWS.value}
+    print_results(results)
+    if OUT.value:
+        draw(results, OUT.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

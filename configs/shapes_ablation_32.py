@@ -1,0 +1,22 @@
+"""The base of the ablation on shapes, small enough for three seeds of every row on two CPU cores.
+
+Command: python -m benchmarks.ablation --folder=runs/ablation --jobs=2 --out=docs/ablation.png
+Cost, result: see docs/ablation.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import ablations, shapes_32
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`shapes_32`, narrower and shorter; `arg` names an ablation row."""
+    config = shapes_32.get_config()
+    config.num_steps = 300
+    config.model.generator_width = 4
+    config.checkpoint_every_steps = 100  # Each is measured.
+    config.keep_checkpoints = 3
+    config.sample_every_steps = 100
+    config.optimizer.ema_decay = 0.98  # Averages over the last sixth.
+    config.eval.num_examples = 500
+    return ablations.apply(config, arg)
