@@ -157,5 +157,6 @@ def test_mistakes(tmp_path, folder, run_verb, config):
             evaluate(str(tmp_path), str(folder / "data"), [name], None, settings)
     assert run.config_path(tmp_path).read_bytes() == before
 
-    done = run_verb("evaluate", f"--workdir={tmp_path}", "--watch", "--step=3")
-    assert_refused(done, "--watch", "--step")
+    for flag in ("--step=3", "--split=test_comp"):
+        done = run_verb("evaluate", f"--workdir={tmp_path}", "--watch", flag)
+        assert_refused(done, "--watch", f"leave out {flag.partition('=')[0]}")

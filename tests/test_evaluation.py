@@ -23,6 +23,7 @@ from xmc_jax.evaluation.material import Material, Prompt, short_count
 from xmc_jax.evaluation.pictures import Pictures, Shares, make_shares
 from xmc_jax.evaluation.spill import Spill, check_space, remove
 from xmc_jax.experiment import describe_experiment
+from xmc_jax.metrics.inception_weights import InceptionWeights
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "metrics.json").read_text())
 
@@ -160,7 +161,22 @@ def test_distances_choose_the_exact_form(name):
     assert found == pytest.approx(GOLDEN[name]["pytorch_fid"], rel=1e-6)
 
 
-def test_fid_and_prdc_of_pictures(rng, tmp_path, monkeypatch):
+def test_kid_tells_how_far_it_is(rng, capsys, mesh):
+    """Thirty thousand pictures take minutes; here features are there and short."""
+    pictures = [make_pictures(np.zeros((1000, 1, 1, 3), np.uint8), n)[0] for n in ("real", "drawn")]
+    others, _ = make_pictures(np.zeros((9, 1, 1, 3), np.uint8), "other real")  # Too few.
+    experiment = describe_experiment(get_config(), jax.devices()[:1])
+    material = Material(experiment, (), pictures[0], others, pictures[1], epath.Path())
+    sets = inception._Sets(material, make_features(mesh), InceptionWeights({}, "w"))
+    sets._own = {p.name: rng.normal(size=(len(p), 2)).astype(np.float32) for p in pictures}
+    (found,) = inception._kid(sets)
+    assert found["metric"] == "kid1k" and found["floor"] is None
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("kid of drawn pictures 100/100  ") and "ETA" in lines[-1]
+    assert all(line.startswith("kid of drawn pictures") for line in lines)
+
+
+def test_fid_and_prdc_of_pictures(rng, tmp_path, monkeypatch, capsys):
     """The real network on few pictures: drawn ones that equal the real ones are at distance 0."""
     path = tmp_path / "weights.pth"
     path.write_bytes(encode(seeded_state(), legacy=True))
@@ -194,6 +210,9 @@ def test_fid_and_prdc_of_pictures(rng, tmp_path, monkeypatch):
     assert values["prdc8/coverage"]["ceiling"] < 1
     assert all(r["weights"].startswith(prefix) for r in found)
     assert "fed as pytorch-fid does" in values["fid8"]["protocol"]
+    told = capsys.readouterr().err
+    assert "prdc of drawn pictures 24/24  " in told
+    assert "prdc of other real pictures 24/24  " in told
 
 
 def test_names_have_the_number():

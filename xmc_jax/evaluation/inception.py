@@ -25,6 +25,7 @@ from xmc_jax.metrics.inception_weights import (
     load_inception_weights,
 )
 from xmc_jax.metrics.kernel_distance import NUM_SUBSETS, SUBSET_SIZE, kernel_distance
+from xmc_jax.progress import Progress
 
 # What each metric is, which port's input it has, and how many pictures it needs.
 _INPUTS = {
@@ -161,11 +162,15 @@ def _fid(sets: _Sets) -> list[Record]:
 
 def _kid(sets: _Sets) -> list[Record]:
     real, others, drawn = _of(sets)
-    floor = None
-    if len(others) >= SUBSET_SIZE:
-        floor = kernel_distance(sets.whole(others), sets.whole(real)).mean
+
+    def distance(pictures: Pictures) -> float:
+        features = sets.whole(pictures), sets.whole(real)
+        tell = _teller(NUM_SUBSETS, "kid", pictures, "subsets")
+        return kernel_distance(*features, tell=tell).mean
+
+    floor = distance(others) if len(others) >= SUBSET_SIZE else None
+    value = distance(drawn)
     protocol = f"unbiased squared MMD, cubic kernel, {NUM_SUBSETS} subsets of {SUBSET_SIZE}"
-    value = kernel_distance(sets.whole(drawn), sets.whole(real)).mean
     return [sets.record("kid", protocol, "lower", value=value, floor=floor)]
 
 
@@ -187,10 +192,15 @@ def _inception_score(sets: _Sets) -> list[Record]:
 
 def _prdc(sets: _Sets) -> list[Record]:
     real, others, drawn = _of(sets)
-    found = prdc.prdc(sets.whole(drawn), sets.whole(real))
-    best = None
-    if len(others) > prdc.NUM_NEIGHBOURS:
-        best = prdc.prdc(sets.whole(others), sets.whole(real))
+
+    def compare(pictures: Pictures) -> prdc.Prdc:
+        features = sets.whole(pictures), sets.whole(real)
+        total = prdc.num_rows(*map(len, features))
+        tell = _teller(total, "prdc", pictures, "neighbourhoods")
+        return prdc.prdc(*features, tell=tell)
+
+    found = compare(drawn)
+    best = compare(others) if len(others) > prdc.NUM_NEIGHBOURS else None
     protocol = f"balls to the {prdc.NUM_NEIGHBOURS}th neighbour, boundary outside"
     return [
         sets.record(
@@ -202,6 +212,12 @@ def _prdc(sets: _Sets) -> list[Record]:
         )
         for name in found._fields
     ]
+
+
+def _teller(total: int, kind: str, pictures: Pictures, unit: str) -> Callable[[int], None]:
+    """Progress of what all processes compute alike, told by the first."""
+    name = f"{kind} of {pictures.name} pictures"
+    return Progress(total, name=name, unit=unit, silent=not processes.is_first()).tell
 
 
 def _of(sets: _Sets) -> tuple[Pictures, Pictures, Pictures]:
