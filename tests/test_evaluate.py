@@ -1,4 +1,4 @@
-"""The verb evaluate beside a run: watched, killed, started again, inside of training."""
+"""The verb evaluate beside a run: watched, killed, started again, inside of training; exported."""
 
 import signal
 import subprocess
@@ -9,13 +9,16 @@ import jax
 import numpy as np
 import pytest
 
+import xmc_jax
 from configs.shapes_32 import get_config
+from tests import small_run
 from tests.verbs import ROOT, TINY, assert_refused, environment
 from xmc_jax import workdir as run
 from xmc_jax.checkpoint import Checkpoints
 from xmc_jax.errors import UserError
-from xmc_jax.evaluate import evaluate
+from xmc_jax.evaluate import evaluate, watch
 from xmc_jax.experiment import create_experiment
+from xmc_jax.export import export
 
 COUNT = 40
 
@@ -137,6 +140,54 @@ def test_evaluation_inside_of_training(folder, run_verb):
     done = run_verb("evaluate", f"--workdir={workdir}", "--metrics=shapes_accuracy", "--step=4")
     assert done.returncode == 0, done.stderr
     assert eval_records(workdir) == records  # The same numbers, written once.
+
+
+def test_an_exported_model_is_measured_like_its_run(folder):
+    """In float32 it is the same generator with the same numbers; in float16 another one."""
+    (folder / "small").mkdir()
+    workdir = small_run.make(folder / "small", form="sq32_n40")
+    before = {path: path.read_bytes() for path in workdir.glob("*.json")}
+    folders, found = {"run": workdir}, {}
+    for dtype in ("float32", "float16"):
+        folders[dtype] = folder / dtype
+        export(str(workdir), str(folders[dtype]), dtype=dtype, with_program=False)
+    settings = {"num_examples": "5", "batch_size": "5", "best_metric": "shapes_accuracy/colour"}
+    options = [str(folder / "data"), ["shapes_accuracy"], None, settings]
+    for name, place in folders.items():
+        found[name] = evaluate(str(place), *options)
+        assert found[name] and run.read_metrics(place)[-len(found[name]) :] == found[name]
+    assert found["float32"] == found["run"]
+    generators = {name: {r["generator"] for r in records} for name, records in found.items()}
+    assert len(generators["run"]) == len(generators["float16"]) == 1
+    assert generators["float16"].isdisjoint(generators["run"])
+    for this, other in zip(found["float16"], found["run"], strict=True):
+        assert (this["step"], this["protocol"]) == (small_run.STEP, other["protocol"])
+    assert evaluate(str(folders["float16"]), *options) == found["float16"]
+    assert len(run.read_metrics(folders["float16"])) == len(found["float16"])  # Written once.
+
+    assert {path: path.read_bytes() for path in before} == before
+    for dtype in ("float32", "float16"):
+        assert xmc_jax.load(folders[dtype]).step == small_run.STEP  # Whole, as it was exported.
+        assert not run.best_dir(folders[dtype]).exists()
+    with pytest.raises(UserError, match="exported model of step 3; it has no step 9"):
+        evaluate(str(folders["float16"]), options[0], options[1], 9, settings)
+    with pytest.raises(UserError, match="float16 is an exported model, .*; leave out --watch"):
+        watch(str(folders["float16"]), options[0])
+    export(str(workdir), str(folders["float16"]), with_program=False)
+    assert not run.read_metrics(folders["float16"])  # They were of the model that is gone.
+
+
+def test_what_prompts_rule_out(folder, tmp_path, capsys):
+    """Known before anything is drawn: refused where it was asked for, else left out."""
+    workdir = small_run.make(tmp_path, form="sq32_n40")
+    settings = {"clip": "nowhere", "batch_size": "5"}
+    data_dir = str(folder / "data")
+    with pytest.raises(UserError, match="clip_r_precision cannot .* of 5 captions of val one has"):
+        evaluate(str(workdir), data_dir, ["clip_r_precision"], None, settings)
+    with pytest.raises(UserError, match="nowhere"):  # The others of CLIP can, and it is missing.
+        evaluate(str(workdir), data_dir, [], None, settings)
+    assert "notice: no clip_r_precision: of 5 captions of val one has" in capsys.readouterr().out
+    assert not (workdir / "evaluation").exists()
 
 
 def test_mistakes(tmp_path, folder, run_verb, config):

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from xmc_jax import processes
 from xmc_jax.evaluation.distances import frechet_between
 from xmc_jax.evaluation.features import Features, Network
-from xmc_jax.evaluation.material import Material, Record, short_count, split_name
+from xmc_jax.evaluation.material import Material, Prompt, Record, short_count, split_name
 from xmc_jax.evaluation.pictures import Pictures
 from xmc_jax.experiment import Experiment
 from xmc_jax.metrics import inception, prdc
@@ -42,13 +42,13 @@ _MIN_EXAMPLES = {
 }
 
 
-def names(config: ConfigDict) -> tuple[str, ...]:
+def names(num_prompts: int) -> tuple[str, ...]:
     """The metrics of this family."""
-    return tuple(kind + short_count(config.eval.num_examples) for kind in _INPUTS)
+    return tuple(kind + short_count(num_prompts) for kind in _INPUTS)
 
 
-def why_unfit(name: str, config: ConfigDict) -> str | None:
-    """Why a metric cannot judge a run; None if it can."""
+def why_unfit(name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None) -> str | None:
+    """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
     if not config.eval.inception_weights:
         return (
             "it needs the weights of the Inception of 2015, and no other network may stand in: "
@@ -58,6 +58,8 @@ def why_unfit(name: str, config: ConfigDict) -> str | None:
     needed = _MIN_EXAMPLES[_kind(name, config)]
     if config.eval.num_examples < needed:
         return f"it needs config.eval.num_examples of {needed} or more"
+    if prompts is not None and len(prompts) < needed:
+        return f"it needs {needed} prompts, and {split_name(config)} has {len(prompts)}"
     return None
 
 
@@ -78,12 +80,8 @@ def make_measure(
         for port, features in networks.items():
             sets = _Sets(material, features, weights)
             for kind in kinds:
-                if _INPUTS[kind] != port:
-                    continue
-                if (count := len(material.drawn)) < (needed := _MIN_EXAMPLES[kind]):
-                    processes.say(f"notice: no {kind}: it needs {needed} prompts, not {count}")
-                    continue
-                records += functions[kind](sets)
+                if _INPUTS[kind] == port:
+                    records += functions[kind](sets)
         return [record | {"weights": weights.fingerprint} for record in records]
 
     return measure
