@@ -17,8 +17,11 @@ from xmc_jax import workdir as run
 from xmc_jax.checkpoint import Checkpoints
 from xmc_jax.errors import UserError
 from xmc_jax.evaluate import evaluate, watch
-from xmc_jax.experiment import create_experiment
+from xmc_jax.evaluation import families
+from xmc_jax.evaluation.spill import Spill
+from xmc_jax.experiment import create_experiment, describe_experiment
 from xmc_jax.export import export
+from xmc_jax.train_evaluation import _failure_is_a_notice, make_evaluation
 
 COUNT = 40
 
@@ -140,6 +143,73 @@ def test_evaluation_inside_of_training(folder, run_verb):
     done = run_verb("evaluate", f"--workdir={workdir}", "--metrics=shapes_accuracy", "--step=4")
     assert done.returncode == 0, done.stderr
     assert eval_records(workdir) == records  # The same numbers, written once.
+
+
+@pytest.mark.long
+def test_an_evaluation_that_fails_is_made_up_for(folder, run_verb):
+    """It does not end training; the same command measures the last step later, and once."""
+    workdir = folder / "failed"
+    workdir.mkdir()
+    (workdir / "evaluation").write_text("A file, where pictures should wait in a folder.")
+    command = ["train", *TINY, f"--workdir={workdir}", "--config.num_steps=4"]
+    command += ["--config.eval.every_steps=2", "--config.eval.best_metric=shapes_accuracy/colour"]
+    done = run_verb(*command)
+    assert done.returncode == 0, done.stderr
+    for step in (2, 4):
+        (told,) = [line for line in done.stderr.splitlines() if f"step {step} was not" in line]
+        assert told.startswith("notice: ") and told.endswith("; training goes on")
+        assert str(workdir / "evaluation") in told
+    assert "Traceback" not in done.stderr and not eval_records(workdir)
+
+    (workdir / "evaluation").unlink()
+    before = len(run.read_metrics(workdir))
+    done = run_verb(*command)
+    assert done.returncode == 0 and "nothing more to do" in done.stdout, done.stderr
+    records = eval_records(workdir)
+    assert {r["step"] for r in records} == {4} and len(run.read_metrics(workdir)) == before + len(
+        records
+    )
+    assert [path.name for path in run.best_dir(workdir).iterdir()] == ["4"]
+
+    done = run_verb(*command)
+    assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
+    assert eval_records(workdir) == records
+
+
+def test_failures_that_training_survives(capsys):
+    with _failure_is_a_notice("step 3 was not measured"):
+        raise UserError("the disk\nis full")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "notice: step 3 was not measured: the disk is full; training goes on"
+    with _failure_is_a_notice("step 3 was not measured"):
+        raise ValueError  # A fault of this package: with all that a report of it needs.
+    *trace, line = capsys.readouterr().err.splitlines()
+    assert trace[0].startswith("Traceback")
+    assert line == "notice: step 3 was not measured: ValueError; training goes on"
+    with pytest.raises(KeyboardInterrupt), _failure_is_a_notice("step 3 was not measured"):
+        raise KeyboardInterrupt
+
+
+def test_a_failed_evaluation_leaves_no_pictures(tmp_path, config, monkeypatch, capsys):
+    """They may be what fills the disk, which training needs for its next checkpoint."""
+
+    def measure(step, ema):
+        Spill(run.evaluation_dir(tmp_path, step, "ab" * 32), "drawn").write(0, np.zeros(3))
+        raise UserError("the disk is full")
+
+    prepared = families.Evaluation(("fd_vgg16",), measure)
+    monkeypatch.setattr(families, "make_evaluation", lambda *args, **options: prepared)
+    config = config.copy_and_resolve_references()
+    config.eval.every_steps = config.checkpoint_every_steps = 2
+    experiment = describe_experiment(config, jax.devices()[:1])
+    run.write_config(tmp_path, experiment.config)
+    Spill(run.evaluation_dir(tmp_path, 1, "cd" * 32), "drawn").write(0, np.zeros(3))
+    with Checkpoints(run.checkpoints_dir(tmp_path)) as checkpoints:
+        evaluate = make_evaluation(experiment, str(tmp_path), "", checkpoints, None)
+        assert evaluate(2, None) is False
+    assert "step 2 was not measured: the disk is full; training" in capsys.readouterr().err
+    (left,) = (tmp_path / "evaluation").iterdir()
+    assert left.name.startswith("step_00000001_")  # Of another one, which may go on.
 
 
 def test_an_exported_model_is_measured_like_its_run(folder):
