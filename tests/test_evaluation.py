@@ -1,5 +1,6 @@
 """evaluation/: shares, work that survives kills, features by content, metrics of real pictures."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -23,6 +24,7 @@ from xmc_jax.evaluation.material import Material, Prompt, short_count
 from xmc_jax.evaluation.pictures import Pictures, Shares, make_shares
 from xmc_jax.evaluation.spill import Spill, check_space, remove
 from xmc_jax.experiment import describe_experiment
+from xmc_jax.metrics.inception_weights import InceptionWeights
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "metrics.json").read_text())
 
@@ -160,7 +162,25 @@ def test_distances_choose_the_exact_form(name):
     assert found == pytest.approx(GOLDEN[name]["pytorch_fid"], rel=1e-6)
 
 
-def test_fid_and_prdc_of_pictures(rng, tmp_path, monkeypatch):
+def test_kid_tells_how_far_it_is(rng, capsys, mesh, monkeypatch):
+    """A hundred subsets take a minute or so; here three are enough."""
+    monkeypatch.setattr(inception, "NUM_SUBSETS", 3)
+    few = functools.partial(inception.kernel_distance, num_subsets=3)
+    monkeypatch.setattr(inception, "kernel_distance", few)
+    pictures = [make_pictures(np.zeros((1000, 1, 1, 3), np.uint8), n)[0] for n in ("real", "drawn")]
+    others, _ = make_pictures(np.zeros((9, 1, 1, 3), np.uint8), "other real")  # Too few.
+    experiment = describe_experiment(get_config(), jax.devices()[:1])
+    material = Material(experiment, (), pictures[0], others, pictures[1], epath.Path())
+    sets = inception._Sets(material, make_features(mesh), InceptionWeights({}, "w"))
+    sets._own = {p.name: rng.normal(size=(len(p), 2048)).astype(np.float32) for p in pictures}
+    (found,) = inception._kid(sets)
+    assert found["metric"] == "kid1k" and found["floor"] is None
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("kid of drawn pictures 3/3  ") and "ETA" in lines[-1]
+    assert all(line.startswith("kid of drawn pictures") for line in lines)
+
+
+def test_fid_and_prdc_of_pictures(rng, tmp_path, monkeypatch, capsys):
     """The real network on few pictures: drawn ones that equal the real ones are at distance 0."""
     path = tmp_path / "weights.pth"
     path.write_bytes(encode(seeded_state(), legacy=True))
@@ -194,6 +214,9 @@ def test_fid_and_prdc_of_pictures(rng, tmp_path, monkeypatch):
     assert values["prdc8/coverage"]["ceiling"] < 1
     assert all(r["weights"].startswith(prefix) for r in found)
     assert "fed as pytorch-fid does" in values["fid8"]["protocol"]
+    told = capsys.readouterr().err
+    assert "prdc of drawn pictures 24/24  " in told
+    assert "prdc of other real pictures 24/24  " in told
 
 
 def test_names_have_the_number():
@@ -205,12 +228,22 @@ def test_names_have_the_number():
         "2",
     ]
     config = get_config()
-    assert set(inception.names(config)) == {"fid1k", "kid1k", "is1k", "prdc1k"}
+    assert set(inception.names(config.eval.num_examples)) == {"fid1k", "kid1k", "is1k", "prdc1k"}
     assert families.choose_metrics((), config) == (
         "shapes_accuracy",
         "shapes_accuracy_trained",
         "fd_vgg16",
     )
+    # Fewer prompts than were wanted: fewer metrics, and names that say so.
+    config.eval.inception_weights = "somewhere"
+    prompts = [Prompt(str(i), "a red circle", 0, np.zeros(20, np.int32)) for i in range(573)]
+    with pytest.raises(UserError, match="kid1k cannot .* needs 1000 prompts, and val has 573"):
+        families.choose_metrics(["kid1k"], config, prompts)
+    chosen = families.choose_metrics((), config, prompts)
+    assert {"fid1k", "prdc1k"} <= set(chosen) and "kid1k" not in chosen
+    recorded = families._as_recorded(chosen, config, len(prompts))
+    assert {"fid573", "prdc573", "fd_vgg16"} <= set(recorded) and len(recorded) == len(chosen)
+    config.eval.inception_weights = ""
     config.data.name = "coco"
     config.loss.image_pretrained_weight = 1.0
     with pytest.raises(UserError, match="no metric can judge this run; .*logical forms.*VGG-16"):

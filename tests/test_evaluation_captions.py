@@ -96,7 +96,7 @@ def cosines(judge, pixels):
 
 def test_clip_metrics(material, judges):
     material, real, drawn = material
-    names = clip.names(material.config)
+    names = clip.names(COUNT)
     records = {r["metric"]: r for r in clip.make_measure(material.experiment, names)(material)}
     assert tuple(records) == names
     of_real, of_drawn = (cosines(judges["clip"], pixels) for pixels in (real, drawn))
@@ -122,7 +122,7 @@ def test_clip_metrics(material, judges):
 
 def test_semantic_object_accuracy(material, judges):
     material, real, drawn = material
-    names = soa.names(material.config)
+    names = soa.names(COUNT)
     by_class, by_image = soa.make_measure(material.experiment, names)(material)
     detector = load_detector(judges["detector"])
 
@@ -168,6 +168,28 @@ def test_why_metrics_cannot_judge():
     assert "clip_score" in families.choose_metrics((), config)
 
 
+def test_why_prompts_rule_metrics_out():
+    config = shapes_32.get_config()
+    config.data.name, config.data.eval_split = "coco", "val"
+    config.eval.clip = config.eval.detector = "somewhere"
+
+    def prompts(captions):
+        return [Prompt(f"image {i}", text, 0, np.zeros(8, np.int32)) for i, text in captions]
+
+    hundred = prompts(enumerate(map(caption, range(100))))
+    assert {"clip_r_precision", "soa_c"} <= set(families.choose_metrics((), config, hundred))
+    two_alike = [*hundred[:-1], hundred[0]._replace(example_id="another image")]
+    with pytest.raises(UserError, match="of 100 captions of val one has 98 .* needs 99: raise"):
+        families.choose_metrics(["clip_r_precision"], config, two_alike)
+    stones = prompts((i, "a stone") for i in range(3))
+    with pytest.raises(UserError, match="soa_c cannot .* none of 3 captions names one of COCO's"):
+        families.choose_metrics(["soa_c"], config, stones)
+    with pytest.raises(UserError, match="in_batch_r_precision cannot .* has 0 .* and needs 1"):
+        families.choose_metrics(["in_batch_r_precision"], config, stones)
+    chosen = families.choose_metrics((), config, stones)
+    assert set(chosen).isdisjoint(clip.names(3) + soa.names(3))
+
+
 @pytest.mark.long
 def test_on_a_run(folder, run_verb, judges, rng):
     source, lines = folder / "noise.jsonl", []
@@ -194,7 +216,7 @@ def test_on_a_run(folder, run_verb, judges, rng):
         f"--workdir={workdir}",
     )
     assert done.returncode == 0, done.stderr
-    names = [name for family in (clip, soa) for name in family.names(shapes_32.get_config())]
+    names = [name for family in (clip, soa) for name in family.names(COUNT)]
     done = run_verb(
         "evaluate",
         f"--workdir={workdir}",

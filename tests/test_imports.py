@@ -30,7 +30,7 @@ LAYERS = [
     {"experiment"},  # The factory: from a config to the parts below.
     {"sampling", "planning", "program", "train_data", "train_log"},
     {"trained", "evaluation"},
-    {"explore", "replay"},
+    {"explore", "replay", "train_evaluation"},
     VERBS,
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
@@ -57,7 +57,7 @@ HEAVY = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "keras", "keras
 AT_TOP = dict.fromkeys(HEAVY, {"data", "frozen"})
 AT_TOP |= {
     "ml_collections": VERBS
-    | {"workdir", "cli", "experiment", "planning", "live_view", "evaluation"},
+    | {"workdir", "cli", "experiment", "planning", "live_view", "evaluation", "train_evaluation"},
 }
 AT_TOP |= {"absl": VERBS | {"cli"}, "orbax": {"checkpoint"}, "clu": {"live_view"}}
 INSIDE = dict.fromkeys([*HEAVY, "clu", "orbax"], VERBS)

@@ -32,7 +32,10 @@ def test_rows_at_a_time_do_not_matter(rng, monkeypatch):
     x, y = rng.normal(size=(40, 5)), rng.normal(size=(30, 5))
     whole = prdc(x, y)
     monkeypatch.setattr(module, "_ROWS", 7)
-    assert prdc(x, y) == pytest.approx(whole, abs=1e-12)
+    told = []
+    assert prdc(x, y, tell=told.append) == pytest.approx(whole, abs=1e-12)
+    assert told == sorted(set(told)) and told[0] == 7
+    assert told[-1] == module.num_rows(len(x), len(y)) == 40 + 30 + 30
 
 
 def test_too_few_vectors():

@@ -34,6 +34,11 @@ def test_agrees_with_the_oracle(rng):
     assert result.low < result.value < result.high
 
 
+def test_captions_to_compete_with():
+    images, meanings = [0, 0, 1, 2], ["a", "b", "a", "c"]
+    assert metric.count_others(images, meanings).tolist() == [1, 2, 2, 3]
+
+
 def test_lengths_of_embeddings_do_not_matter(rng):
     images, captions = rng.normal(size=(2, 30, 5))
     candidates = metric.draw_candidates(range(30), range(30), num_others=9, seed=0)

@@ -1,16 +1,18 @@
-"""Measures a trained model; the config is read back from the run's folder.
+"""Measures a trained model; the config is read back from its folder, of a run or an exported one.
 
     python -m xmc_jax.evaluate --workdir=runs/shapes_32
     python -m xmc_jax.evaluate --workdir=runs/shapes_32 --step=2000 --metrics=shapes_accuracy
     python -m xmc_jax.evaluate --workdir=runs/shapes_32 --split=test_comp
     python -m xmc_jax.evaluate --workdir=runs/shapes_32 --watch
+    python -m xmc_jax.evaluate --workdir=exports/shapes_32
 
 Metrics, as far as they fit the run (docs/metrics.md): shapes_accuracy and shapes_accuracy_trained
 (does the picture show what its caption says, on the shapes data: by measuring pixels, and by a
 small trained network), fd_vgg16 (Fréchet distance in VGG-16's features), and, with
 config.eval.inception_weights (--set=inception_weights=PATH), fid, kid, is and prdc with the number
-of pictures in their names: fid30k. Prints a table and appends to metrics.jsonl. Killed, it goes on
-where it was when it is started again.
+of pictures in their names: fid30k. Prints a table and appends to metrics.jsonl in the folder, which
+is no part of an exported model: it stays whole. Killed, it goes on where it was when it is started
+again.
 """
 
 import time
@@ -54,12 +56,12 @@ def evaluate(
     settings: Mapping[str, str] = types.MappingProxyType({}),
     split: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Measures a checkpoint, and appends to metrics.jsonl.
+    """Measures a checkpoint or an exported model, and appends to metrics.jsonl in its folder.
 
     Every process of a run calls it and has the numbers; the first one writes.
 
     Args:
-      workdir: Folder of a run.
+      workdir: Folder of a run, or of an exported model.
       data_dir: Folder of the prepared data sets.
       names: Metrics, see `evaluation.families`; all that fit the run, if empty.
       step: Which checkpoint; the newest if None.
@@ -67,17 +69,18 @@ def evaluate(
       split: What to measure on; the run's own evaluation split if None.
 
     Returns:
-      One record a number: step, split, metric, protocol, value, floor, ceiling, low, high (of an
-      interval, where it has one), better ("higher" or "lower"), num_samples, seed, weights
-      (fingerprint of the judging network).
+      One record a number: step, generator (fingerprint of the weights that drew), split, metric,
+      protocol, value, floor, ceiling, low, high (of an interval, where it has one), better
+      ("higher" or "lower"), num_samples, seed, weights (fingerprint of the judging network).
 
     Raises:
       UserError: a metric does not exist or cannot judge this run, or something is missing.
     """
-    from xmc_jax import workdir as run
+    from xmc_jax import trained
 
-    names, measure = _open(workdir, data_dir, names, settings, split)
-    return measure(run.find_checkpoints(workdir, step), step)
+    experiment, evaluation = _open(workdir, data_dir, names, settings, split)
+    step, ema = trained.restore(workdir, experiment, step)
+    return _measure(workdir, experiment, evaluation, step, ema)
 
 
 def watch(
@@ -103,18 +106,24 @@ def watch(
     """
     import numpy as np
 
-    from xmc_jax import processes
+    from xmc_jax import exported, processes
     from xmc_jax import workdir as run
-    from xmc_jax.checkpoint import complete_steps
+    from xmc_jax.checkpoint import Checkpoints, complete_steps
     from xmc_jax.evaluation import results
+
+    if exported.is_exported(workdir):
+        raise UserError(
+            f"{workdir} is an exported model, and --watch measures a run as its checkpoints come; "
+            "leave out --watch"
+        )
 
     if not run.config_path(workdir).exists():
         processes.say(f"waiting for a run in {workdir}")
     while not run.config_path(workdir).exists():
         time.sleep(_POLL_SECONDS)
-    names, measure = _open(workdir, data_dir, names, settings)
+    experiment, evaluation = _open(workdir, data_dir, names, settings)
     held = run.held_dir(workdir)
-    done = results.measured_steps(workdir, names)
+    done = results.measured_steps(workdir, evaluation.names)
     processes.say(f"watching {workdir}: {len(done)} checkpoints are measured already")
     while True:
         last = run.read_config(workdir).num_steps
@@ -126,7 +135,10 @@ def watch(
         if step >= 0:
             done.add(step)
             if _hold(workdir, step):
-                processes.say(format_table(measure(held, step)))
+                with Checkpoints(held, read_only=True) as checkpoints:
+                    _, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
+                records = _measure(workdir, experiment, evaluation, step, ema)
+                processes.say(format_table(records))
                 processes.wait_for_all(f"measured {step}")
                 if processes.is_first():
                     (held / str(step)).rmtree()
@@ -144,7 +156,7 @@ def _open(
     settings: Mapping[str, str],
     split: str | None = None,
 ):
-    """The metrics' names, and ``measure(folder of checkpoints, step)``, which also writes."""
+    """The experiment of a folder, and how its checkpoints are measured."""
     from xmc_jax import processes
     from xmc_jax import workdir as run
 
@@ -155,24 +167,26 @@ def _open(
     if processes.is_first():
         run.ensure_writable(workdir)
 
-    from xmc_jax.checkpoint import Checkpoints
-    from xmc_jax.evaluation import families, results
+    from xmc_jax.evaluation import families
     from xmc_jax.experiment import check_config, create_experiment
 
     check_config(config)
-    names = families.choose_metrics(names, config)
+    families.choose_metrics(names, config)  # Before anything slow.
     experiment = create_experiment(config, training=False)
-    evaluate = families.make_evaluation(experiment, names, workdir=workdir, data_dir=data_dir)
+    options = {"workdir": workdir, "data_dir": data_dir}
+    return experiment, families.make_evaluation(experiment, names, **options)
 
-    def measure(folder, step: int | None) -> list[dict[str, Any]]:
-        with Checkpoints(folder, read_only=True) as checkpoints:
-            step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
-        records = evaluate(step, ema)
-        results.write_records(workdir, records)
-        results.keep_best(workdir, config.eval.best_metric)
-        return records
 
-    return names, measure
+def _measure(workdir: str, experiment, evaluation, step: int, ema) -> list[dict[str, Any]]:
+    """The records of a generator, which are also written; of a run, the best is kept."""
+    from xmc_jax import exported
+    from xmc_jax.evaluation import results
+
+    records = evaluation.measure(step, ema)
+    results.write_records(workdir, records)
+    if not exported.is_exported(workdir):
+        results.keep_best(workdir, experiment.config.eval.best_metric)
+    return records
 
 
 def _parse_settings(given: Sequence[str]) -> dict[str, str]:
@@ -229,7 +243,11 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _define_flags() -> None:
-    cli.define_workdir_flag()
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of a training run, or of an exported model; the numbers go to metrics.jsonl in it.",
+    )
     cli.define_data_dir_flag()
     cli.define_process_flags()
     flags.DEFINE_integer("step", None, "Checkpoint to measure; the newest if not given.")

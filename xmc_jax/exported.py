@@ -5,6 +5,7 @@
   weights.safetensors        averaged parameters and batch statistics, "params/block_0/…"
   vocab.txt                  the tokenizer's vocabulary
   README.md                  the model card
+  metrics.jsonl              numbers of `evaluate`, if it measured the folder; no part of the model
 and, for drawing without this package:
   program.stablehlo          a program for CPUs, GPUs and TPUs, see `program.py`
   text_encoder.safetensors   the text encoder's weights
@@ -25,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from xmc_jax.errors import UserError
-from xmc_jax.workdir import ensure_writable
+from xmc_jax.workdir import ensure_writable, metrics_path
 
 PyTree = Any
 
@@ -140,7 +141,8 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
     try:
         # While files change, the folder is no model.
         manifest_path(folder).unlink(missing_ok=True)
-        for name in (PROGRAM, TEXT_WEIGHTS, SCRIPT):
+        # What was measured was the older model.
+        for name in (PROGRAM, TEXT_WEIGHTS, SCRIPT, metrics_path(folder).name):
             (folder / name).unlink(missing_ok=True)
         for name, data in files.items():
             (folder / name).write_bytes(data)

@@ -79,9 +79,12 @@ def train(
             Checkpoints(run.checkpoints_dir(workdir), keep_latest=config.keep_checkpoints)
         )
         state = _first_state(experiment, checkpoints, workdir)
-        if int(state.step) >= config.num_steps:
-            step = int(state.step)
-            processes.say(f"nothing to do: {workdir} is at step {step} of {config.num_steps}")
+        if (step := int(state.step)) >= config.num_steps:
+            made_up = _make_up_evaluation(
+                experiment, workdir, data_dir, checkpoints, preview, state
+            )
+            what = "nothing more to do" if made_up else "nothing to do"
+            processes.say(f"{what}: {workdir} is at step {step} of {config.num_steps}")
             return
 
         if processes.is_first():
@@ -90,6 +93,7 @@ def train(
         # Act 3: the steps. After a fault that may be left out they begin as after a restart.
         # Loads TensorFlow, which no mistake before should wait for.
         from xmc_jax import live_view
+        from xmc_jax.train_evaluation import make_evaluation
 
         stack.enter_context(_failed_events_are_user_errors(workdir))
         writer = live_view.make_writer(workdir, config, preview.captions, GRID_COLUMNS)
@@ -100,7 +104,7 @@ def train(
             open_stream=functools.partial(open_stream, experiment, source, reader_workers),
             writer=writer,
             draw=_make_preview(experiment, preview, workdir, writer),
-            evaluate=_make_evaluation(experiment, workdir, data_dir, checkpoints, writer),
+            evaluate=make_evaluation(experiment, workdir, data_dir, checkpoints, writer),
             interruption=interruption,
         )
         while True:
@@ -230,33 +234,21 @@ def _make_preview(experiment, preview, workdir: str, writer):
     return draw
 
 
-def _make_evaluation(experiment, workdir: str, data_dir: str, checkpoints, writer):
-    """``evaluate(step, ema)`` on the devices of training; None if the config wants it never."""
-    config = experiment.config
-    if not config.eval.every_steps:
-        return None
+def _make_up_evaluation(experiment, workdir, data_dir, checkpoints, preview, state) -> bool:
+    """Measures the last step, if a run was cut off before that was over; whether it did."""
+    from xmc_jax.train_evaluation import is_missing, make_evaluation
 
-    import numpy as np
+    config, step = experiment.config, int(state.step)
+    if not is_missing(config, workdir, step):
+        return False
+    from xmc_jax import live_view
 
-    from xmc_jax import processes
-    from xmc_jax.evaluation import families, results
-
-    names = families.choose_metrics((), config)
-    measure = families.make_evaluation(experiment, names, workdir=workdir, data_dir=data_dir)
-
-    def evaluate(step: int, ema) -> None:
-        # What the first process sees counts for all.
-        if processes.gather(np.bool_([step in results.measured_steps(workdir, names)]))[0, 0]:
-            return
-        records = measure(step, ema)
-        results.write_records(workdir, records)
-        values = {f"eval/{r['metric']}": r["value"] for r in records if r["value"] is not None}
-        writer.write_scalars(step, values)
-        if config.eval.best_metric:
-            checkpoints.wait()  # Only a complete one can be kept.
-            results.keep_best(workdir, config.eval.best_metric)
-
-    return evaluate
+    with _failed_events_are_user_errors(workdir):
+        writer = live_view.make_writer(workdir, config, preview.captions, GRID_COLUMNS)
+        evaluate = make_evaluation(experiment, workdir, data_dir, checkpoints, writer)
+        measured = evaluate(step, state.ema)
+        writer.close()
+    return measured
 
 
 class _Training:

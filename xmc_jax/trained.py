@@ -3,7 +3,7 @@
     model = xmc_jax.load("runs/shapes_32")
     images = model.generate(["a red circle above a blue square"], seed=0)
 
-The verbs `sample` and `export` load models here too.
+The verbs `sample`, `export` and `evaluate` load models here too.
 """
 
 import dataclasses
@@ -98,23 +98,39 @@ def load(
     if text_encoder is not None:
         with config.unlocked():
             config.text.encoder = text_encoder
-    if not exported.is_exported(folder):
-        experiment = create_experiment(config, training=False)
-        with Checkpoints(workdir.find_checkpoints(folder, step), read_only=True) as checkpoints:
-            step, ema = checkpoints.restore_ema(experiment.abstract_ema(), step)
-        return TrainedModel(experiment, step, ema, batch_size)
+    experiment = create_experiment(config, training=False)
+    step, ema = restore(folder, experiment, step)
+    return TrainedModel(experiment, step, ema, batch_size)
 
+
+def restore(
+    folder: epath.PathLike, experiment: Experiment, step: int | None = None
+) -> tuple[int, PyTree]:
+    """Reads a generator from the folder of a run, or from one that `export` wrote.
+
+    Args:
+      folder: The folder.
+      experiment: By the config in it, as far as networks go.
+      step: Which checkpoint of a run; the newest if None.
+
+    Returns:
+      The step, and averaged parameters and statistics, on the devices.
+
+    Raises:
+      UserError: see `load`.
+    """
+    if not exported.is_exported(folder):
+        with Checkpoints(workdir.find_checkpoints(folder, step), read_only=True) as checkpoints:
+            return checkpoints.restore_ema(experiment.abstract_ema(), step)
     model = exported.read(folder)
     if step not in (None, model.step):
         raise UserError(
             f"{folder} is an exported model of step {model.step}; it has no step {step}"
         )
-    experiment = create_experiment(config, training=False)
     _check_text_encoder(folder, model, experiment)
     _check_fit(folder, model.ema, experiment)
     ema = jax.tree.map(lambda x: x.astype(np.float32), model.ema)
-    ema = sharding.put(ema, sharding.replicated(experiment.mesh))
-    return TrainedModel(experiment, model.step, ema, batch_size)
+    return model.step, sharding.put(ema, sharding.replicated(experiment.mesh))
 
 
 def load_demo() -> TrainedModel:

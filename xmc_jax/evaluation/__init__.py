@@ -2,8 +2,9 @@
 
 `families` is the way in. A family of metrics is a module of this package with
 
-* ``names(config)``: its metrics for a configuration, as ``--metrics`` takes them;
-* ``why_unfit(name, config)``: why a metric cannot judge a run, or None;
+* ``names(num_prompts)``: its metrics on a number of prompts, as ``--metrics`` takes them;
+* ``why_unfit(name, config, prompts)``: why a metric cannot judge a run, or None; before the prompts
+  are read they are None, and what they decide is left open;
 * ``make_measure(experiment, names)``: checks and loads what the metrics need, once, and returns
   ``measure(material)``, which gives their records (see `material.Record`).
 """

@@ -10,10 +10,9 @@ from jaxtyping import Float32
 from ml_collections import ConfigDict
 
 from xmc_jax import images, processes, sharding
-from xmc_jax.errors import UserError
 from xmc_jax.evaluation import shapes
 from xmc_jax.evaluation.features import Features, Network
-from xmc_jax.evaluation.material import Material, Record, split_name
+from xmc_jax.evaluation.material import Material, Prompt, Record, split_name
 from xmc_jax.experiment import Experiment, evaluation_data
 from xmc_jax.metrics import r_precision as metric
 from xmc_jax.metrics.intervals import Z_95
@@ -22,13 +21,13 @@ from xmc_jax.progress import Progress
 _NUM_CANDIDATES = 1 + metric.NUM_OTHERS
 
 
-def names(config: ConfigDict) -> tuple[str, ...]:
+def names(num_prompts: int) -> tuple[str, ...]:
     """The metrics of this family."""
     return ("clip_score", "clip_r_precision", "in_batch_r_precision")
 
 
-def why_unfit(name: str, config: ConfigDict) -> str | None:
-    """Why a metric cannot judge a run; None if it can."""
+def why_unfit(name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None) -> str | None:
+    """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
     if not config.eval.clip:
         return (
             "no CLIP is named: set config.eval.clip to the folder or the name of a keras-hub "
@@ -39,6 +38,15 @@ def why_unfit(name: str, config: ConfigDict) -> str | None:
             f"it needs {_NUM_CANDIDATES} prompts or more (config.eval.num_examples="
             f"{config.eval.num_examples})"
         )
+    if prompts is not None:
+        needed = metric.NUM_OTHERS if name == "clip_r_precision" else 1
+        fewest = int(metric.count_others(*_keys(prompts, config)).min())
+        if fewest < needed:
+            return (
+                f"of {len(prompts)} captions of {split_name(config)} one has {fewest} of other "
+                f"images and meanings to compete with, and needs {needed}: raise "
+                "config.eval.num_examples, or choose a larger split"
+            )
     return None
 
 
@@ -75,7 +83,8 @@ def make_measure(
 
 
 def _clip_score(judge: str, material: Material, drawn, real, captions) -> Record:
-    others = metric.mismatch(*_keys(material), seed=material.config.eval.seed)
+    keys = _keys(material.prompts, material.config)
+    others = metric.mismatch(*keys, seed=material.config.eval.seed)
     scores = metric.clip_scores(drawn, captions)
     value = float(scores.mean())
     half = Z_95 * float(scores.std(ddof=1)) / len(scores) ** 0.5
@@ -91,25 +100,21 @@ def _clip_score(judge: str, material: Material, drawn, real, captions) -> Record
 
 
 def _r_precision(judge: str, material: Material, drawn, real, captions) -> Record:
-    try:
-        candidates = metric.draw_candidates(*_keys(material), seed=material.config.eval.seed)
-    except ValueError as error:
-        raise UserError(
-            f"clip_r_precision cannot judge this run: {error}; raise config.eval.num_examples, or "
-            "leave it out of --metrics"
-        ) from error
+    keys = _keys(material.prompts, material.config)
+    candidates = metric.draw_candidates(*keys, seed=material.config.eval.seed)
     how = f"the true caption before {metric.NUM_OTHERS} others of other images and meanings"
     return _retrieval(how, candidates, judge, material, drawn, real, captions)
 
 
 def _in_batch_r_precision(judge: str, material: Material, drawn, real, captions) -> Record:
-    candidates = metric.batch_candidates(*_keys(material))
+    candidates = metric.batch_candidates(*_keys(material.prompts, material.config))
     how = f"the true caption before all of a batch of {_NUM_CANDIDATES} or more"
     return _retrieval(how, candidates, judge, material, drawn, real, captions)
 
 
 def _retrieval(how, candidates, judge: str, material: Material, drawn, real, captions) -> Record:
-    others = metric.mismatch(*_keys(material), seed=material.config.eval.seed)
+    keys = _keys(material.prompts, material.config)
+    others = metric.mismatch(*keys, seed=material.config.eval.seed)
     found = metric.r_precision(drawn, captions, candidates)
     return {
         "protocol": f"{how}, ties shared; {_protocol(judge, material)}",
@@ -131,9 +136,8 @@ def _protocol(judge: str, material: Material) -> str:
     )
 
 
-def _keys(material: Material) -> tuple[list[Hashable], list[Hashable]]:
+def _keys(prompts: Sequence[Prompt], config: ConfigDict) -> tuple[list[Hashable], list[Hashable]]:
     """Which image each caption belongs to, and what it says: two ways to say it compete nowhere."""
-    prompts, config = material.prompts, material.config
     if evaluation_data(config) == "shapes":
         meanings = [json.dumps(shapes.claims(config, p), sort_keys=True) for p in prompts]
     else:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from xmc_jax import images, processes
 from xmc_jax.evaluation.features import Features, Network
-from xmc_jax.evaluation.material import Material, Record, split_name
+from xmc_jax.evaluation.material import Material, Prompt, Record, split_name
 from xmc_jax.evaluation.pictures import Pictures
 from xmc_jax.experiment import Experiment
 from xmc_jax.frozen.image_features import PACKAGED, load_image_features
@@ -19,13 +19,13 @@ from xmc_jax.metrics import frechet
 _VGG_RESOLUTION = 64  # Pixels; VGG-16 halves them five times.
 
 
-def names(config: ConfigDict) -> tuple[str, ...]:
+def names(num_prompts: int) -> tuple[str, ...]:
     """The metrics of this family."""
     return ("fd_vgg16",)
 
 
-def why_unfit(name: str, config: ConfigDict) -> str | None:
-    """Why a metric cannot judge a run; None if it can."""
+def why_unfit(name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None) -> str | None:
+    """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
     if config.loss.image_pretrained_weight and config.loss.image_pretrained_network == "vgg16":
         return "the run was trained against VGG-16's own features"
     return None

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from xmc_jax import processes
 from xmc_jax.evaluation.material import Prompt
@@ -20,16 +21,28 @@ from xmc_jax.sharding import make_whole
 PyTree = Any
 
 
-def describe_drawing(experiment: Experiment, ema: PyTree, prompts: Sequence[Prompt]) -> str:
-    """Fingerprint of all that drawn pictures follow from: weights, prompts, noise, networks."""
-    weights, captions = hashlib.sha256(), hashlib.sha256()
-    for leaf in jax.tree.leaves(make_whole(ema, experiment.mesh)):
+def fingerprint_weights(ema: PyTree, mesh: Mesh) -> str:
+    """sha256 of a generator's arrays, wherever they were read from; all processes must call it."""
+    weights = hashlib.sha256()
+    for leaf in jax.tree.leaves(make_whole(ema, mesh)):
         weights.update(np.ascontiguousarray(leaf).tobytes())
+    return weights.hexdigest()
+
+
+def describe_drawing(experiment: Experiment, generator: str, prompts: Sequence[Prompt]) -> str:
+    """Fingerprint of all that drawn pictures follow from: weights, prompts, noise, networks.
+
+    Args:
+      experiment: What draws.
+      generator: See `fingerprint_weights`.
+      prompts: What is drawn.
+    """
+    captions = hashlib.sha256()
     for prompt in prompts:
         captions.update(prompt.tokens.tobytes())
     config = experiment.config
     networks = [sorted(config[name].to_dict().items()) for name in ("model", "text")]
-    return fingerprint(weights.hexdigest(), captions.hexdigest(), config.eval.seed, networks)
+    return fingerprint(generator, captions.hexdigest(), config.eval.seed, networks)
 
 
 class Drawer:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from xmc_jax import processes
 from xmc_jax.evaluation.distances import frechet_between
 from xmc_jax.evaluation.features import Features, Network
-from xmc_jax.evaluation.material import Material, Record, short_count, split_name
+from xmc_jax.evaluation.material import Material, Prompt, Record, short_count, split_name
 from xmc_jax.evaluation.pictures import Pictures
 from xmc_jax.experiment import Experiment
 from xmc_jax.metrics import inception, prdc
@@ -25,6 +25,7 @@ from xmc_jax.metrics.inception_weights import (
     load_inception_weights,
 )
 from xmc_jax.metrics.kernel_distance import NUM_SUBSETS, SUBSET_SIZE, kernel_distance
+from xmc_jax.progress import Progress
 
 # What each metric is, which port's input it has, and how many pictures it needs.
 _INPUTS = {
@@ -41,13 +42,13 @@ _MIN_EXAMPLES = {
 }
 
 
-def names(config: ConfigDict) -> tuple[str, ...]:
+def names(num_prompts: int) -> tuple[str, ...]:
     """The metrics of this family."""
-    return tuple(kind + short_count(config.eval.num_examples) for kind in _INPUTS)
+    return tuple(kind + short_count(num_prompts) for kind in _INPUTS)
 
 
-def why_unfit(name: str, config: ConfigDict) -> str | None:
-    """Why a metric cannot judge a run; None if it can."""
+def why_unfit(name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None) -> str | None:
+    """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
     if not config.eval.inception_weights:
         return (
             "it needs the weights of the Inception of 2015, and no other network may stand in: "
@@ -57,6 +58,8 @@ def why_unfit(name: str, config: ConfigDict) -> str | None:
     needed = _MIN_EXAMPLES[_kind(name, config)]
     if config.eval.num_examples < needed:
         return f"it needs config.eval.num_examples of {needed} or more"
+    if prompts is not None and len(prompts) < needed:
+        return f"it needs {needed} prompts, and {split_name(config)} has {len(prompts)}"
     return None
 
 
@@ -77,12 +80,8 @@ def make_measure(
         for port, features in networks.items():
             sets = _Sets(material, features, weights)
             for kind in kinds:
-                if _INPUTS[kind] != port:
-                    continue
-                if (count := len(material.drawn)) < (needed := _MIN_EXAMPLES[kind]):
-                    processes.say(f"notice: no {kind}: it needs {needed} prompts, not {count}")
-                    continue
-                records += functions[kind](sets)
+                if _INPUTS[kind] == port:
+                    records += functions[kind](sets)
         return [record | {"weights": weights.fingerprint} for record in records]
 
     return measure
@@ -161,11 +160,15 @@ def _fid(sets: _Sets) -> list[Record]:
 
 def _kid(sets: _Sets) -> list[Record]:
     real, others, drawn = _of(sets)
-    floor = None
-    if len(others) >= SUBSET_SIZE:
-        floor = kernel_distance(sets.whole(others), sets.whole(real)).mean
+
+    def distance(pictures: Pictures) -> float:
+        features = sets.whole(pictures), sets.whole(real)
+        tell = _teller(NUM_SUBSETS, "kid", pictures, "subsets")
+        return kernel_distance(*features, tell=tell).mean
+
+    floor = distance(others) if len(others) >= SUBSET_SIZE else None
+    value = distance(drawn)
     protocol = f"unbiased squared MMD, cubic kernel, {NUM_SUBSETS} subsets of {SUBSET_SIZE}"
-    value = kernel_distance(sets.whole(drawn), sets.whole(real)).mean
     return [sets.record("kid", protocol, "lower", value=value, floor=floor)]
 
 
@@ -187,10 +190,15 @@ def _inception_score(sets: _Sets) -> list[Record]:
 
 def _prdc(sets: _Sets) -> list[Record]:
     real, others, drawn = _of(sets)
-    found = prdc.prdc(sets.whole(drawn), sets.whole(real))
-    best = None
-    if len(others) > prdc.NUM_NEIGHBOURS:
-        best = prdc.prdc(sets.whole(others), sets.whole(real))
+
+    def compare(pictures: Pictures) -> prdc.Prdc:
+        features = sets.whole(pictures), sets.whole(real)
+        total = prdc.num_rows(*map(len, features))
+        tell = _teller(total, "prdc", pictures, "neighbourhoods")
+        return prdc.prdc(*features, tell=tell)
+
+    found = compare(drawn)
+    best = compare(others) if len(others) > prdc.NUM_NEIGHBOURS else None
     protocol = f"balls to the {prdc.NUM_NEIGHBOURS}th neighbour, boundary outside"
     return [
         sets.record(
@@ -202,6 +210,12 @@ def _prdc(sets: _Sets) -> list[Record]:
         )
         for name in found._fields
     ]
+
+
+def _teller(total: int, kind: str, pictures: Pictures, unit: str) -> Callable[[int], None]:
+    """Progress of what all processes compute alike, told by the first."""
+    name = f"{kind} of {pictures.name} pictures"
+    return Progress(total, name=name, unit=unit, silent=not processes.is_first()).tell
 
 
 def _of(sets: _Sets) -> tuple[Pictures, Pictures, Pictures]:

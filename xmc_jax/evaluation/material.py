@@ -21,7 +21,7 @@ from xmc_jax.experiment import Experiment, evaluation_data
 # A line of metrics.jsonl. A family gives: metric, protocol, value, floor, ceiling, weights (the
 # judging network's fingerprint, or None), better ("higher" or "lower"); where it has an interval,
 # low and high; where another count than that of the prompts is behind it, num_samples. `families`
-# adds kind, step, split, seed, num_samples.
+# adds kind, step, generator (the drawing weights' fingerprint), split, seed, num_samples.
 Record = dict[str, Any]
 
 _RECORDS_AT_ONCE = 256

@@ -53,13 +53,13 @@ def make_reader(name: str, resolution: int) -> Reader:
     return Reader("analytic reader", lambda images: [parse(image) for image in images], None)
 
 
-def names(config: ConfigDict) -> tuple[str, ...]:
+def names(num_prompts: int) -> tuple[str, ...]:
     """The metrics of this family."""
     return METRICS
 
 
-def why_unfit(name: str, config: ConfigDict) -> str | None:
-    """Why a metric cannot judge a run; None if it can."""
+def why_unfit(name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None) -> str | None:
+    """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
     data = evaluation_data(config)
     if data != "shapes":
         return f"the run is evaluated on {data}, which has no logical forms"

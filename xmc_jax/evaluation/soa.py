@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
+from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from xmc_jax import images
-from xmc_jax.errors import UserError
 from xmc_jax.evaluation.features import Features, Network
-from xmc_jax.evaluation.material import Material, Record, split_name
+from xmc_jax.evaluation.material import Material, Prompt, Record, split_name
 from xmc_jax.experiment import Experiment, evaluation_data
 from xmc_jax.metrics import soa as metric
 from xmc_jax.metrics.shapes_accuracy import shuffle_captions
@@ -16,13 +17,13 @@ from xmc_jax.metrics.shapes_accuracy import shuffle_captions
 _THRESHOLD = 0.5  # Score of a box that counts; the paper's, there of YOLOv3's objectness.
 
 
-def names(config: ConfigDict) -> tuple[str, ...]:
+def names(num_prompts: int) -> tuple[str, ...]:
     """The metrics of this family."""
     return ("soa_c", "soa_i")
 
 
-def why_unfit(name: str, config: ConfigDict) -> str | None:
-    """Why a metric cannot judge a run; None if it can."""
+def why_unfit(name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None) -> str | None:
+    """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
     if evaluation_data(config) == "shapes":
         return "captions of shapes name none of COCO's objects"
     if not config.eval.detector:
@@ -30,6 +31,8 @@ def why_unfit(name: str, config: ConfigDict) -> str | None:
             "no detector is named: set config.eval.detector to the folder or the name of a "
             "keras-hub D-FINE trained on COCO, e.g. dfine_medium_coco (evaluate: --set=detector=…)"
         )
+    if prompts is not None and not _named(prompts).any():
+        return f"none of {len(prompts)} captions names one of COCO's objects"
     return None
 
 
@@ -44,12 +47,7 @@ def make_measure(
     features = Features(_network(detector), experiment.mesh)
 
     def measure(material: Material) -> list[Record]:
-        named = metric.named_classes([prompt.caption for prompt in material.prompts])
-        if not named.any():
-            raise UserError(
-                f"{names[0]} cannot judge this run: none of {len(named)} captions names one of "
-                "COCO's objects; leave it out of --metrics"
-            )
+        named = _named(material.prompts)
         drawn, real = (
             pictures.gather(features(pictures, material.scratch, keep=keep)) >= _THRESHOLD
             for pictures, keep in ((material.drawn, False), (material.real, True))
@@ -80,6 +78,10 @@ def make_measure(
         ]
 
     return measure
+
+
+def _named(prompts: Sequence[Prompt]) -> Bool[np.ndarray, "n classes"]:
+    return metric.named_classes([prompt.caption for prompt in prompts])
 
 
 def _protocol(name: str, judge: str, config: ConfigDict) -> str:

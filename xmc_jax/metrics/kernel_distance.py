@@ -4,6 +4,7 @@ The unbiased squared maximum mean discrepancy under the kernel ``(x . y / d + 1)
 subsets; drawn as torch-fidelity draws them.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ def kernel_distance(
     num_subsets: int = NUM_SUBSETS,
     subset_size: int = SUBSET_SIZE,
     seed: int = SEED,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> KernelDistance:
     """The kernel distance between two sets of features.
 
@@ -42,6 +44,7 @@ def kernel_distance(
       num_subsets: How many to average over.
       subset_size: Vectors of each set in one of them, without repetition.
       seed: Of their choice.
+      tell: Called with how many subsets are done, after each.
 
     Raises:
       ValueError: a set is smaller than a subset.
@@ -51,10 +54,11 @@ def kernel_distance(
         raise ValueError(f"subsets of {subset_size} need as many vectors, not {len(x)}, {len(y)}")
     rng = np.random.RandomState(seed)  # One stream: first of the one set, then of the other.
     values = []
-    for _ in range(num_subsets):
+    for index in range(num_subsets):
         a = x[rng.choice(len(x), subset_size, replace=False)]
         b = y[rng.choice(len(y), subset_size, replace=False)]
         values.append(squared_mmd(a, b))
+        tell(index + 1)
     return KernelDistance(float(np.mean(values)), float(np.std(values)))
 
 

@@ -4,7 +4,7 @@ Kynkaanniemi et al. 2019, Naeem et al. 2020. A ball around each vector reaches t
 neighbour in its own set; what lies on its surface is outside.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +35,15 @@ def prdc(
     real: Float[np.ndarray, "m d"],
     *,
     num_neighbours: int = NUM_NEIGHBOURS,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> Prdc:
     """The four numbers; memory grows with the number of vectors, not with its square.
+
+    Args:
+      generated: Features of one set.
+      real: Features of the other.
+      num_neighbours: The balls reach to this neighbour.
+      tell: Called with how many rows of distances are done, now and then; there are `num_rows`.
 
     Raises:
       ValueError: a set has no k-th neighbour.
@@ -48,7 +55,8 @@ def prdc(
     # Distances stay the same and lose fewer digits near the origin.
     centre = np.mean(real, axis=0, dtype=np.float64)
     x, y = np.asarray(generated, np.float64) - centre, np.asarray(real, np.float64) - centre
-    x_radii, y_radii = _radii(x, num_neighbours), _radii(y, num_neighbours)
+    x_radii = _radii(x, num_neighbours, tell)
+    y_radii = _radii(y, num_neighbours, lambda done: tell(len(x) + done))
     balls = np.zeros(len(x), np.int64)  # Real ones, around each generated vector.
     recalled = covered = 0
     for rows, distances in _squared_distances(y, x):
@@ -56,6 +64,7 @@ def prdc(
         balls += inside.sum(axis=0)
         covered += inside.any(axis=1).sum()
         recalled += (distances < x_radii).any(axis=1).sum()
+        tell(len(x) + len(y) + rows.stop)
     return Prdc(
         precision=float(np.mean(balls > 0)),
         recall=float(recalled / len(y)),
@@ -64,12 +73,20 @@ def prdc(
     )
 
 
-def _radii(x: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, " n"]:
+def num_rows(num_generated: int, num_real: int) -> int:
+    """Rows of distances of which `prdc` tells: those within each set, and between them."""
+    return num_generated + 2 * num_real
+
+
+def _radii(
+    x: Float[np.ndarray, "n d"], k: int, tell: Callable[[int], None]
+) -> Float[np.ndarray, " n"]:
     """Squared distances to the k-th neighbours."""
     radii = np.empty(len(x))
     for rows, distances in _squared_distances(x, x):
         distances[np.arange(len(distances)), np.arange(rows.start, rows.stop)] = np.inf  # Itself.
         radii[rows] = np.partition(distances, k - 1, axis=1)[:, k - 1]
+        tell(rows.stop)
     return radii
 
 

@@ -72,6 +72,17 @@ def draw_candidates(
     return np.asarray(candidates, np.int64).reshape(len(images), 1 + num_others)
 
 
+def count_others(
+    image_keys: Sequence[Hashable], meanings: Sequence[Hashable]
+) -> Int[np.ndarray, " n"]:
+    """How many captions of other images and meanings there are for each; see `draw_candidates`."""
+    pairs = list(zip(image_keys, meanings, strict=True))
+    same_image, same_meaning, same_both = (
+        np.bincount(numbers)[numbers] for numbers in map(_numbered, (image_keys, meanings, pairs))
+    )
+    return len(pairs) - same_image - same_meaning + same_both
+
+
 def batch_candidates(
     image_keys: Sequence[Hashable], meanings: Sequence[Hashable], *, size: int = 1 + NUM_OTHERS
 ) -> Int[np.ndarray, "n k"]:
