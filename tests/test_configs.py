@@ -58,7 +58,7 @@ def test_the_best_needs_a_checkpoint():
     config.eval.every_steps = config.checkpoint_every_steps + 1
     check_config(config)
     config.eval.best_metric = "fd_vgg16"
-    with pytest.raises(UserError, match="every_steps=401 is no multiple of .*=400"):
+    with pytest.raises(UserError, match="every_steps=251 is no multiple of .*=250"):
         check_config(config)
 
 
