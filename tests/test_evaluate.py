@@ -155,6 +155,8 @@ def test_mistakes(tmp_path, folder, run_verb, config):
     ):
         with pytest.raises(UserError, match=words):
             evaluate(str(tmp_path), str(folder / "data"), [name], None, settings)
+    with pytest.raises(UserError, match="'tset'.*val"):
+        evaluate(str(tmp_path), str(folder / "data"), ["shapes_accuracy"], split="tset")
     assert run.config_path(tmp_path).read_bytes() == before
 
     done = run_verb("evaluate", f"--workdir={tmp_path}", "--watch", "--step=3")
