@@ -36,19 +36,25 @@ def make(folder, form="sq32", whole=False):
     run.ensure_writable(workdir)
     run.write_config(workdir, config)
     run.append_metrics(workdir, [{"num_samples": 7} | record for record in METRICS])
-    rng = np.random.default_rng(1)
-
-    def draw(path, x):
-        values = rng.normal(size=x.shape) * 0.6 / math.sqrt(math.prod(x.shape[:-1]))
-        if path[-1] == jax.tree_util.DictKey("var"):
-            values = 1 + np.abs(values)
-        return jax.device_put(values.astype(x.dtype), x.sharding)
-
     abstract = create_experiment(config, training=False).abstract_state()
     if not whole:
         rest = {field.name for field in dataclasses.fields(abstract)} - {"step", "ema"}
         abstract = abstract.replace(**dict.fromkeys(rest, abstract.step))
-    state = jax.tree_util.tree_map_with_path(draw, abstract)
     with Checkpoints(run.checkpoints_dir(workdir)) as checkpoints:
-        checkpoints.save(STEP, state)
+        checkpoints.save(STEP, draw_state(abstract))
     return workdir
+
+
+def draw_state(abstract):
+    """A state of some training, by its shapes: nothing is compiled to initialise it."""
+    rng = np.random.default_rng(1)
+
+    def draw(path, x):
+        values = rng.normal(size=x.shape) * 0.6 / math.sqrt(math.prod(x.shape[:-1]))
+        if {jax.tree_util.DictKey("var"), jax.tree_util.GetAttrKey("nu")} & set(path):
+            values = 1 + np.abs(values)
+        if np.issubdtype(x.dtype, np.integer):
+            values = np.full(x.shape, STEP)
+        return jax.device_put(values.astype(x.dtype), x.sharding)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract)

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import xmc_jax.experiment
 from configs import ablations, shapes_32
+from tests import small_run
 from xmc_jax import sharding
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.experiment import Experiment
@@ -20,6 +22,7 @@ from xmc_jax.frozen.image_features import ImageFeatures
 from xmc_jax.frozen.text_encoder import TextEncoder
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
+from xmc_jax.train_state import create_train_state
 from xmc_jax.train_step import FrozenParams
 from xmc_jax.types import Batch
 
@@ -48,12 +51,14 @@ def make_tokenizer():
         return Tokenizer(file.name, NUM_TOKENS)
 
 
+@functools.cache
 def make_experiment(row, num_devices=1):
     config = shapes_32.get_config(row)
     config.batch_size = BATCH
     config.model.generator_width = config.model.discriminator_width = 1
     config.model.z_dim = 4
     config.d_steps = 1
+    config.text.num_tokens = NUM_TOKENS
     mesh = sharding.make_mesh(jax.devices()[:num_devices])
     rng = np.random.default_rng(0)
     text = TextEncoder(
@@ -86,23 +91,26 @@ def make_batch(experiment, seed):
 
 
 @functools.cache
-def count_flops(row):
-    """Floating-point operations of a step, as it is given to the compiler."""
+def lower_step(row):
+    """A step as it is given to the compiler."""
     experiment = make_experiment(row)
-    step = experiment.jit_train_step().lower(*experiment.abstract_step_arguments())
-    return step.cost_analysis()["flops"]
+    return experiment.jit_train_step().lower(*experiment.abstract_step_arguments())
+
+
+@functools.cache
+def count_flops(row):
+    """Floating-point operations of a step."""
+    return lower_step(row).cost_analysis()["flops"]
 
 
 @functools.cache
 def run(row):
-    """The metrics of two steps, and the experiment."""
+    """The metrics of two steps."""
     experiment = make_experiment(row)
-    state, rng = experiment.init_state(), jax.random.key(1)
-    batches = [make_batch(experiment, seed) for seed in range(2)]
-    step = experiment.jit_train_step()
-    for batch in batches:
-        state, metrics = step(state, batch, experiment.frozen, rng)
-    return jax.device_get(metrics), experiment
+    state, step = small_run.draw_state(experiment.abstract_state()), lower_step(row).compile()
+    for batch in [make_batch(experiment, seed) for seed in range(2)]:
+        state, metrics = step(state, batch, experiment.frozen, jax.random.key(1))
+    return jax.device_get(metrics)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +118,7 @@ def run(row):
 )
 def test_row_trains(row):
     """Finite losses, and a metric of every term that the row has and of no other."""
-    metrics, _ = run(row)
+    metrics = run(row)
     assert all(np.isfinite(value) for value in metrics.values())
     terms = ablations.TERMS.get(row, ("s", "w", "d"))  # What shapes_32 has as it is.
     kept = {METRIC_OF[term] for term in terms}
@@ -127,6 +135,21 @@ def test_a_term_left_out_is_not_computed(row):
     for other, terms in ablations.TERMS.items():
         if set(terms) < set(ablations.TERMS[row]):
             assert count_flops(other) < count_flops(row), (other, row)
+
+
+def test_initialising_the_state_is_traced_once(monkeypatch):
+    """Shapes, shardings and the step's own arguments come of one tracing."""
+    traced = []
+
+    def create(*args, **parts):
+        traced.append(args)
+        return create_train_state(*args, **parts)
+
+    monkeypatch.setattr(xmc_jax.experiment, "create_train_state", create)
+    experiment = make_experiment.__wrapped__("none")
+    experiment.abstract_step_arguments()
+    experiment.jit_train_step()
+    assert len(traced) == 1
 
 
 def test_plain_self_modulation_drops_the_attention():
@@ -149,5 +172,5 @@ def test_heads_add_layers_to_the_discriminator_alone():
 
 def test_per_device_negatives_are_fewer():
     """Against half of the captions the cross-entropy of a guess is lower by two log 2."""
-    whole, halves = (run(row)[0]["g/sentence"] for row in ("s_w_d", "per_device_negatives"))
+    whole, halves = (run(row)["g/sentence"] for row in ("s_w_d", "per_device_negatives"))
     assert halves < whole

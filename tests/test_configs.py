@@ -6,8 +6,9 @@ import pathlib
 import pytest
 
 from configs import ablations
+from xmc_jax import sharding
 from xmc_jax.errors import UserError
-from xmc_jax.experiment import check_config
+from xmc_jax.experiment import check_accumulation, check_config
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
 
@@ -39,6 +40,7 @@ def test_experiments_are_valid(path):
     [
         ("", "num_steps", 0, "num_steps=0 must be at least 1"),
         ("", "accumulation_steps", 0, "accumulation_steps=0 must be at least 1"),
+        ("", "remat", "all", "remat='all' is not one of none, elementwise, blocks"),
         ("model", "resolution", 48, "model.resolution=48 is not one of 32, 64"),
         ("model", "contrastive_head", "deep", "head='deep' is not one of none, linear, mlp"),
         ("model", "dtype", "float16", "dtype='float16' is not one of float32, bfloat16"),
@@ -51,6 +53,13 @@ def test_values_that_cannot_work_are_named(section, field, value, words):
     (config[section] if section else config)[field] = value
     with pytest.raises(UserError, match=words):
         check_config(config)
+
+
+def test_parts_divide_the_images_of_a_device():
+    config = load(next(p for p in FILES if p.stem == "shapes_32"))
+    config.accumulation_steps = 3
+    with pytest.raises(UserError, match="steps=3 does not divide the 4 .*; use one of 1, 2, 4"):
+        check_accumulation(config, sharding.make_mesh())
 
 
 def test_the_best_needs_a_checkpoint():

@@ -276,6 +276,8 @@ def test_mistakes(tmp_path, folder, run_verb, config):
     ):
         with pytest.raises(UserError, match=words):
             evaluate(str(tmp_path), str(folder / "data"), [name], None, settings)
+    with pytest.raises(UserError, match="'tset'.*val"):
+        evaluate(str(tmp_path), str(folder / "data"), ["shapes_accuracy"], split="tset")
     assert run.config_path(tmp_path).read_bytes() == before
 
     for flag in ("--step=3", "--split=test_comp"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from test_ablations import NUM_TOKENS, VOCABULARY, make_experiment
 
+from tests import small_run
 from xmc_jax.sampling import Sampler, batch_sizes, make_noise
 
 
@@ -37,7 +38,7 @@ def test_batch_sizes(largest, num_devices, sizes):
 def test_any_number_of_captions_few_programs_same_pictures():
     """Two devices, batches of eight: one to twenty captions."""
     experiment = make_experiment("none", num_devices=2)
-    ema = experiment.init_state().ema
+    ema = small_run.draw_state(experiment.abstract_ema())
     tokens = np.random.default_rng(0).integers(1, VOCABULARY, (20, NUM_TOKENS)).astype(np.int32)
     sampler = Sampler(experiment, 8)
     whole = sampler(ema, tokens, seed=3)

@@ -1,5 +1,6 @@
 """trained.py: four lines in a notebook, and the same pictures as the verb `sample`."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,13 @@ def test_mistakes_are_named(folder, workdir, model):
         xmc_jax.load(folder / "nothing")
     with pytest.raises(UserError, match="no checkpoint of step 4 .* there are 3"):
         xmc_jax.load(workdir, step=4)
+    old = folder / "old"
+    old.mkdir()
+    config = json.loads((workdir / "config.json").read_text())
+    del config["remat"]
+    (old / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="no field remat; .* another version"):
+        xmc_jax.load(old)
 
 
 def test_a_demo_that_is_not_there_names_its_command(monkeypatch, tmp_path):

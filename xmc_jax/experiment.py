@@ -69,7 +69,13 @@ class Experiment:
 
     def init_state(self) -> TrainState:
         """The state before the first step, on the devices; a pure function of the config."""
-        init = jax.jit(self._create_state, out_shardings=self._state_shardings())
+        # Runs once. For CPUs LLVM takes half a minute to optimise it, and a few seconds not to.
+        is_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        init = jax.jit(
+            self._create_state,
+            out_shardings=self._state_shardings(),
+            compiler_options={"xla_backend_optimization_level": 0} if is_cpu else None,
+        )
         return init(np.uint32(self.config.seed))
 
     def make_rng(self) -> Array:
@@ -104,9 +110,11 @@ class Experiment:
         frozen, rng = jax.tree.map(lambda x: _abstract(x, whole), (frozen, rng))
         return self.abstract_state(), Batch(image, tokens), frozen, rng
 
-    def _create_state(self, seed: UInt32[Array, ""]) -> TrainState:
-        return create_train_state(
-            jax.random.key(seed),
+    @functools.cached_property
+    def _create_state(self) -> Callable[[UInt32[Array, ""]], TrainState]:
+        """One object, and no method: JAX traces it once, whoever asks for shapes or programs."""
+        return functools.partial(
+            _create_state,
             generator=self.generator,
             discriminator=self.discriminator,
             generator_tx=self._optimizer("generator_learning_rate"),
@@ -234,6 +242,10 @@ def describe_experiment(
         image_features=image_features,
         frozen=_frozen_params(text_encoder, image_features),
     )
+
+
+def _create_state(seed: UInt32[Array, ""], **parts: Any) -> TrainState:
+    return create_train_state(jax.random.key(seed), **parts)
 
 
 def _abstract(x: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -48,13 +48,9 @@ def train(
       UserError: a setting cannot work, something is missing, another process trains there, or a
         loss is no longer finite.
     """
-    from xmc_jax import environment, lock, processes
+    from xmc_jax import lock, processes
     from xmc_jax import workdir as run
-    from xmc_jax.checkpoint import Checkpoints
-    from xmc_jax.experiment import check_config, create_experiment
     from xmc_jax.interruption import Interruption
-    from xmc_jax.nonfinite import NotFinite
-    from xmc_jax.train_data import open_splits, open_stream, read_preview
 
     with contextlib.ExitStack() as stack:
         # Act 1: the folder of the run: whether it is free, and whether this config belongs to it.
@@ -64,7 +60,14 @@ def train(
             stack.enter_context(lock.only_one(workdir, "training in"))
         run.check_config(workdir, config)
 
-        # Act 2: data, networks, state.
+        # Act 2: data, networks, state. Loads Keras and TensorFlow, which no mistake about the
+        # folder should wait for.
+        from xmc_jax import environment
+        from xmc_jax.checkpoint import Checkpoints
+        from xmc_jax.experiment import check_config, create_experiment
+        from xmc_jax.nonfinite import NotFinite
+        from xmc_jax.train_data import open_splits, open_stream, read_preview
+
         check_config(config)
         with processes.first_process_first("open the data"):
             source, eval_source = open_splits(config, data_dir)
@@ -91,7 +94,6 @@ def train(
             run.append_metrics(workdir, [{"kind": "start", "step": int(state.step), **around}])
 
         # Act 3: the steps. After a fault that may be left out they begin as after a restart.
-        # Loads TensorFlow, which no mistake before should wait for.
         from xmc_jax import live_view
         from xmc_jax.train_evaluation import make_evaluation
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError
-from xmc_jax.frozen.weights import params_of
+from xmc_jax.frozen.weights import not_drawn, params_of
 
 PyTree = Any
 
@@ -62,7 +62,8 @@ def describe_image_features(network: str, weights: str, resolution: int) -> Imag
     Raises:
       UserError: there is no such network, or it takes no such images.
     """
-    model = _build(network, resolution)
+    with not_drawn():
+        model = _build(network, resolution)
     return _wrap(model, network, resolution, weights)._replace(
         params=jax.eval_shape(lambda: params_of(model))
     )
@@ -80,7 +81,8 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
     Raises:
       UserError: there is no such network, or its weights are missing or do not fit.
     """
-    model = _build(network, resolution)
+    with not_drawn():
+        model = _build(network, resolution)
     if not weights:
         raise UserError(
             f"no weights for {network}: give the path of a keras.applications weight file, or "
@@ -103,7 +105,7 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
     else:
         try:
             with warnings.catch_warnings():
-                # Keras warns, and goes on with random weights, where a layer is not in the file.
+                # Keras warns, and goes on with what is there, where a layer is not in the file.
                 warnings.simplefilter("error", UserWarning)
                 model.load_weights(path)
         except (ValueError, OSError, KeyError, UserWarning) as error:

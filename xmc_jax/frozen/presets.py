@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError
+from xmc_jax.frozen.weights import not_drawn
 
 PyTree = Any
 
@@ -47,7 +48,8 @@ def load_preset(cls: type, preset: str, *, field: str, kind: str):
             f"known are {', '.join(cls.presets)}"
         )
     try:
-        return cls.from_preset(_location(preset))
+        with not_drawn():
+            return cls.from_preset(_location(preset))
     except Exception as error:  # keras-hub raises many kinds, depending on what is wrong.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         fault = f"does not hold {kind}" if folder.is_dir() else "could not be fetched"

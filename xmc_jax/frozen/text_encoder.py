@@ -75,7 +75,8 @@ def load_text_encoder(name: str) -> TextEncoder:
             )
         preset = name
     try:
-        backbone = keras_hub.models.BertBackbone.from_preset(preset)
+        with weights.not_drawn():
+            backbone = keras_hub.models.BertBackbone.from_preset(preset)
         _match_activation(backbone, preset)
         vocabulary_file, lowercase = _vocabulary(preset)
         _check_vocabulary(vocabulary_file, backbone.vocabulary_size)

@@ -1,6 +1,8 @@
 """Weights of a Keras network as a pytree: what pure functions take, and what they are known by."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,6 +11,29 @@ import keras
 import numpy as np
 
 PyTree = Any
+
+
+@contextlib.contextmanager
+def not_drawn() -> Iterator[None]:
+    """Networks built in here begin with zeros, for their weights are read from a file at once.
+
+    Keras draws the value of every weight first, with programs compiled for each shape, which takes
+    longer than to read them; no argument of its networks prevents it.
+    """
+    kinds = keras.initializers
+    drawn = (kinds.RandomNormal, kinds.TruncatedNormal, kinds.VarianceScaling)
+    calls = [initializer.__call__ for initializer in drawn]
+    try:
+        for initializer in drawn:
+            initializer.__call__ = _zeros
+        yield
+    finally:
+        for initializer, call in zip(drawn, calls, strict=True):
+            initializer.__call__ = call
+
+
+def _zeros(initializer: Any, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
+    return jnp.zeros(shape, dtype)
 
 
 def params_of(model: keras.Model) -> PyTree:
