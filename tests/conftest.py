@@ -99,22 +99,22 @@ def browser(chromium):
 # two processes without work.
 LONGEST_FIRST = (
     "test_processes",
-    "test_plan",
     "test_verbs",
+    "test_ablations",
     "test_train_step",
+    "test_sharding",
+    "test_real_data",
+    "test_plan",
     "test_evaluate",
     "test_notebooks",
-    "test_ablations",
-    "test_real_data",
-    "test_released",
     "test_export",
-    "test_explore",
-    "test_usage",
-    "test_sharding",
+    "test_released",
     "test_study",
+    "test_trained",
+    "test_usage",
+    "test_explore",
     "test_compare",
     "test_clip",
-    "test_trained",
 )
 
 
