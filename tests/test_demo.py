@@ -23,7 +23,7 @@ def drawn():
 
 
 def test_it_is_small():
-    assert sum(file.stat().st_size for file in exported.demo_folder().iterdir()) < MAX_BYTES
+    assert sum(file.stat().length for file in exported.demo_folder().iterdir()) < MAX_BYTES
 
 
 def test_colours_and_backgrounds_follow_the_caption(drawn):
