@@ -1,9 +1,12 @@
 """A small BERT with random weights, as a folder in Hugging Face's format."""
 
 import json
+import re
 
 import numpy as np
 from safetensors.numpy import save_file
+
+from xmc_jax.data.shapes_captions import make_example
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "circle", "##s"]
 CONFIG = {
@@ -46,3 +49,12 @@ def write(folder, weights, config=CONFIG, vocabulary=VOCABULARY, prefix=""):
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     save_file({prefix + name: w for name, w in weights.items()}, folder / "model.safetensors")
     return str(folder)
+
+
+def write_for_shapes(folder):
+    """One that tells the captions of the shapes apart, in the place of the packaged encoder."""
+    captions = (c.text for i in range(200) for c in make_example("train", i).captions)
+    words = {word for caption in captions for word in re.findall("[a-z]+", caption.lower())}
+    vocabulary = [*VOCABULARY, *sorted(words - set(VOCABULARY))]
+    config = CONFIG | {"vocab_size": len(vocabulary), "max_position_embeddings": 32}
+    return write(folder, weights(np.random.default_rng(0), config), config, vocabulary)

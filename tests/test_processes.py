@@ -1,4 +1,4 @@
-"""processes.py: two real processes of four devices are one run, as one process of eight is."""
+"""processes.py: two real processes of two devices are one run, as one process of four is."""
 
 import concurrent.futures
 import contextlib
@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import verbs
+from tests import bert, verbs
 from tests.verbs import ROOT, TINY, environment, start, wait_for_line
 
 NAMES = ("one", "two")
-RUN = [*TINY, "--config.batch_size=8", "--config.d_steps=1", "--config.eval.num_examples=4"]
+RUN = [*TINY, "--config.d_steps=1", "--config.eval.num_examples=4"]
+NUM_DEVICES = 4
 
 
 def free_port():
@@ -26,8 +27,14 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@pytest.fixture(scope="module")
+def command(folder):
+    """A run whose programs compile fast: no process of several devices may keep them."""
+    return [*RUN, f"--config.text.encoder={bert.write_for_shapes(folder / 'bert')}"]
+
+
 def start_processes(verb, *arguments, data_dir, num_processes, more=((), ())):
-    """A verb on eight devices, as one or two processes."""
+    """A verb on all devices, as one or two processes."""
     port, several = free_port(), num_processes > 1
     children = []
     for index in range(num_processes):
@@ -43,7 +50,7 @@ def start_processes(verb, *arguments, data_dir, num_processes, more=((), ())):
                 *(place if several else ()),
                 *more[index],
                 data_dir=data_dir,
-                devices=8 // num_processes,
+                devices=NUM_DEVICES // num_processes,
             )
         )
     return children
@@ -64,13 +71,13 @@ def finish(children):
 
 
 @pytest.fixture(scope="module")
-def train(folder):
+def train(folder, command):
     """``train(name, num_processes)``: four steps in a folder of that name; what process 0 said."""
 
     def train(name, num_processes):
         done = run_processes(
             "train",
-            *RUN,
+            *command,
             f"--workdir={folder / name}",
             "--config.num_steps=4",
             data_dir=folder / "data",
@@ -199,7 +206,7 @@ def test_all_stop_when_one_cannot_go_on(folder, failing):
         more=more,
     )
     assert [code for code, _, _ in done] == [2, 2], done
-    fault = "config.loss.contrastive_group_size=3 does not divide config.batch_size=8"
+    fault = "config.loss.contrastive_group_size=3 does not divide config.batch_size=4"
     own, other = (done[i][2].splitlines()[-1] for i in (failing, 1 - failing))
     assert own.startswith(f"error: {fault}")
     assert other.startswith(f"error: process {failing} stopped: {fault}")

@@ -16,6 +16,7 @@ import optax
 import pytest
 
 from benchmarks import released
+from tests import small_run
 from xmc_jax import losses
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
@@ -26,6 +27,8 @@ from xmc_jax.types import Batch
 
 TEXT_WIDTH, NUM_TOKENS, VOCABULARY, BATCH = 6, 5, 50, 4
 WEIGHTS = LossWeights(1.0, 1.0, 1.0, 1.0)
+# Plain descent, for Adam turns the rounding of a zero gradient into a full step.
+TX = optax.sgd(5e-4)
 
 
 def encode_text(params, tokens):
@@ -56,9 +59,10 @@ def make_text(rng, b=BATCH):
     return encode_text(table, jnp.asarray(tokens))
 
 
-def perturb(tree, rng):
+def draw_variables(network, *inputs):
     """No parameter is special: zero biases and gammas would hide mistakes."""
-    return jax.tree.map(lambda x: x + jnp.float32(rng.normal(size=x.shape) * 0.1), tree)
+    init = functools.partial(network.init, train=False)
+    return small_run.draw_state(jax.eval_shape(init, jax.random.key(0), *inputs))
 
 
 def assert_close(got, want, rtol):
@@ -93,11 +97,7 @@ def test_generator(rng, resolution, modulation, train):
     fast, plain = (make_networks(module, resolution, modulation)[0] for module in (None, released))
     words, sentence, mask = make_text(rng)
     z = jnp.float32(rng.normal(size=(BATCH, 4)))
-    variables = jax.jit(functools.partial(fast.init, train=False))(
-        {"params": jax.random.key(0)}, z, words, sentence, mask
-    )
-    variables = perturb(variables, rng)
-    variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
+    variables = draw_variables(fast, z, words, sentence, mask)
     cotangent = jnp.float32(rng.normal(size=(BATCH, resolution, resolution, 3)))
 
     def run(generator, variables, *inputs):
@@ -121,10 +121,7 @@ def test_discriminator(rng, resolution):
     fast, plain = (make_networks(module, resolution)[1] for module in (None, released))
     _, sentence, _ = make_text(rng)
     images = jnp.float32(rng.uniform(-1, 1, (BATCH, resolution, resolution, 3)))
-    variables = jax.jit(functools.partial(fast.init, train=False))(
-        {"params": jax.random.key(0)}, images, sentence
-    )
-    variables = perturb(variables, rng)
+    variables = draw_variables(fast, images, sentence)
 
     def run(discriminator, variables, *inputs):
         def judge(params, images, sentence):
@@ -161,27 +158,29 @@ def frozen():
     )
 
 
-def take_steps(module, frozen, num_steps):
-    """The states from the first on; by SGD, for Adam turns the rounding of a zero gradient into a
-    full step."""
-    generator, discriminator = make_networks(module)
-    tx = optax.sgd(5e-4)
-    library = make_networks(None)
+@functools.cache
+def first_state():
+    generator, discriminator = make_networks(None)
     create = functools.partial(
         create_train_state,
-        generator=library[0],
-        discriminator=library[1],
-        generator_tx=tx,
-        discriminator_tx=tx,
+        generator=generator,
+        discriminator=discriminator,
+        generator_tx=TX,
+        discriminator_tx=TX,
         text_width=TEXT_WIDTH,
     )
-    state = jax.jit(create)(jax.random.key(0))
+    return jax.jit(create)(jax.random.key(0))
+
+
+def take_steps(module, frozen, num_steps):
+    """The states from the first on."""
+    generator, discriminator = make_networks(module)
     if module is None:
         step = make_train_step(
             generator=generator,
             discriminator=discriminator,
-            generator_tx=tx,
-            discriminator_tx=tx,
+            generator_tx=TX,
+            discriminator_tx=TX,
             encode_text=encode_text,
             image_features=image_features,
             loss_weights=WEIGHTS,
@@ -190,9 +189,9 @@ def take_steps(module, frozen, num_steps):
         )
     else:
         step = module.Step(
-            generator, discriminator, tx, tx, encode_text, image_features, WEIGHTS, 0.9
+            generator, discriminator, TX, TX, encode_text, image_features, WEIGHTS, 0.9
         ).train_step
-    step, states = jax.jit(step), [state]
+    step, states = jax.jit(step), [first_state()]
     rng = np.random.default_rng(2)
     for _ in range(num_steps):
         tokens = rng.integers(1, VOCABULARY, (2, BATCH, NUM_TOKENS))

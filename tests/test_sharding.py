@@ -95,7 +95,13 @@ def saved(folder):
 
 
 @pytest.mark.parametrize(
-    "num_devices,fsdp", [(4, 2), (2, 1), (1, 1), pytest.param(8, 8, marks=pytest.mark.long)]
+    "num_devices,fsdp",
+    [
+        (4, 2),
+        (1, 1),
+        pytest.param(2, 1, marks=pytest.mark.long),
+        pytest.param(8, 8, marks=pytest.mark.long),
+    ],
 )
 def test_saved_on_eight_devices_training_goes_on_elsewhere(saved, split_small, num_devices, fsdp):
     """The same state to the last bit, and the same next step of the same global batch."""

@@ -25,24 +25,19 @@ def test_wrong_settings_are_one_clear_line(folder, run_verb):
     assert not (folder / "bad").exists()
 
 
-@pytest.mark.parametrize(
-    "change,words",
-    [
-        ("--config.accumulation_steps=3", ["accumulation_steps=3", "use one of 1, 2, 4"]),
-        ("--config.remat=all", ["remat='all'", "none, elementwise, blocks"]),
-        ("--config.text.encoder=/no/such", ["/no/such", "minilm"]),
-    ],
-)
-def test_values_that_cannot_work(folder, run_verb, change, words):
-    """See also `test_configs`."""
+def test_a_value_that_cannot_work(folder, run_verb):
+    """See `test_configs` for the others."""
+    change, words = "--config.text.encoder=/no/such", ["/no/such", "minilm"]
     assert_refused(run_verb("train", *TINY, f"--workdir={folder / 'bad'}", change), *words)
 
 
+@pytest.mark.long  # Also in test_sharding.
 def test_indivisible_batch(folder, run_verb):
     done = run_verb("train", *TINY, f"--workdir={folder / 'bad'}", devices=3)
     assert_refused(done, "batch_size=4", "3 devices", "use 3 or 6")
 
 
+@pytest.mark.long  # Also in test_image_features.
 def test_pretrained_term_without_weights(folder, run_verb):
     arguments = [
         "--config.loss.image_pretrained_weight=1",
