@@ -16,11 +16,11 @@ from ml_collections import config_flags
 
 from configs import shapes_32
 from xmc_jax import cli, nonfinite, topology, workdir
+from xmc_jax.config_checks import check_config
 from xmc_jax.data import narratives, preprocess
 from xmc_jax.data.builders import captioned, pictures
 from xmc_jax.data.builders.folder import folder_dataset_builder as folder_builder
 from xmc_jax.errors import UserError
-from xmc_jax.experiment import check_config
 
 for name, count in (("few", 25), ("soak", 1000)):
     settings.register_profile(

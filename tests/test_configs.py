@@ -7,8 +7,8 @@ import pytest
 
 from configs import ablations
 from xmc_jax import sharding
+from xmc_jax.config_checks import check_accumulation, check_config
 from xmc_jax.errors import UserError
-from xmc_jax.experiment import check_accumulation, check_config
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
 

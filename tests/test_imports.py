@@ -26,7 +26,7 @@ LAYERS = [
     {"train_state", "objectives"},
     {"train_step"},
     {"checkpoint", "workdir", "cli", "live_view"},
-    {"exported", "nonfinite"},
+    {"exported", "nonfinite", "config_checks"},
     {"experiment"},  # The factory: from a config to the parts below.
     {"sampling", "planning", "program", "train_data", "train_log"},
     {"trained", "evaluation"},
@@ -57,7 +57,16 @@ HEAVY = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "keras", "keras
 AT_TOP = dict.fromkeys(HEAVY, {"data", "frozen"})
 AT_TOP |= {
     "ml_collections": VERBS
-    | {"workdir", "cli", "experiment", "planning", "live_view", "evaluation", "train_evaluation"},
+    | {
+        "workdir",
+        "cli",
+        "config_checks",
+        "experiment",
+        "planning",
+        "live_view",
+        "evaluation",
+        "train_evaluation",
+    },
 }
 AT_TOP |= {"absl": VERBS | {"cli"}, "orbax": {"checkpoint"}, "clu": {"live_view"}}
 INSIDE = dict.fromkeys([*HEAVY, "clu", "orbax"], VERBS)

@@ -167,8 +167,9 @@ def _open(
     if processes.is_first():
         run.ensure_writable(workdir)
 
+    from xmc_jax.config_checks import check_config
     from xmc_jax.evaluation import families
-    from xmc_jax.experiment import check_config, create_experiment
+    from xmc_jax.experiment import create_experiment
 
     check_config(config)
     families.choose_metrics(names, config)  # Before anything slow.

@@ -10,8 +10,9 @@ import numpy as np
 from xmc_jax import nonfinite, processes, sharding
 from xmc_jax import workdir as run
 from xmc_jax.checkpoint import Checkpoints
+from xmc_jax.config_checks import check_config
 from xmc_jax.errors import UserError
-from xmc_jax.experiment import Experiment, check_config, create_experiment
+from xmc_jax.experiment import Experiment, create_experiment
 from xmc_jax.train_data import open_splits, open_stream
 from xmc_jax.train_state import TrainState
 from xmc_jax.types import Batch

@@ -64,7 +64,8 @@ def train(
         # folder should wait for.
         from xmc_jax import environment
         from xmc_jax.checkpoint import Checkpoints
-        from xmc_jax.experiment import check_config, create_experiment
+        from xmc_jax.config_checks import check_config
+        from xmc_jax.experiment import create_experiment
         from xmc_jax.nonfinite import NotFinite
         from xmc_jax.train_data import open_splits, open_stream, read_preview
 

@@ -8,8 +8,8 @@ NUM_GRID_CAPTIONS = 32  # Of the preview.
 
 def open_splits(config, data_dir: str) -> tuple:
     """The training split and the one that previews are drawn from."""
+    from xmc_jax.config_checks import evaluation_data
     from xmc_jax.data import reader
-    from xmc_jax.experiment import evaluation_data
 
     return tuple(
         reader.open_split(

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from xmc_jax import exported, sharding, workdir
+from xmc_jax import exported, sharding, topology, workdir
 from xmc_jax.checkpoint import Checkpoints
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, create_experiment
@@ -98,6 +98,7 @@ def load(
     if text_encoder is not None:
         with config.unlocked():
             config.text.encoder = text_encoder
+    topology.hide_missing_tpu()  # In a notebook nobody else has.
     experiment = create_experiment(config, training=False)
     step, ema = restore(folder, experiment, step)
     return TrainedModel(experiment, step, ema, batch_size)

@@ -10,10 +10,11 @@ from jaxtyping import Float32
 from ml_collections import ConfigDict
 
 from xmc_jax import images, processes, sharding
+from xmc_jax.config_checks import evaluation_data
 from xmc_jax.evaluation import shapes
 from xmc_jax.evaluation.features import Features, Network
 from xmc_jax.evaluation.material import Material, Prompt, Record, split_name
-from xmc_jax.experiment import Experiment, evaluation_data
+from xmc_jax.experiment import Experiment
 from xmc_jax.metrics import r_precision as metric
 from xmc_jax.metrics.intervals import Z_95
 from xmc_jax.progress import Progress

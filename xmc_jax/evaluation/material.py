@@ -12,11 +12,12 @@ from jaxtyping import Int32
 from ml_collections import ConfigDict
 
 from xmc_jax import processes
+from xmc_jax.config_checks import evaluation_data
 from xmc_jax.data import batches, reader
 from xmc_jax.data.records import ExampleReader, draw_caption
 from xmc_jax.errors import UserError
 from xmc_jax.evaluation.pictures import Pictures, fingerprint, make_shares, real_pictures
-from xmc_jax.experiment import Experiment, evaluation_data
+from xmc_jax.experiment import Experiment
 
 # A line of metrics.jsonl. A family gives: metric, protocol, value, floor, ceiling, weights (the
 # judging network's fingerprint, or None), better ("higher" or "lower"); where it has an interval,

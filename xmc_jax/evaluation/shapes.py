@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from xmc_jax.config_checks import evaluation_data
 from xmc_jax.data import shapes, shapes_captions
 from xmc_jax.evaluation.material import Material, Prompt, Record, split_name
 from xmc_jax.evaluation.pictures import Pictures
-from xmc_jax.experiment import Experiment, evaluation_data
+from xmc_jax.experiment import Experiment
 from xmc_jax.metrics import shapes_accuracy as metric
 from xmc_jax.metrics import shapes_scorer
 from xmc_jax.metrics.shapes_parser import make_parser

@@ -8,9 +8,10 @@ from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from xmc_jax import images
+from xmc_jax.config_checks import evaluation_data
 from xmc_jax.evaluation.features import Features, Network
 from xmc_jax.evaluation.material import Material, Prompt, Record, split_name
-from xmc_jax.experiment import Experiment, evaluation_data
+from xmc_jax.experiment import Experiment
 from xmc_jax.metrics import soa as metric
 from xmc_jax.metrics.shapes_accuracy import shuffle_captions
 
