@@ -30,6 +30,16 @@ def test_put_batch_splits_the_batch_axis():
     assert {s.data.shape for s in put.tokens.addressable_shards} == {(2, 2, 4)}
 
 
+def test_make_whole_compiles_once():
+    mesh = sharding.make_mesh()
+    split = sharding.put(np.arange(8.0), sharding.batch_sharding(mesh))
+    sharding.make_whole({"x": split}, mesh)
+    with jax.no_tracing():
+        whole = sharding.make_whole({"x": split}, mesh)
+    assert whole["x"].is_fully_replicated
+    np.testing.assert_array_equal(whole["x"], np.arange(8.0))
+
+
 def test_put_copies_everything():
     mesh = sharding.make_mesh()
     tree = sharding.put({"w": np.ones((3, 2))}, sharding.replicated(mesh))

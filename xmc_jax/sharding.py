@@ -131,4 +131,8 @@ def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
 
 def make_whole(tree: PyTree, mesh: Mesh) -> PyTree:
     """Copies a pytree of global arrays onto every device, as they are used outside of training."""
-    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+    return jax.jit(_itself, out_shardings=replicated(mesh))(tree)
+
+
+def _itself(tree: PyTree) -> PyTree:  # One function, hence one compilation for all calls.
+    return tree
