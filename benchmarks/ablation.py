@@ -1,12 +1,12 @@
-"""The ablation of the paper's section 6.2 on shapes: rows x seeds at one budget, and their table.
+"""The paper's ablation on shapes: rows x seeds at one budget, and their table.
 
     python -m benchmarks.ablation --folder=runs/ablation
     python -m benchmarks.ablation --folder=runs/ablation --rows=none,s_w --seeds=5 --jobs=4
     python -m benchmarks.ablation --folder=runs/ablation --out=docs/ablation.png
 
 Trains every row (an argument of the config, see configs/ablations.py) with every seed through the
-`train` verb, and measures its checkpoints through `evaluate --watch`. What is done is not done
-again, and a run that was cut off goes on. Fields of the experiment are overridden after `--`:
+`train` verb, and measures its checkpoints through `evaluate --watch`. Both go on where they were
+cut off, and find nothing to do where they were done. Fields are overridden after `--`:
 
     python -m benchmarks.ablation --folder=runs/longer -- --config.num_steps=4000
 
@@ -26,7 +26,9 @@ from absl import app, flags
 from scipy import stats
 
 from benchmarks import measure
+from configs import ablations
 from xmc_jax import workdir
+from xmc_jax.errors import UserError
 
 FOLDER = flags.DEFINE_string("folder", None, "Folder of all the runs.", required=True)
 CONFIG = flags.DEFINE_string("config", "configs/shapes_ablation_32.py", "The rows' base.")
@@ -56,19 +58,11 @@ def values_of(row, seed):
     return values
 
 
-def is_measured(row, seed):
-    """Whether a run has reached its end and been measured there."""
-    folder = run_folder(row, seed)
-    if not workdir.config_path(folder).exists():
-        return False
-    return workdir.read_config(folder).num_steps in values_of(row, seed)[ATTRIBUTES[0]]
-
-
 def run(row, seed, overrides, cores):
     """Trains and measures one cell of the table, on some CPU cores.
 
     Raises:
-      RuntimeError: a verb failed; its output is in the run's folder.
+      UserError: a verb failed; its output is in the run's folder.
     """
     folder = run_folder(row, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +78,7 @@ def run(row, seed, overrides, cores):
             if cores:
                 os.sched_setaffinity(child.pid, cores)
             if child.wait():
-                raise RuntimeError(f"{' '.join(command)} failed, see {log}")
+                raise UserError(f"{' '.join(command[1:])} failed: see {log}")
 
 
 def run_all(cells, overrides):
@@ -141,7 +135,7 @@ def draw(results, path):
         for index, (row, runs) in enumerate(results.items()):
             steps = sorted(runs[0][attribute])
             values = np.array([[run[attribute][step] for step in steps] for run in runs])
-            colour, style = f"C{index}", "--" if "_" in row and row not in ("s_w", "s_w_d") else "-"
+            colour, style = f"C{index}", "-" if row in ablations.TERMS else "--"
             axis.plot(steps, values.mean(0), style, color=colour, marker="o", ms=3, label=row)
             axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0)
         axis.set(title=f"{METRIC}/{attribute}", xlabel="step", ylim=(0, None))
@@ -155,7 +149,10 @@ def main(argv):
     if stray := [argument for argument in argv[1:] if not argument.startswith("--config.")]:
         raise app.UsageError(f"unexpected argument {stray[0]!r}")
     cells = [(row, seed) for seed in range(SEEDS.value) for row in ROWS.value]
-    run_all([cell for cell in cells if not is_measured(*cell)], argv[1:])
+    try:
+        run_all(cells, argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
     results = {row: [values_of(row, seed) for seed in range(SEEDS.value)] for row in ROWS.value}
     print_results(results)
     if OUT.value:

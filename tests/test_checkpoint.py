@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import jax
@@ -120,6 +121,18 @@ def test_saving_a_step_that_is_there_does_nothing(tmp_path):
         assert not checkpoints.save(1, make_state(2))
         checkpoints.wait()
         assert_equal(checkpoints.restore(abstract_state()), make_state(1))
+
+
+def test_a_clock_set_forth_in_mid_save_harms_nothing(tmp_path, monkeypatch):
+    real_time, steps = time.time, range(1, 11)
+    with Checkpoints(tmp_path, keep_latest=len(steps)) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, make_state(step))
+            shift = 2 * 86_400 * step
+            monkeypatch.setattr(time, "time", lambda shift=shift: real_time() + shift)
+        checkpoints.wait()
+        assert checkpoints.steps() == list(steps)
+        assert_equal(checkpoints.restore(abstract_state(), 10), make_state(10))
 
 
 def test_missing_steps_are_named(tmp_path):

@@ -30,6 +30,9 @@ from xmc_jax.train_state import TrainState
 PyTree = Any
 Manifest = dict[str, list]  # Path of an array -> [shape, dtype, checksum].
 
+# How long Orbax waits for a save. It measures by the wall clock, so a clock that is set forth by
+# more in mid-save would end the run; dead processes and disks are noticed by other means.
+_PATIENCE_SECONDS = 7 * 86_400
 _WRITE_ERRORS = (
     errno.ENOENT,  # Somebody removed the folder.
     errno.ENOSPC,
@@ -71,6 +74,7 @@ class Checkpoints:
                 preservation_policy=ocp_managers.LatestN(keep_latest),
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
+                async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE_SECONDS),
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),

@@ -66,7 +66,6 @@ def train(
         from xmc_jax.checkpoint import Checkpoints
         from xmc_jax.config_checks import check_config
         from xmc_jax.experiment import create_experiment
-        from xmc_jax.nonfinite import NotFinite
         from xmc_jax.train_data import open_splits, open_stream, read_preview
 
         check_config(config)
@@ -94,12 +93,10 @@ def train(
         if processes.is_first():
             run.append_metrics(workdir, [{"kind": "start", "step": int(state.step), **around}])
 
-        # Act 3: the steps. After a fault that may be left out they begin as after a restart.
-        from xmc_jax import live_view
+        # Act 3: the steps.
         from xmc_jax.train_evaluation import make_evaluation
 
-        stack.enter_context(_failed_events_are_user_errors(workdir))
-        writer = live_view.make_writer(workdir, config, preview.captions, GRID_COLUMNS)
+        writer = stack.enter_context(_live_view(config, workdir, preview))
         training = _Training(
             experiment,
             checkpoints,
@@ -110,16 +107,21 @@ def train(
             evaluate=make_evaluation(experiment, workdir, data_dir, checkpoints, writer),
             interruption=interruption,
         )
-        while True:
-            try:
-                step = training.take_steps(state)
-                break
-            except NotFinite as fault:
-                _write_fault(experiment, checkpoints, workdir, source, fault)
-                state = _first_state(experiment, checkpoints, workdir)
-        writer.close()
+        step = _train_through_faults(training, state, experiment, checkpoints, workdir, source)
     end = "done" if step == config.num_steps else f"stopped before {config.num_steps}, and saved"
     processes.say(f"{end}: {workdir} is at step {step}")
+
+
+def _train_through_faults(training, state, experiment, checkpoints, workdir, source) -> int:
+    """The last step; after a fault that may be left out, training begins as after a restart."""
+    from xmc_jax.nonfinite import NotFinite
+
+    while True:
+        try:
+            return training.take_steps(state)
+        except NotFinite as fault:
+            _write_fault(experiment, checkpoints, workdir, source, fault)
+            state = _first_state(experiment, checkpoints, workdir)
 
 
 def _first_state(experiment, checkpoints, workdir: str):
@@ -203,10 +205,14 @@ def _write_captions(workdir: str, captions: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _failed_events_are_user_errors(workdir: str):
-    """TensorFlow writes the events, and has exceptions of its own for a full disk."""
+def _live_view(config, workdir: str, preview):
+    """TensorBoard's writer. TensorFlow writes, and has exceptions of its own for a full disk."""
+    from xmc_jax import live_view
+
     try:
-        yield
+        writer = live_view.make_writer(workdir, config, preview.captions, GRID_COLUMNS)
+        yield writer
+        writer.close()
     except Exception as error:
         if not type(error).__module__.startswith("tensorflow."):
             raise
@@ -244,14 +250,9 @@ def _make_up_evaluation(experiment, workdir, data_dir, checkpoints, preview, sta
     config, step = experiment.config, int(state.step)
     if not is_missing(config, workdir, step):
         return False
-    from xmc_jax import live_view
-
-    with _failed_events_are_user_errors(workdir):
-        writer = live_view.make_writer(workdir, config, preview.captions, GRID_COLUMNS)
+    with _live_view(config, workdir, preview) as writer:
         evaluate = make_evaluation(experiment, workdir, data_dir, checkpoints, writer)
-        measured = evaluate(step, state.ema)
-        writer.close()
-    return measured
+        return evaluate(step, state.ema)
 
 
 class _Training:
