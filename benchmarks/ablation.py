@@ -49,7 +49,7 @@ def run_folder(row, seed):
 
 
 def values_of(row, seed):
-    """``{attribute: {step: accuracy}}`` of what a run has measured."""
+    """``{attribute: {step: accuracy}}`` of what a run has measured; no caption may claim some."""
     values = {attribute: {} for attribute in ATTRIBUTES}
     for record in workdir.read_metrics(run_folder(row, seed)):
         attribute = str(record.get("metric")).removeprefix(f"{METRIC}/")
@@ -117,7 +117,9 @@ def print_results(results):
     last = max(step for runs in results.values() for run in runs for step in run[ATTRIBUTES[0]])
     rows = []
     for row, runs in results.items():
-        cells = (mean_and_interval([run[name][last] for run in runs]) for name in ATTRIBUTES)
+        # NaN where a run has no caption that claims it.
+        measured = ([run[name].get(last, np.nan) for run in runs] for name in ATTRIBUTES)
+        cells = map(mean_and_interval, measured)
         rows.append((f"`{row}`", *(f"{mean:.1f} ± {half:.1f}" for mean, half in cells)))
     print(f"step {last}, {SEEDS.value} seeds; percent, mean ± 95 % interval")
     measure.print_table(("row", *ATTRIBUTES), rows)
@@ -134,7 +136,9 @@ def draw(results, path):
     for axis, attribute in zip(axes, DRAWN, strict=True):
         for index, (row, runs) in enumerate(results.items()):
             steps = sorted(runs[0][attribute])
-            values = np.array([[run[attribute][step] for step in steps] for run in runs])
+            values = np.array(
+                [[run[attribute].get(step, np.nan) for step in steps] for run in runs]
+            )
             colour, style = f"C{index}", "-" if row in ablations.TERMS else "--"
             axis.plot(steps, values.mean(0), style, color=colour, marker="o", ms=3, label=row)
             axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0)

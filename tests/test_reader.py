@@ -48,6 +48,25 @@ def test_narratives_are_prepared_too(tmp_path):
     assert text == shapes_captions.make_narrative("val", 2)[1].text
 
 
+def test_two_processes_may_build_the_same(tmp_path, monkeypatch, capsys):
+    """The one that ends later takes what the other has made."""
+    slow, fast = (
+        reader.make_builder("shapes", form=FORM, data_dir=str(tmp_path)) for _ in range(2)
+    )
+    split_generators = slow._split_generators
+
+    def wait_for_the_other(manager):
+        reader.build(fast)
+        return split_generators(manager)
+
+    monkeypatch.setattr(slow, "_split_generators", wait_for_the_other)
+    folder = reader.build(slow)
+    assert "another process built" in capsys.readouterr().err
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # Nothing half-made.
+    records = reader.open_split("shapes", form=FORM, split="val", data_dir=str(tmp_path))
+    assert len(records)
+
+
 def test_build_report(data_dir):
     builder = reader.make_builder("shapes", form=FORM, data_dir=data_dir)
     report = json.loads((reader.build(builder) / "build_report.json").read_text())

@@ -77,6 +77,10 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
             download_config=tfds.download.DownloadConfig(try_download_gcs=False, **beam),
         )
     except OSError as error:
+        if builder.is_prepared():  # What is renamed last was there: the same records.
+            print(f"notice: another process built {folder} meanwhile", file=sys.stderr)
+            _check_source(folder, settings.source)
+            return folder
         raise UserError(
             f"cannot build {builder.info.full_name} in {folder}: {error.strerror or error}; "
             "choose another --data_dir"
@@ -123,6 +127,7 @@ def open_split(
             )
         print(f"building {builder.info.full_name} in {data_dir} (once)", file=sys.stderr)
         build(builder)
+        builder = make_builder(name, form=form, data_dir=data_dir)  # With what is known of it now.
     if split not in builder.info.splits:
         raise UserError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
     info = builder.info.splits[split]
