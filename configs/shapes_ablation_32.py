@@ -12,11 +12,11 @@ from configs import ablations, shapes_32
 def get_config(arg: str = "") -> ConfigDict:
     """`shapes_32`, narrower and shorter; `arg` names an ablation row."""
     config = shapes_32.get_config()
-    config.num_steps = 300
+    config.num_steps = 400
     config.model.generator_width = 4
     config.checkpoint_every_steps = 100  # Each is measured.
-    config.keep_checkpoints = 3
+    config.keep_checkpoints = 4
     config.sample_every_steps = 100
-    config.optimizer.ema_decay = 0.98  # Averages over the last sixth.
+    config.optimizer.ema_decay = 0.98  # Averages over the last eighth.
     config.eval.num_examples = 500
     return ablations.apply(config, arg)

@@ -21,7 +21,7 @@ from tests.test_verbs import leaves_of
 from tests.verbs import TINY, finish, start
 from xmc_jax import topology
 
-STEPS_A_KILL = 40  # Enough that the run does not end before the kills do.
+STEPS_A_KILL = 25  # Enough that the run does not end before the kills do.
 LONGER = [
     "--config.log_every_steps=10",
     "--config.checkpoint_every_steps=20",
@@ -29,7 +29,8 @@ LONGER = [
 ]
 # A kind of moment each, in turn.
 MOMENTS = ("start", "step", "save", "evaluate", "report")
-LONGEST = {"start": 20.0, "step": 2.0, "save": 60.0}  # Seconds to the kill, of training.
+LONGEST = {"start": 20.0, "step": 4.0, "save": 0.5}  # Seconds to the kill, of training.
+MOST_SAVES = 4  # That a run begins until it is killed in one: it has to get on in between.
 
 
 class Run:
@@ -51,32 +52,51 @@ class Run:
         self._judge(finish(self.start(verb)), verb)
         return time.monotonic() - begin
 
-    def kill(self, moment: str, seconds: float) -> str:
-        """Starts the verb of a moment, kills it there, and says where; empty if it had ended."""
+    def kill(self, moment: str, seconds: float, saves: int) -> str:
+        """Starts the verb of a moment, kills it there, and says where; empty if it had ended.
+
+        A moment begins with the verb; with the first step; or with so many saves.
+        """
         verb = "train" if moment in ("start", "step", "save") else moment
         child = self.start(verb)
         if moment in ("step", "save"):
             for line in child.stdout:
                 if line.startswith(("first step", "nothing to do")):
                     break
+        if moment == "save":
+            self._await_saves(saves, child)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and child.poll() is None:
-            if moment == "save" and self._is_saving():
-                break
             time.sleep(0.001)
+        place = f"{verb} after {seconds:.2f} s"
+        if moment == "save":
+            place = f"train in save {saves}" if self._saving() else f"train after save {saves}"
         child.kill()
         done = finish(child)
         if done.returncode != -9:
             self._judge(done, verb)
             return ""
-        return f"{verb} after {seconds:.2f} s" if moment != "save" else "train in a save"
+        return place
 
-    def _is_saving(self) -> bool:
-        return any((self.workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+    def _saving(self) -> set[str]:
+        """Checkpoints that are being written."""
+        return {path.name for path in self.workdir.glob("checkpoints/*.orbax-checkpoint-tmp*")}
+
+    def _await_saves(self, count: int, child) -> None:
+        """Waits until a process has begun so many saves, or has ended."""
+        begun = set()  # What a kill left behind is gone by the first step.
+        while len(begun) < count and child.poll() is None:
+            begun |= self._saving()
+            time.sleep(0.001)
 
     def _judge(self, done, verb: str) -> None:
         if done.returncode or "Traceback" in done.stderr:
             self.failures.append(f"{verb} ended with {done.returncode}: {done.stderr[-2000:]}")
+
+    def checkpoints(self) -> list[str]:
+        """The steps of the checkpoints that are whole."""
+        names = (path.name for path in self.workdir.glob("checkpoints/*"))
+        return sorted(filter(str.isdigit, names), key=int)
 
     def records(self) -> list[dict]:
         """The lines of metrics.jsonl, without what no two runs share."""
@@ -131,16 +151,16 @@ def main() -> int:
     places: list[str] = []
     for attempt in range(3 * options.kills):
         moment = MOMENTS[attempt % len(MOMENTS)]
-        if moment in ("evaluate", "report") and not list(killed.workdir.glob("checkpoints/[0-9]*")):
+        if moment in ("evaluate", "report") and not killed.checkpoints():
             moment = "save"
         started = time.monotonic()
-        place = killed.kill(moment, chance.uniform(0, longest[moment]))
+        seconds_to_go = chance.uniform(0, longest[moment])
+        place = killed.kill(moment, seconds_to_go, saves=chance.randint(1, MOST_SAVES))
         if not place:  # It takes less time than it took.
             longest[moment] = min(longest[moment], time.monotonic() - started)
             continue
         places.append(place)
-        names = [p.name for p in killed.workdir.glob("checkpoints/*")]
-        steps = ", ".join(sorted(filter(str.isdigit, names), key=int)) or "none"
+        steps = ", ".join(killed.checkpoints()) or "none"
         print(f"kill {len(places)}/{options.kills}: {place}; checkpoints {steps}", flush=True)
         if len(places) == options.kills:
             break
