@@ -11,7 +11,7 @@ cut off, and find nothing to do where they were done. Fields are overridden afte
     python -m benchmarks.ablation --folder=runs/longer -- --config.num_steps=4000
 
 Prints the mean over seeds at the last step, with the 95 % interval that Student's t gives for as
-few, and draws the curves.
+few and the floor (the same with captions shuffled), and draws the curves.
 """
 
 import concurrent.futures
@@ -42,6 +42,7 @@ OUT = flags.DEFINE_string("out", None, "File for a drawing of the curves, *.png 
 METRIC = "shapes_accuracy"
 ATTRIBUTES = ("colour", "shape", "size", "count", "background", "object", "all_correct")
 DRAWN = ("colour", "object")
+UNMEASURED = (np.nan, np.nan)  # No caption of a run claims it.
 
 
 def run_folder(row, seed):
@@ -49,12 +50,12 @@ def run_folder(row, seed):
 
 
 def values_of(row, seed):
-    """``{attribute: {step: accuracy}}`` of what a run has measured; no caption may claim some."""
+    """``{attribute: {step: (accuracy, floor)}}`` that a run has; no caption may claim some."""
     values = {attribute: {} for attribute in ATTRIBUTES}
     for record in workdir.read_metrics(run_folder(row, seed)):
         attribute = str(record.get("metric")).removeprefix(f"{METRIC}/")
         if workdir.is_evaluation(record) and attribute in values:
-            values[attribute][record["step"]] = record["value"]
+            values[attribute][record["step"]] = record["value"], record["floor"]
     return values
 
 
@@ -105,23 +106,25 @@ def run_all(cells, overrides):
             print(f"{number}/{len(cells)}: {'{}, seed {}'.format(*done.result())}", flush=True)
 
 
-def mean_and_interval(values):
-    """``(mean, half-width)`` of the 95 % interval of a mean of a few normal values, in percent."""
-    mean, n = 100 * np.mean(values), len(values)
-    if n == 1:
-        return mean, float("nan")
-    return mean, 100 * stats.sem(values) * stats.t.ppf(0.975, n - 1)
+def describe(measured):
+    """``mean ± half-width (floor)``, in percent, of a few runs' ``(accuracy, floor)``.
+
+    The 95 % interval is that of a mean of as many normal values.
+    """
+    values, floors = 100 * np.transpose(measured)
+    half = np.nan
+    if len(values) > 1:
+        half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    return f"{values.mean():.1f} ± {half:.1f} ({floors.mean():.0f})"
 
 
 def print_results(results):
     last = max(step for runs in results.values() for run in runs for step in run[ATTRIBUTES[0]])
     rows = []
     for row, runs in results.items():
-        # NaN where a run has no caption that claims it.
-        measured = ([run[name].get(last, np.nan) for run in runs] for name in ATTRIBUTES)
-        cells = map(mean_and_interval, measured)
-        rows.append((f"`{row}`", *(f"{mean:.1f} ± {half:.1f}" for mean, half in cells)))
-    print(f"step {last}, {SEEDS.value} seeds; percent, mean ± 95 % interval")
+        measured = ([run[name].get(last, UNMEASURED) for run in runs] for name in ATTRIBUTES)
+        rows.append((f"`{row}`", *map(describe, measured)))
+    print(f"step {last}, {SEEDS.value} seeds; percent, mean ± 95 % interval (captions shuffled)")
     measure.print_table(("row", *ATTRIBUTES), rows)
 
 
@@ -132,20 +135,19 @@ def draw(results, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(DRAWN), figsize=(10, 3.8))
+    figure, axes = plt.subplots(1, len(DRAWN), figsize=(11, 3.8), layout="constrained")
     for axis, attribute in zip(axes, DRAWN, strict=True):
         for index, (row, runs) in enumerate(results.items()):
             steps = sorted(runs[0][attribute])
             values = np.array(
-                [[run[attribute].get(step, np.nan) for step in steps] for run in runs]
+                [[run[attribute].get(step, UNMEASURED)[0] for step in steps] for run in runs]
             )
             colour, style = f"C{index}", "-" if row in ablations.TERMS else "--"
             axis.plot(steps, values.mean(0), style, color=colour, marker="o", ms=3, label=row)
             axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0)
         axis.set(title=f"{METRIC}/{attribute}", xlabel="step", ylim=(0, None))
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     figure.savefig(path, dpi=110)
 
 
