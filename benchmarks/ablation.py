@@ -154,6 +154,9 @@ def draw(results, path):
 def main(argv):
     if stray := [argument for argument in argv[1:] if not argument.startswith("--config.")]:
         raise app.UsageError(f"unexpected argument {stray[0]!r}")
+    known = [*ablations.TERMS, *ablations.OTHERS]
+    if wrong := [row for row in ROWS.value if row not in known]:
+        raise app.UsageError(f"no row {wrong[0]!r}; there are {', '.join(known)}")
     cells = [(row, seed) for seed in range(SEEDS.value) for row in ROWS.value]
     try:
         run_all(cells, argv[1:])
