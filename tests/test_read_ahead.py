@@ -114,7 +114,7 @@ def is_running(pid):
     try:
         # Without a parent that asks how it ended, what has ended stays as "Z".
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # Before its file was opened, or after.
         return False
 
 

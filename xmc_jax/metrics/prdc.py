@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 NUM_NEIGHBOURS = 5
 _ROWS = 512  # Of a distance matrix at a time.
+_ROUNDING = 1e-12  # Of a squared distance, as a share of its terms; they are sums of products.
 
 
 class Prdc(NamedTuple):
@@ -81,13 +82,17 @@ def num_rows(num_generated: int, num_real: int) -> int:
 def _radii(
     x: Float[np.ndarray, "n d"], k: int, tell: Callable[[int], None]
 ) -> Float[np.ndarray, " n"]:
-    """Squared distances to the k-th neighbours."""
+    """Squared distances to the k-th neighbours, less their rounding.
+
+    In two sets that share vectors many lie on surfaces, and a product of a matrix with itself is
+    rounded otherwise than one with its copy.
+    """
     radii = np.empty(len(x))
     for rows, distances in _squared_distances(x, x):
         distances[np.arange(len(distances)), np.arange(rows.start, rows.stop)] = np.inf  # Itself.
         radii[rows] = np.partition(distances, k - 1, axis=1)[:, k - 1]
         tell(rows.stop)
-    return radii
+    return radii - _ROUNDING * (radii + np.sum(x * x, axis=1))
 
 
 def _squared_distances(
