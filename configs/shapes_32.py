@@ -17,8 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = 0  # Of parameters, noise and the order of examples.
     config.num_steps = 2000  # Generator updates.
     config.batch_size = 32  # Images of one micro-batch, over all devices.
-    # Discriminator updates, each on its own micro-batch, a step. NOTE(paper): 2 there. With one, a
-    # step takes two thirds of the time.
+    # Discriminator updates a step, each on its own micro-batch. NOTE(paper): 2 there, at more cost.
     config.d_steps = 1
     config.accumulation_steps = 1  # Parts in which a micro-batch passes through the networks.
     config.remat = "none"  # Or elementwise, blocks: what is computed again to save memory.

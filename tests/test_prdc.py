@@ -28,6 +28,12 @@ def test_by_hand():
     assert found == pytest.approx((2 / 3, 2 / 3, 4 / 3, 2 / 3))
 
 
+def test_surfaces_are_outside_however_distances_are_rounded(rng):
+    x = rng.normal(size=(300, 16))
+    # Each vector is in the balls of k: its own, and those whose k - 1 nearest it is among.
+    assert prdc(x, x * (1 + 2**-52)) == pytest.approx((1, 1, 1, 1), abs=1e-12)
+
+
 def test_rows_at_a_time_do_not_matter(rng, monkeypatch):
     x, y = rng.normal(size=(40, 5)), rng.normal(size=(30, 5))
     whole = prdc(x, y)
