@@ -7,10 +7,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import jaxprs_in_params
+from jax.interpreters import partial_eval
 
 from xmc_jax import topology
 
@@ -26,8 +28,7 @@ class Program(NamedTuple):
       run: The executable.
       compile_seconds: Tracing, lowering and compiling.
       megabytes: Peak temporary memory (10^6 bytes), beyond arguments and results.
-      gigaflops: 10^9 floating-point operations, by the compiler's count; bodies of loops, which it
-        counts once, count as often as they run.
+      gigaflops: 10^9 floating-point operations of its convolutions and matrix products.
     """
 
     name: str
@@ -39,16 +40,38 @@ class Program(NamedTuple):
 
 def compile_program(name: str, function: Callable, *args: Any, **jit_options: Any) -> Program:
     """Compiles `function` for arguments like `args`, arrays or their shapes."""
-    start = time.perf_counter()
-    traced = jax.jit(function, **jit_options).trace(*args)
-    lowered = traced.lower()
-    compiled = lowered.compile()
+    (program,) = compile_programs({name: function}, *args, **jit_options)
+    return program
+
+
+def compile_programs(
+    functions: dict[str, Callable], *args: Any, **jit_options: Any
+) -> list[Program]:
+    """Compiles named functions of the same arguments, side by side.
+
+    For GPUs and TPUs it takes a minute to half an hour, most of it on a few of many cores.
+    """
+    with futures.ThreadPoolExecutor() as pool:
+        compiling = [
+            pool.submit(
+                _finish_program, name, time.perf_counter(), jax.jit(f, **jit_options).trace(*args)
+            )
+            for name, f in functions.items()
+        ]
+        return [program.result() for program in compiling]
+
+
+def _finish_program(name: str, start: float, traced: jax.stages.Traced) -> Program:
+    compiled = traced.lower().compile()
+    devices = jax.tree.leaves(compiled.input_shardings)[0].device_set
+    (platform,) = {device.platform for device in devices}
+    platform = {"gpu": "cuda"}.get(platform, platform)
     program = Program(
         name=name,
         run=compiled,
         compile_seconds=time.perf_counter() - start,
         megabytes=compiled.memory_analysis().temp_size_in_bytes / 1e6,
-        gigaflops=_count_flops(traced, lowered, compiled) / 1e9,
+        gigaflops=_count_flops(_without_dead_code(traced.jaxpr.jaxpr), platform) / 1e9,
     )
     # Of large programs each may take many minutes.
     print(
@@ -60,45 +83,62 @@ def compile_program(name: str, function: Callable, *args: Any, **jit_options: An
     return program
 
 
-def _count_flops(
-    traced: jax.stages.Traced, lowered: jax.stages.Lowered, compiled: jax.stages.Compiled
-) -> float:
-    # Of the program as it is given to the compiler: compiled for GPUs, its convolutions and
-    # products are calls of libraries, which the compiler does not count. For devices that are not
-    # there the count comes after compilation only; the two are within one percent.
-    cost = lowered.cost_analysis() or compiled.cost_analysis()
-    device = min(jax.tree.leaves(compiled.input_shardings)[0].device_set, key=lambda d: d.id)
-    return cost["flops"] + _repeated_flops(traced.jaxpr.jaxpr, device.platform)
+def _without_dead_code(jaxpr: Any) -> Any:
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
-def _repeated_flops(jaxpr: Any, platform: str) -> int:
-    """Operations of matrix products in all turns of loops but the first."""
+def _count_flops(jaxpr: Any, platform: str) -> int:
+    """Operations of convolutions and matrix products, two for each multiplication.
+
+    Of the program as it is given to the compiler: GPUs' counts no call of a library, and no
+    compiler counts the turns of a loop.
+    """
     total = 0
     for equation in jaxpr.eqns:
         inner = list(jaxprs_in_params(equation.params))
         if platforms := equation.params.get("branches_platforms"):
             named = [i for i, names in enumerate(platforms) if names and platform in names]
             inner = [inner[named[0] if named else platforms.index(None)]]
-        total += sum(_repeated_flops(jaxpr, platform) for jaxpr in inner)
-        if equation.primitive.name == "scan":
-            total += (equation.params["length"] - 1) * sum(map(_product_flops, inner))
+        repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += repeats * sum(_count_flops(jaxpr, platform) for jaxpr in inner)
+        total += count_operations(equation)
     return total
 
 
-def _product_flops(jaxpr: Any) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        total += sum(map(_product_flops, jaxprs_in_params(equation.params)))
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            out = math.prod(equation.outvars[0].aval.shape)
-            total += 2 * out * math.prod(left[axis] for axis in contracted)
-    return total
+def count_operations(equation: Any) -> int:
+    """Of a convolution or matrix product in a jaxpr; 0 of anything else."""
+    terms = _TERMS.get(equation.primitive.name)
+    if terms is None:
+        return 0
+    out = math.prod(equation.outvars[0].aval.shape)
+    return round(2 * out * terms(*equation.invars, equation.params))
 
 
-def time_in_turns(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median seconds of each: they take turns, so that a busy machine slows all of them alike."""
+def _terms_of_product(left: Any, right: Any, params: dict[str, Any]) -> int:
+    (contracted, _), _ = params["dimension_numbers"]
+    return math.prod(left.aval.shape[axis] for axis in contracted)
+
+
+def _terms_of_convolution(x: Any, kernel: Any, params: dict[str, Any]) -> float:
+    """Products at a position; those with zeros that stand between pixels are none."""
+    _, channels, *sides = (kernel.aval.shape[i] for i in params["dimension_numbers"].rhs_spec)
+    return channels * math.prod(sides) / math.prod(params["lhs_dilation"])
+
+
+_TERMS = {"dot_general": _terms_of_product, "conv_general_dilated": _terms_of_convolution}
+
+
+def time_in_turns(
+    runs: Sequence[Callable[[], Any]], repeats: int, calls_a_turn: int = 1
+) -> list[float]:
+    """Median seconds a call of each: they take turns, so that a busy machine slows all alike.
+
+    Args:
+      runs: What is measured.
+      repeats: Turns of each.
+      calls_a_turn: Calls before the clock is looked at. More than one lets the host prepare a call
+        while an accelerator is at the one before, as a training does.
+    """
     for run in runs:
         jax.block_until_ready(run())  # First touch of memory and thread pools.
     seconds: list[list[float]] = [[] for _ in runs]
@@ -106,8 +146,10 @@ def time_in_turns(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float
         for run, own in zip(runs, seconds, strict=True):
             time.sleep(_SETTLE_SECONDS)
             start = time.perf_counter()
-            jax.block_until_ready(run())
-            own.append(time.perf_counter() - start)
+            for _ in range(calls_a_turn):
+                result = run()
+            jax.block_until_ready(result)
+            own.append((time.perf_counter() - start) / calls_a_turn)
     return [statistics.median(own) for own in seconds]
 
 

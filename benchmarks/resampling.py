@@ -17,6 +17,7 @@ from absl import app, flags
 
 from benchmarks import measure
 from xmc_jax.models import resampling
+from xmc_jax.models.convolution import convolve, transpose_kernel
 from xmc_jax.models.discriminator import CHANNEL_MULTIPLIERS as D_MULTIPLIERS
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS as G_MULTIPLIERS
 
@@ -28,11 +29,11 @@ REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each side.", lower_
 
 
 def enlarge_plain(x, kernel):
-    return resampling.convolve(resampling.upsample(x), kernel)
+    return convolve(resampling.upsample(x), kernel)
 
 
 def enlarge_automatic(x, kernel):
-    kernel = resampling._spread(resampling._transpose(kernel)).astype(x.dtype)
+    kernel = transpose_kernel(resampling._spread(kernel, x.dtype))
     return jax.lax.platform_dependent(
         x,
         kernel,
@@ -42,20 +43,19 @@ def enlarge_automatic(x, kernel):
 
 
 def pool_plain(x, kernel):
-    return resampling.average_pool(resampling.convolve(x, kernel))
+    return resampling.average_pool(convolve(x, kernel))
 
 
 def pool_automatic(x, kernel):
-    return resampling._stride_2(x, resampling._spread(kernel, scale=0.25).astype(x.dtype))
+    return resampling._stride_2(x, resampling._spread(kernel, x.dtype, scale=0.25))
 
 
 def enlarge_merged(x, kernel):
-    kernel = resampling._transpose(kernel)
-    return resampling._enlarge(x, resampling._spread(kernel).astype(x.dtype))
+    return resampling._enlarge(x, transpose_kernel(resampling._spread(kernel, x.dtype)))
 
 
 def pool_merged(x, kernel):
-    return resampling._shrink(x, resampling._spread(kernel, scale=0.25).astype(x.dtype))
+    return resampling._shrink(x, resampling._spread(kernel, x.dtype, scale=0.25))
 
 
 ENLARGE = {"merged": enlarge_merged, "plain": enlarge_plain, "automatic": enlarge_automatic}

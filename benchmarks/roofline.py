@@ -36,17 +36,6 @@ PARTS = {  # The last module of a product's path, to the part it belongs to.
 }
 
 
-def flops_of(equation) -> int:
-    out = math.prod(equation.outvars[0].aval.shape)
-    if equation.primitive.name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        shape = equation.invars[0].aval.shape
-        return 2 * out * math.prod(shape[axis] for axis in contracted)
-    *window, channels, _ = equation.invars[1].aval.shape
-    # Of a dilated input only every n-th pixel is not zero.
-    return 2 * out * math.prod(window) * channels // math.prod(equation.params["lhs_dilation"])
-
-
 def tally(jaxpr, path=""):
     """``(path, flops, bytes)`` of every convolution and matrix product."""
     for equation in jaxpr.eqns:
@@ -58,10 +47,10 @@ def tally(jaxpr, path=""):
             inner = inner[:1]
         for jaxpr_inside in inner:
             yield from tally(jaxpr_inside, here)
-        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+        if flops := measure.count_operations(equation):
             arrays = [v.aval for v in (*equation.invars, *equation.outvars)]
             size = sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays)
-            yield here, flops_of(equation), size
+            yield here, flops, size
 
 
 def part_of(path: str) -> str:

@@ -1,7 +1,8 @@
 """A full training step (discriminator step, then the step of both) against the released one.
 
     python -m benchmarks.train_step                                    # the CPU setting
-    python -m benchmarks.train_step --resolution=256 --width=96 --batch_size=32 --dtype=bfloat16
+    python -m benchmarks.train_step --resolution=256 --width=96 --batch_size=16 --dtype=bfloat16 \
+        --steps_a_turn=10                                              # on a GPU
     python -m benchmarks.train_step --resolution=256 --width=96 --batch_size=8 --dtype=bfloat16 \
         --topology=v4:2x2x1                                            # compiled only, needs libtpu
     python -m benchmarks.train_step --settings        # ours alone: config.remat, accumulation_steps
@@ -37,7 +38,10 @@ NUM_TOKENS = flags.DEFINE_integer("num_tokens", 17, "Words a caption.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the convolutions.")
 REMAT = flags.DEFINE_enum("remat", "none", list(REMAT_POLICIES), "Ours: what is recomputed.")
 SETTINGS = flags.DEFINE_bool("settings", False, "Ours alone, by remat and accumulation_steps.")
-REPEATS = flags.DEFINE_integer("repeats", 9, "Timed steps of each side.", lower_bound=1)
+REPEATS = flags.DEFINE_integer("repeats", 9, "Timed turns of each side.", lower_bound=1)
+STEPS_A_TURN = flags.DEFINE_integer(
+    "steps_a_turn", 1, "More on accelerators: a training does not wait for each.", lower_bound=1
+)
 TOPOLOGY = flags.DEFINE_string("topology", None, "Compile for one chip of a TPU slice.")
 
 NUM_MICRO_BATCHES = 2
@@ -153,10 +157,9 @@ def start_runs(programs, args):
 
 
 def compare_with_released(args):
-    programs = [
-        measure.compile_program(name, step, *args, donate_argnums=0)
-        for name, step in (("ours", make_ours(REMAT.value)[1]), ("released", make_released()))
-    ]
+    programs = measure.compile_programs(
+        {"ours": make_ours(REMAT.value)[1], "released": make_released()}, *args, donate_argnums=0
+    )
     if TOPOLOGY.value:
         measure.print_comparison(*programs, "step")
         return
@@ -167,7 +170,7 @@ def compare_with_released(args):
         for name in ("generator_stats", "spectral")
     }
     del ours, baseline
-    seconds = measure.time_in_turns(runs, REPEATS.value)
+    seconds = measure.time_in_turns(runs, REPEATS.value, STEPS_A_TURN.value)
     measure.print_comparison(*programs, "step", *seconds)
     print(
         "after one step the two differ by", ", ".join(f"{v:.1e} of {k}" for k, v in apart.items())
@@ -188,7 +191,8 @@ def compare_settings(args):
     if TOPOLOGY.value:
         seconds = [float("nan")] * len(programs)
     else:
-        seconds = measure.time_in_turns(start_runs(programs, args)[0], REPEATS.value)
+        runs, _ = start_runs(programs, args)
+        seconds = measure.time_in_turns(runs, REPEATS.value, STEPS_A_TURN.value)
     measure.print_table(
         ("remat, accumulation", "seconds a step", "temporary MB", "GFLOP", "seconds to compile"),
         [

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from xmc_jax.models import resampling
-from xmc_jax.models.resampling import average_pool, convolve, upsample
+from xmc_jax.models.convolution import convolve, transpose_kernel
+from xmc_jax.models.resampling import average_pool, upsample
 
 
 def in_two_steps_up(x, kernel):
@@ -31,14 +32,6 @@ def merge_small_maps_too(monkeypatch):
 def make_inputs(rng, h=6, w=4, c=3, n=5):
     x = jnp.float32(rng.normal(size=(2, h, w, c)))
     return x, jnp.float32(rng.normal(size=(3, 3, c, n)))
-
-
-def test_convolve_by_hand(rng):
-    x, kernel = make_inputs(rng)
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    want = sum(padded[:, i : i + 6, j : j + 4] @ kernel[i, j] for i in range(3) for j in range(3))
-    np.testing.assert_allclose(convolve(x, kernel), want, atol=1e-5)
-    np.testing.assert_allclose(convolve(x, kernel[:1, :1]), x @ kernel[0, 0], atol=1e-6)
 
 
 def test_upsample_repeats_and_average_pool_undoes_it():
@@ -82,12 +75,39 @@ def test_second_derivatives_agree(rng, name):
 def test_both_forms_of_the_enlargement_agree(rng):
     """The one that CPUs run and the one that accelerators run."""
     x, kernel = make_inputs(rng)
-    kernel = resampling._spread(resampling._transpose(kernel))
+    kernel = transpose_kernel(resampling._spread(kernel, jnp.float32))
     np.testing.assert_allclose(
         resampling._enlarge_by_corners(x, kernel),
         resampling._enlarge_by_transposition(x, kernel),
         atol=1e-5,
     )
+
+
+def test_both_forms_of_the_smallest_maps_kernel_gradients_agree(rng):
+    """The one that GPUs run, and the one that all others run."""
+    x = jnp.float32(rng.normal(size=(2, 8, 8, 3)))
+    kernel = jnp.float32(rng.normal(size=(4, 4, 3, 5)))
+    g = jnp.float32(rng.normal(size=(2, 4, 4, 5)))
+    np.testing.assert_allclose(
+        resampling._kernel_gradient_as_products(x, kernel, g),
+        resampling._kernel_gradient_as_convolution(x, kernel, g),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_all_forms_of_spreading_agree(rng, scale):
+    """Each is a convolution of the kernel with a 2x2 square, in NumPy."""
+    kernel = jnp.float32(rng.normal(size=(3, 3, 2, 4)))
+    want = np.zeros((4, 4, 2, 4))
+    for i, j in np.ndindex(2, 2):
+        want[i : i + 3, j : j + 3] += scale * np.float64(kernel)
+    cotangent = jnp.float32(rng.normal(size=want.shape))
+    gradient = sum(scale * cotangent[i : i + 3, j : j + 3] for i, j in np.ndindex(2, 2))
+    for form in (resampling._spread_by_product, resampling._spread_by_shifts):
+        got, pull_back = jax.vjp(lambda k, form=form: form(k, jnp.float32, scale), kernel)
+        np.testing.assert_allclose(got, want, atol=1e-6)
+        np.testing.assert_allclose(pull_back(cotangent)[0], gradient, atol=1e-5)
 
 
 def test_each_platform_lowers_its_own_form(rng):

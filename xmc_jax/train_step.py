@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int32, UInt8
 from xmc_jax import images, sharding
 from xmc_jax.accumulation import in_parts
 from xmc_jax.models.discriminator import DiscriminatorOutput
-from xmc_jax.models.layers import BLOCK_OUTPUT, CONV_OUTPUT, SPECTRAL, SPECTRAL_NORM
+from xmc_jax.models.layers import BLOCK_OUTPUT, INNER_MAP, SPECTRAL, SPECTRAL_NORM
+from xmc_jax.models.normalization import RELU_OUTPUT
 from xmc_jax.objectives import (
     Judged,
     LossWeights,
@@ -41,15 +42,15 @@ def _is_sum(primitive, *_, **__) -> bool:
     return primitive.name == "reduce_sum"  # Batch statistics.
 
 
-# What a network's backward pass finds stored; it recomputes the rest. Nothing is the default:
-# results of convolutions alone (normalisations, modulations, ReLUs and what is done to kernels are
-# computed again, which costs little), or the maps between residual blocks alone (every block is
-# computed again).
+# What a network's backward pass finds stored; it recomputes the rest. Nothing is the default: one
+# map for each convolution (normalisations, modulations and what is done to kernels are computed
+# again, which costs little), or the maps between residual blocks alone (every block is computed
+# again).
 _names = jax.checkpoint_policies.save_only_these_names
 REMAT_POLICIES = {
     "none": None,
     "elementwise": jax.checkpoint_policies.save_from_both_policies(
-        _names(CONV_OUTPUT, SPECTRAL_NORM), _is_sum
+        _names(BLOCK_OUTPUT, INNER_MAP, RELU_OUTPUT, SPECTRAL_NORM), _is_sum
     ),
     "blocks": _names(BLOCK_OUTPUT, SPECTRAL_NORM),
 }
@@ -243,9 +244,9 @@ class _Algorithm(NamedTuple):
             fake, _ = self.networks.draw(state.generator, state.generator_stats, example)
 
             def judge_both(params: PyTree):
-                real_output, spectral = judge(params, state.spectral, example.real, example.text)
-                fake_output, _ = judge(params, state.spectral, fake, example.text)
-                return (real_output, fake_output), spectral
+                pairs, texts = _pair(example.real, fake), _pair(example.text, example.text)
+                outputs, spectral = judge(params, state.spectral, pairs, texts)
+                return _unpair(outputs), spectral
 
             outputs, pull_back, spectral = jax.vjp(judge_both, state.discriminator, has_aux=True)
             return outputs, lambda cotangent: pull_back(cotangent)[0], spectral
@@ -343,6 +344,17 @@ class _Algorithm(NamedTuple):
 
         real = Judged(real_output, networks.look(frozen.image, example.real))
         return (real, Judged(fake_output, features)), pull_back, (stats, spectral)
+
+
+def _pair(reals: PyTree, fakes: PyTree) -> PyTree:
+    """Both in one batch, in turns: where a batch is split over devices, nothing has to move."""
+    return jax.tree.map(
+        lambda x, y: jnp.stack([x, y], axis=1).reshape(-1, *x.shape[1:]), reals, fakes
+    )
+
+
+def _unpair(outputs: PyTree) -> tuple[PyTree, PyTree]:
+    return tuple(jax.tree.map(lambda x, i=i: x[i::2], outputs) for i in (0, 1))
 
 
 def _descend(

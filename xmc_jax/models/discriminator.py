@@ -8,7 +8,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmc_jax.models.layers import BLOCK_OUTPUT, SpectralConv, SpectralDense
+from xmc_jax.models.layers import BLOCK_OUTPUT, INNER_MAP, SpectralConv, SpectralDense
+from xmc_jax.models.normalization import relu
 from xmc_jax.models.resampling import average_pool
 
 # Output channels of each block after the first, in units of the width.
@@ -62,12 +63,12 @@ class DiscriminatorBlock(nn.Module):
         def conv(kernel_size: int, name: str, pool: bool = False) -> SpectralConv:
             return SpectralConv(self.features, kernel_size, pool, self.dtype, name=name)
 
-        h = conv(3, "conv_1")(x if self.first else nn.relu(x), train=train)
-        h = conv(3, "conv_2", pool=self.downsample)(nn.relu(h), train=train)
+        h = relu(conv(3, "conv_1")(x if self.first else relu(x), train=train))
+        h = conv(3, "conv_2", pool=self.downsample)(h, train=train)
         if not self.downsample and x.shape[-1] == self.features:
             return h + x  # Nothing to match where neither resolution nor channels change.
         # The 1x1 shortcut commutes with the mean; after it, it costs a quarter.
-        x = average_pool(x) if self.downsample else x
+        x = checkpoint_name(average_pool(x) if self.downsample else x, INNER_MAP)
         return h + conv(1, "shortcut")(x, train=train)
 
 
@@ -126,9 +127,8 @@ class Discriminator(nn.Module):
     ) -> DiscriminatorOutput:
         """Judges one image a caption.
 
-        Real and fake images are judged in two calls with the same state, hence under the same
-        spectral norms: no image sees another, and a gradient towards the fakes then never passes
-        through the reals.
+        No image sees another. So real and fake images may be judged in one call, or in two with
+        the same state, hence under the same spectral norms.
 
         Args:
           images: Values in [-1, 1].
@@ -139,14 +139,13 @@ class Discriminator(nn.Module):
         x = DiscriminatorBlock(self.width, True, True, self.dtype, name="block_0")(
             images, train=train
         )
-        regions = x
+        regions = x = checkpoint_name(x, BLOCK_OUTPUT)
         for index, multiplier in enumerate(multipliers):
-            x = checkpoint_name(x, BLOCK_OUTPUT)
             downsample = index + 1 < len(multipliers)
             block = DiscriminatorBlock(
                 multiplier * self.width, downsample, dtype=self.dtype, name=f"block_{index + 1}"
             )
-            x = block(x, train=train)
+            x = checkpoint_name(block(x, train=train), BLOCK_OUTPUT)
             if x.shape[1] == self.region_resolution and downsample:
                 regions = x
 
@@ -155,7 +154,7 @@ class Discriminator(nn.Module):
         to_regions = SpectralConv(text_width, 1, dtype=self.dtype, name="regions")
         regions = to_regions(regions, train=train).astype(jnp.float32)
 
-        pooled = jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2))
+        pooled = jnp.sum(relu(x).astype(jnp.float32), axis=(1, 2))
         projection = SpectralDense(pooled.shape[-1], name="sentence")(sentence, train=train)
         logits = SpectralDense(1, name="logit")(pooled, train=train)[:, 0]
         return DiscriminatorOutput(
@@ -168,5 +167,5 @@ class Discriminator(nn.Module):
     def _head(self, x: Array, dtype: DTypeLike, name: str, train: bool) -> Array:
         for index in range(CONTRASTIVE_HEADS[self.contrastive_head]):
             layer = SpectralDense(x.shape[-1], dtype, name=f"{name}_{index}")
-            x = layer(nn.relu(x) if index else x, train=train)
+            x = layer(relu(x) if index else x, train=train)
         return x

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from xmc_jax.attention import word_attention
 from xmc_jax.models.layers import (
     BLOCK_OUTPUT,
+    INNER_MAP,
     KERNEL_INIT,
     Condition,
     ConditionalBatchNorm,
@@ -109,7 +110,7 @@ class Generator(nn.Module):
         norm = ConditionalBatchNorm(self.bn_group_size, self.dtype, name="final_norm")
         x = norm(x, condition, train=train)
         to_rgb = Conv(3, 3, dtype=self.dtype, name="to_rgb")
-        return jnp.tanh(to_rgb(nn.relu(x)).astype(jnp.float32))
+        return jnp.tanh(checkpoint_name(to_rgb(x), INNER_MAP).astype(jnp.float32))
 
     def _attend(self, x: Array, words: Array, word_mask: Array, condition: Condition) -> Condition:
         """Adds to the condition what every region of `x` reads in the caption."""

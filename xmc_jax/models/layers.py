@@ -9,13 +9,16 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmc_jax.models import resampling
+from xmc_jax.models import normalization, resampling
+from xmc_jax.models.convolution import convolve
+from xmc_jax.models.normalization import add_bias, batch_norm_relu, materialize_gradient
 
 KERNEL_INIT = nn.initializers.glorot_normal()
 SPECTRAL = "spectral"  # The collection that holds the power iterations' vectors.
-# What checkpoint policies call the maps between blocks, the results of single convolutions, and the
-# few numbers that a spectral normalisation takes three passes over its kernel to find.
-BLOCK_OUTPUT, CONV_OUTPUT, SPECTRAL_NORM = "block_output", "conv_output", "spectral_norm"
+# What checkpoint policies call the maps between blocks, those inside of blocks that only another
+# convolution would bring back, and the few numbers that a spectral normalisation takes two passes
+# over its kernel to find.
+BLOCK_OUTPUT, INNER_MAP, SPECTRAL_NORM = "block_output", "inner_map", "spectral_norm"
 _SPECTRAL_EPS = 1e-10
 
 
@@ -68,47 +71,51 @@ class ConditionalProjection(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation without scale and shift.
+    """Batch normalisation, scale and shift from outside, and a ReLU.
 
     Attributes:
       group_size: Consecutive images that share their statistics, which then must divide the batch;
         0: all images of all devices do. Running statistics are the mean of those of all groups.
-      dtype: Type of the result; statistics are float32 whatever it is.
-      momentum: Of the running statistics.
+      momentum: Of the running statistics, which are float32.
       epsilon: Added to variances.
     """
 
     group_size: int = 0
-    dtype: DTypeLike = jnp.float32
     momentum: float = 0.9
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
-        """Normalises by the batch's statistics, and moves the running ones, or by these."""
-        b, h, w, c = x.shape
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        gamma: Float[Array, "b rows columns c"],
+        beta: Float[Array, "b rows columns c"],
+        *,
+        train: bool,
+    ) -> Float[Array, "b h w c"]:
+        """``relu((1 + gamma) * BN(x) + beta)``, see `batch_norm_relu`.
+
+        Normalises by the batch's statistics, and moves the running ones, or by these.
+        """
+        b, _, _, c = x.shape
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
-        x = x.astype(jnp.float32)
         if not train:
-            mean, var = (v.value[None, None, None, :] for v in (running_mean, running_var))
-            return ((x - mean) * jax.lax.rsqrt(var + self.epsilon)).astype(self.dtype)
-        groups = x.reshape(-1, self.group_size or b, h, w, c)
-        mean, square = (jnp.mean(y, axis=(1, 2, 3), keepdims=True) for y in (groups, groups**2))
-        var = jnp.maximum(square - mean**2, 0.0)
+            now = normalization.Statistics(running_mean.value[None], running_var.value[None])
+            return normalization.normalize_relu(x, gamma, beta, now, self.epsilon)
+        y, now = batch_norm_relu(x, gamma, beta, self.group_size or b, self.epsilon)
         if not self.is_initializing():
-            for running, now in ((running_mean, mean), (running_var, var)):
-                now = jnp.mean(now, axis=(0, 1, 2, 3))
-                running.value = self.momentum * running.value + (1.0 - self.momentum) * now
-        normalized = (groups - mean) * jax.lax.rsqrt(var + self.epsilon)
-        return normalized.reshape(b, h, w, c).astype(self.dtype)
+            for running, groups in ((running_mean, now.mean), (running_var, now.var)):
+                moved = self.momentum * running.value
+                running.value = moved + (1.0 - self.momentum) * jnp.mean(groups, axis=0)
+        return y
 
 
 class ConditionalBatchNorm(nn.Module):
-    """Batch normalisation whose scale and shift are predicted from a condition.
+    """Batch normalisation whose scale and shift are predicted from a condition, and a ReLU.
 
-    ``BN(x) * (1 + Dense_gamma(condition)) + Dense_beta(condition)``, where BN has no parameters
-    (paper, "Attentional Self-Modulation Generator").
+    ``relu(BN(x) * (1 + Dense_gamma(condition)) + Dense_beta(condition))``, where BN has no
+    parameters (paper, "Attentional Self-Modulation Generator").
 
     Attributes:
       bn_group_size: See `BatchNorm`.
@@ -120,7 +127,7 @@ class ConditionalBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], condition: Condition, *, train: bool) -> Array:
-        """Normalises and modulates.
+        """Normalises, modulates and rectifies.
 
         Args:
           x: Activations.
@@ -129,18 +136,14 @@ class ConditionalBatchNorm(nn.Module):
           train: Whether to normalise by the batch's statistics (and update the running ones) or
             by the running statistics.
         """
-        x = BatchNorm(self.bn_group_size, self.dtype, name="batch_norm")(x, train=train)
         # A 1x1 convolution commutes with nearest-neighbour enlargement, so gamma and beta are
-        # computed at the condition's own resolution and broadcast over the pixels of each cell.
+        # computed at the condition's own resolution and serve all pixels of a cell.
         gamma, beta = (
             ConditionalProjection(x.shape[-1], self.dtype, name=name)(condition)
             for name in ("gamma", "beta")
         )
-        b, h, w, c = x.shape
-        rows, columns = gamma.shape[1:3]
-        cells = x.reshape(b, rows, h // rows, columns, w // columns, c)
-        gamma, beta = (y[:, :, None, :, None, :] for y in (gamma, beta))
-        return (cells * (1.0 + gamma) + beta).reshape(b, h, w, c)
+        norm = BatchNorm(self.bn_group_size, name="batch_norm")
+        return norm(x.astype(self.dtype), gamma, beta, train=train)
 
 
 class Conv(nn.Module):
@@ -164,9 +167,8 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", KERNEL_INIT, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        convolve = resampling.upsample_convolve if self.upsample else resampling.convolve
-        x = convolve(x.astype(self.dtype), kernel)
-        return checkpoint_name(x + jnp.expand_dims(bias.astype(self.dtype), (0, 1, 2)), CONV_OUTPUT)
+        apply = resampling.upsample_convolve if self.upsample else convolve
+        return materialize_gradient(add_bias(apply(x.astype(self.dtype), kernel), bias))
 
 
 class GeneratorBlock(nn.Module):
@@ -193,8 +195,8 @@ class GeneratorBlock(nn.Module):
         conv_2 = Conv(self.features, 3, dtype=self.dtype, name="conv_2")
         shortcut = Conv(self.features, 1, dtype=self.dtype, name="shortcut")
 
-        h = conv_1(nn.relu(norm_1(x, condition, train=train)))
-        h = conv_2(nn.relu(norm_2(h, condition, train=train)))
+        h = checkpoint_name(conv_1(norm_1(x, condition, train=train)), INNER_MAP)
+        h = conv_2(norm_2(h, condition, train=train))
         # The 1x1 shortcut commutes with the enlargement; before it, it costs a quarter.
         return h + resampling.upsample(shortcut(x))
 
@@ -226,16 +228,6 @@ def spectral_norm(module: nn.Module, kernel: Array, *, train: bool) -> Float[Arr
     return checkpoint_name(jnp.squeeze(v @ matrix @ u.T), SPECTRAL_NORM)
 
 
-def _normalize(x: Array, sigma: Float[Array, ""], bias: Float[Array, " c"]) -> Array:
-    """A layer's result as if its kernel had been divided by `sigma`, plus bias, in float32.
-
-    Dividing the result and not the kernel spares a normalised copy of every kernel, which the
-    backward pass would want too.
-    """
-    scaled = x.astype(jnp.float32) / sigma + jnp.expand_dims(bias, range(x.ndim - 1))
-    return scaled.astype(x.dtype)
-
-
 class SpectralConv(nn.Module):
     """Convolution with bias, stride 1, same padding and a spectrally normalised kernel.
 
@@ -257,9 +249,9 @@ class SpectralConv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", KERNEL_INIT, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        convolve = resampling.convolve_pool if self.pool else resampling.convolve
-        x = checkpoint_name(convolve(x.astype(self.dtype), kernel), CONV_OUTPUT)
-        return _normalize(x, spectral_norm(self, kernel, train=train), bias)
+        apply = resampling.convolve_pool if self.pool else convolve
+        kernel = kernel / spectral_norm(self, kernel, train=train)
+        return add_bias(apply(x.astype(self.dtype), kernel), bias)
 
 
 class SpectralDense(nn.Module):
@@ -278,5 +270,5 @@ class SpectralDense(nn.Module):
         """Maps the last axis to `features`; `train` moves the power iteration."""
         kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x = x.astype(self.dtype) @ kernel.astype(self.dtype)
-        return _normalize(x, spectral_norm(self, kernel, train=train), bias)
+        kernel = (kernel / spectral_norm(self, kernel, train=train)).astype(self.dtype)
+        return add_bias(x.astype(self.dtype) @ kernel, bias)

@@ -17,21 +17,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from xmc_jax.models.convolution import (
+    FEW_CHANNELS,
+    convolve,
+    general_convolution,
+    prepare_kernel,
+    transpose_kernel,
+)
+from xmc_jax.models.platforms import by_platform
 
 # Small maps have wide kernels: below this side of the smaller map, spreading the kernel takes more
 # time on CPUs than the merged convolution saves (benchmarks/resampling.py).
 _SMALLEST_MERGED_ON_CPU = 8
-
-
-def convolve(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c n"]
-) -> Float[Array, "b h w n"]:
-    """Convolution with stride 1 and same padding, in the type of `x`."""
-    kernel = kernel.astype(x.dtype)
-    if kernel.shape[:2] == (1, 1):
-        return x @ kernel[0, 0]  # Compilers have better matrix products than 1x1 convolutions.
-    return _convolve(x, kernel, padding="SAME")
 
 
 def upsample_convolve(
@@ -43,7 +43,7 @@ def upsample_convolve(
         return convolve(upsample(x), kernel)
 
     def merged(x: Array, kernel: Array) -> Array:
-        return _enlarge(x, _spread(_transpose(kernel.astype(x.dtype))))
+        return _enlarge(x, transpose_kernel(_spread(kernel, x.dtype)))
 
     return _merge(one_by_one, merged, min(x.shape[1:3]))(x, kernel)
 
@@ -57,7 +57,7 @@ def convolve_pool(
         return average_pool(convolve(x, kernel))
 
     def merged(x: Array, kernel: Array) -> Array:
-        return _shrink(x, _spread(kernel.astype(x.dtype), scale=0.25))
+        return _shrink(x, _spread(kernel, x.dtype, scale=0.25))
 
     return _merge(one_by_one, merged, min(x.shape[1:3]) // 2)(x, kernel)
 
@@ -66,22 +66,7 @@ def _merge(one_by_one: Callable, merged: Callable, small_side: int) -> Callable:
     """The form that serves best, given the side of the smaller map."""
     if small_side >= _SMALLEST_MERGED_ON_CPU:
         return merged
-
-    def choose(on_cpu: Callable, elsewhere: Callable, *args: Array):
-        return jax.lax.platform_dependent(*args, cpu=on_cpu, default=elsewhere)
-
-    # A gradient rule of its own, so that no platform stores what the other's gradient needs.
-    convolve = jax.custom_vjp(functools.partial(choose, one_by_one, merged))
-
-    def pull_back(form: Callable, x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-        return jax.vjp(form, x, kernel)[1](g)
-
-    def backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-        forms = (functools.partial(pull_back, form) for form in (one_by_one, merged))
-        return choose(*forms, *residuals, g)
-
-    convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), backward)
-    return convolve
+    return by_platform(merged, cpu=one_by_one)
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
@@ -94,43 +79,80 @@ def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """The mean of every 2x2 square."""
     b, h, w, c = x.shape
+    if c < FEW_CHANNELS:
+        # TPUs' compiler would give each pixel's channels, and each pair of pixels, a row of 128.
+        return sum(x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
-def _spread(kernel: Float[Array, "3 3 c n"], *, scale: float = 1.0) -> Float[Array, "4 4 c n"]:
-    """The kernel convolved with a 2x2 square of `scale`, in its own type.
+def _spread(
+    kernel: Float[Array, "3 3 c n"], dtype: DTypeLike, *, scale: float = 1.0
+) -> Float[Array, "4 4 c n"]:
+    """The kernel convolved with a 2x2 square of `scale`, in a compute type.
 
-    In bfloat16 that rounds before it sums, for an error at most 1.6 times that of the two steps;
-    the float32 sums of the widest kernels would take hundreds of megabytes.
+    In bfloat16 it rounds before it sums, for an error at most 1.6 times that of the two steps; the
+    float32 sums of the widest kernels would take hundreds of megabytes.
     """
+    by_product, by_shifts = (
+        functools.partial(form, dtype=dtype, scale=scale)
+        for form in (_spread_by_product, _spread_by_shifts)
+    )
+    return by_platform(by_product, cuda=by_shifts)(kernel)
+
+
+def _spread_by_product(kernel: Array, dtype: DTypeLike, scale: float) -> Array:
+    # On CPUs much faster, there and back, than sums of shifted kernels.
     line = np.eye(4, 3) + np.eye(4, 3, -1)
-    # One matrix product: on CPUs much faster, there and back, than sums of shifted kernels. It has
-    # the scale too, since GPUs' compiler moves a kernel's reversal across a multiplication, and
-    # then does not know a transposed convolution (`_enlarge_by_transposition`).
-    square = jnp.asarray(scale * np.kron(line, line), kernel.dtype)
-    spread = jnp.matmul(square, kernel.reshape(9, -1), precision=jax.lax.Precision.HIGHEST)
+    square = jnp.asarray(scale * np.kron(line, line), dtype)
+    flat = prepare_kernel(kernel, dtype).reshape(9, -1)
+    spread = jnp.matmul(square, flat, precision=jax.lax.Precision.HIGHEST)
     return spread.reshape(4, 4, *kernel.shape[2:])
 
 
-def _convolve(x: Array, kernel: Array, **options) -> Array:
-    options = {"window_strides": (1, 1)} | options
-    return jax.lax.conv_general_dilated(
-        x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
-    )
-
-
-def _transpose(kernel: Float[Array, "k k c n"]) -> Float[Array, "k k n c"]:
-    """The kernel of the transposed convolution."""
-    return kernel[::-1, ::-1].swapaxes(2, 3)
+def _spread_by_shifts(kernel: Array, dtype: DTypeLike, scale: float) -> Array:
+    # Of products GPUs' compiler makes a single one for all layers, and copies their kernels
+    # together and apart for it.
+    kernel = prepare_kernel(scale * kernel, dtype).astype(jnp.float32)
+    for axis in (0, 1):
+        zeros = jnp.zeros_like(jax.lax.slice_in_dim(kernel, 0, 1, axis=axis))
+        shifted = (jnp.concatenate(pair, axis) for pair in ((zeros, kernel), (kernel, zeros)))
+        kernel = jnp.add(*shifted)
+    return kernel.astype(dtype)
 
 
 def _stride_2(x: Array, kernel: Array) -> Array:
-    return _convolve(x, kernel, window_strides=(2, 2), padding=((1, 1), (1, 1)))
+    return general_convolution(x, kernel, window_strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
-def _kernel_gradient(x: Array, kernel: Array, g: Array) -> Array:
+def _kernel_gradient(
+    x: Float[Array, "b h2 w2 c"], kernel: Float[Array, "4 4 c n"], g: Float[Array, "b h w n"]
+) -> Float[Array, "4 4 c n"]:
+    """The gradient of `_stride_2` to its kernel."""
+    if min(g.shape[1:3]) > 4:
+        return _kernel_gradient_as_convolution(x, kernel, g)
+    # Where the result is no smaller than the map, GPUs' compiler takes this for a convolution of
+    # thousands of channels' maps, with a few images for channels.
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        g,
+        cuda=_kernel_gradient_as_products,
+        default=_kernel_gradient_as_convolution,
+    )
+
+
+def _kernel_gradient_as_convolution(x: Array, kernel: Array, g: Array) -> Array:
     (gradient,) = jax.linear_transpose(lambda k: _stride_2(x, k), kernel)(g)
     return gradient
+
+
+def _kernel_gradient_as_products(x: Array, kernel: Array, g: Array) -> Array:
+    _, h, w, _ = g.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    seen = jnp.stack(
+        [padded[:, i : i + 2 * h : 2, j : j + 2 * w : 2] for i in range(4) for j in range(4)]
+    )
+    return jnp.einsum("kbhwc,bhwn->kcn", seen, g).reshape(kernel.shape)
 
 
 @jax.custom_vjp
@@ -182,7 +204,7 @@ def _enlarge_by_corners(x: Array, kernel: Array) -> Array:
     b, h, w, n = x.shape
     c = kernel.shape[2]
     taps = kernel.reshape(2, 2, 2, 2, c, n)[::-1, :, ::-1]  # Tap and pixel, along h and w.
-    corners = _convolve(
+    corners = general_convolution(
         x,
         taps.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, n, 4 * c),
         padding=((1, 1), (1, 1)),

@@ -1,0 +1,116 @@
+"""3x3 and 1x1 convolutions, in the form that serves each platform best.
+
+What a form is good for was measured, on CPUs by benchmarks/resampling.py and on GPUs by profiles of
+the whole step (benchmarks/RESULTS.md).
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from xmc_jax.models.platforms import by_platform, hold_apart_on_gpus, in_order_on_gpus
+
+# Convolutions from or to fewer channels are products of matrices on GPUs.
+FEW_CHANNELS = 8
+_CHANNELS_AT_ONCE = 32  # GPUs' convolutions are at their best with a multiple of these.
+
+
+def convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c n"]
+) -> Float[Array, "b h w n"]:
+    """Convolution with stride 1 and same padding, in the type of `x`; `k` is 1 or 3."""
+    if kernel.shape[:2] == (1, 1):
+        # Compilers have better matrix products than 1x1 convolutions.
+        return x @ kernel[0, 0].astype(x.dtype)
+    if min(kernel.shape[2:]) < FEW_CHANNELS:
+        return by_platform(_convolve_at_once, cuda=_convolve_few_channels)(x, kernel)
+    return _convolve_at_once(x, kernel)
+
+
+def general_convolution(x: Array, kernel: Array, **options: Any) -> Array:
+    """`jax.lax.conv_general_dilated` in the library's order of axes; stride 1 if not told."""
+    options = {"window_strides": (1, 1)} | options
+    return jax.lax.conv_general_dilated(
+        x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
+    )
+
+
+def transpose_kernel(kernel: Float[Array, "k k c n"]) -> Float[Array, "k k n c"]:
+    """The kernel of the transposed convolution."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def prepare_kernel(kernel: Float[Array, "k k c n"], dtype: DTypeLike) -> Float[Array, "k k c n"]:
+    """The kernel in a compute type, ready for a convolution.
+
+    GPUs' convolutions want kernels, and give their gradients, in an order of axes of their own. The
+    compiler would choose it for all that happens to a kernel, too: the optimizer would then read
+    and write every array twice, to reorder it. So gradients leave here in the kernel's order.
+    """
+    return hold_apart_on_gpus(kernel.astype(dtype))
+
+
+def _prepare_kernel_backward(dtype: DTypeLike, _: None, g: Array) -> tuple[Array]:
+    return (in_order_on_gpus(g).astype(jnp.float32),)
+
+
+prepare_kernel.defvjp(
+    lambda kernel, dtype: (prepare_kernel(kernel, dtype), None), _prepare_kernel_backward
+)
+
+
+def _convolve_at_once(x: Array, kernel: Array) -> Array:
+    return general_convolution(x, prepare_kernel(kernel, x.dtype), padding="SAME")
+
+
+@jax.custom_vjp
+def _convolve_few_channels(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c n"]
+) -> Float[Array, "b h w n"]:
+    """For GPUs, whose libraries have no good kernels for few channels.
+
+    From few, it is the product of every position's neighbourhood with the kernel.
+    """
+    kernel = kernel.astype(x.dtype)
+    _, _, c, n = kernel.shape
+    if c > n:
+        return general_convolution(x, kernel, padding="SAME")
+    # As a convolution 1x1, which takes a bias and a ReLU along.
+    zeros = -9 * c % _CHANNELS_AT_ONCE
+    around = jnp.pad(_neighbourhoods(x), ((0, 0), (0, 0), (0, 0), (0, zeros)))
+    matrix = jnp.pad(kernel.reshape(9 * c, n), ((0, zeros), (0, 0)))
+    return general_convolution(around, matrix[None, None], padding="VALID")
+
+
+def _few_channels_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    few_are_given = kernel.shape[2] > kernel.shape[3]
+    few, many = (g, x) if few_are_given else (x, g)
+    # As one product this gradient has few results, of millions of terms each, and would occupy a
+    # small part of a GPU. So it is summed row by row of the map.
+    rows = jnp.einsum(
+        "bhwk,bhwn->bhkn", _neighbourhoods(few), many, preferred_element_type=jnp.float32
+    )
+    d_kernel = jnp.sum(rows, axis=(0, 1)).reshape(3, 3, few.shape[-1], many.shape[-1])
+    d_kernel = transpose_kernel(d_kernel) if few_are_given else d_kernel
+    d_x = _convolve_few_channels(g, transpose_kernel(kernel))
+    return d_x, d_kernel.astype(kernel.dtype)
+
+
+_convolve_few_channels.defvjp(
+    lambda x, kernel: (_convolve_few_channels(x, kernel), (x, kernel)), _few_channels_backward
+)
+
+
+def _neighbourhoods(x: Float[Array, "b h w c"]) -> Float[Array, "b h w 9*c"]:
+    """The 3x3 square around every position, zeros beyond the edges."""
+    _, h, w, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return jnp.concatenate(
+        [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=-1
+    )
