@@ -111,7 +111,7 @@ def normalize_relu(
 ) -> Float[Array, "b h w c"]:
     """As `batch_norm_relu`, by given statistics."""
     cells, scale, shift = (_in_cells(y, *gamma.shape[1:3]) for y in (x, 1.0 + gamma, beta))
-    mean, var = (_of_images(y, len(x)) for y in statistics)
+    mean, var = (_of_images(y, x.shape[0]) for y in statistics)
     y = scale * ((cells - mean) * jax.lax.rsqrt(var + epsilon)) + shift
     return jnp.maximum(y, 0).reshape(x.shape).astype(x.dtype)
 
@@ -128,6 +128,8 @@ def _in_cells(x: Array, rows: int, columns: int) -> Array:
 def _of_images(statistic: Float[Array, "n c"], num_images: int) -> Array:
     """A statistic of groups for each of their images, in the axes of `_in_cells`."""
     n, c = statistic.shape
+    if n == 1:  # The only case in which an exported program may leave the number of images open.
+        return statistic.reshape(1, 1, 1, 1, 1, c)
     repeated = jnp.broadcast_to(statistic[:, None], (n, num_images // n, c))
     return repeated.reshape(num_images, 1, 1, 1, 1, c)
 
@@ -146,7 +148,7 @@ def _sum_of_cells(*maps: Array) -> list[Array]:
 
 
 def _statistics(x: Array, group_size: int) -> Statistics:
-    x, num_groups = x.astype(jnp.float32), len(x) // group_size
+    num_groups, x = x.shape[0] // group_size, x.astype(jnp.float32)
     mean, square = (_mean_of_groups(y, num_groups) for y in (x, jnp.square(x)))
     return Statistics(mean, jnp.maximum(square - jnp.square(mean), 0.0))
 
@@ -157,7 +159,7 @@ def _step_by_step(
     """Statistics in float32, all else in the type of `x`; differentiated automatically."""
     statistics = _statistics(x, group_size)
     rows, columns = gamma.shape[1:3]
-    mean, var = (_of_images(y, len(x)) for y in statistics)
+    mean, var = (_of_images(y, x.shape[0]) for y in statistics)
     normalized = (_in_cells(x, rows, columns) - mean) * jax.lax.rsqrt(var + epsilon)
     scale, shift = (jnp.expand_dims(y, (2, 4)) for y in (1.0 + gamma, beta))
     y = relu(normalized.astype(x.dtype) * scale + shift)
@@ -181,8 +183,9 @@ def _two_passes_forward(x: Array, gamma: Array, beta: Array, group_size: int, ep
 def _two_passes_backward(group_size: int, epsilon: float, residuals, cotangents):
     x, gamma, beta, statistics = residuals
     g, _ = cotangents
+    num_groups = statistics.mean.shape[0]
     cells, g, scale, shift = (_in_cells(y, *gamma.shape[1:3]) for y in (x, g, 1.0 + gamma, beta))
-    mean, var = (_of_images(y, len(x)) for y in statistics)
+    mean, var = (_of_images(y, x.shape[0]) for y in statistics)
     inverse_deviation = jax.lax.rsqrt(var + epsilon)
     normalized = (cells - mean) * inverse_deviation
     g = jnp.where(scale * normalized + shift > 0, g, 0.0)
@@ -192,7 +195,7 @@ def _two_passes_backward(group_size: int, epsilon: float, residuals, cotangents)
     d_beta, d_gamma = _sum_of_cells(g, g * normalized)
     pixels_of_a_cell = cells.shape[_ROWS_OF_A_CELL] * cells.shape[_COLUMNS_OF_A_CELL]
     through_mean, through_var = (
-        _of_images(_mean_of_groups(scale * y, len(x) // group_size) / pixels_of_a_cell, len(x))
+        _of_images(_mean_of_groups(scale * y, num_groups) / pixels_of_a_cell, x.shape[0])
         for y in (d_beta, d_gamma)
     )
     d_x = inverse_deviation * (scale * g - through_mean - normalized * through_var)
