@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import math
+import os
 import platform
 import statistics
 import sys
@@ -51,7 +52,7 @@ def compile_programs(
 
     For GPUs and TPUs it takes a minute to half an hour, most of it on a few of many cores.
     """
-    with futures.ThreadPoolExecutor() as pool:
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         compiling = [
             pool.submit(
                 _finish_program, name, time.perf_counter(), jax.jit(f, **jit_options).trace(*args)

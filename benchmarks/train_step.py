@@ -179,15 +179,11 @@ def compare_with_released(args):
 
 def compare_settings(args):
     """Ours against itself: what recomputing and accumulating cost and save."""
-    programs = [
-        measure.compile_program(
-            f"{remat}, {parts} part{'s' * (parts > 1)}",
-            make_ours(remat, parts)[1],
-            *args,
-            donate_argnums=0,
-        )
+    steps = {
+        f"{remat}, {parts} part{'s' * (parts > 1)}": make_ours(remat, parts)[1]
         for remat, parts in itertools.product(REMAT_POLICIES, (1, 2, 4))
-    ]
+    }
+    programs = measure.compile_programs(steps, *args, donate_argnums=0)
     if TOPOLOGY.value:
         seconds = [float("nan")] * len(programs)
     else:
