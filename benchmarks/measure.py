@@ -53,16 +53,17 @@ def compile_programs(
     For GPUs and TPUs it takes a minute to half an hour, most of it on a few of many cores.
     """
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        compiling = [
-            pool.submit(
-                _finish_program, name, time.perf_counter(), jax.jit(f, **jit_options).trace(*args)
-            )
-            for name, f in functions.items()
-        ]
+        compiling = []
+        for name, function in functions.items():
+            start = time.perf_counter()
+            traced = jax.jit(function, **jit_options).trace(*args)
+            seconds = time.perf_counter() - start
+            compiling.append(pool.submit(_finish_program, name, traced, seconds))
         return [program.result() for program in compiling]
 
 
-def _finish_program(name: str, start: float, traced: jax.stages.Traced) -> Program:
+def _finish_program(name: str, traced: jax.stages.Traced, trace_seconds: float) -> Program:
+    start = time.perf_counter()
     compiled = traced.lower().compile()
     devices = jax.tree.leaves(compiled.input_shardings)[0].device_set
     (platform,) = {device.platform for device in devices}
@@ -70,7 +71,7 @@ def _finish_program(name: str, start: float, traced: jax.stages.Traced) -> Progr
     program = Program(
         name=name,
         run=compiled,
-        compile_seconds=time.perf_counter() - start,
+        compile_seconds=trace_seconds + time.perf_counter() - start,
         megabytes=compiled.memory_analysis().temp_size_in_bytes / 1e6,
         gigaflops=_count_flops(_without_dead_code(traced.jaxpr.jaxpr), platform) / 1e9,
     )

@@ -184,18 +184,14 @@ def compare_settings(args):
         for remat, parts in itertools.product(REMAT_POLICIES, (1, 2, 4))
     }
     programs = measure.compile_programs(steps, *args, donate_argnums=0)
-    if TOPOLOGY.value:
-        seconds = [float("nan")] * len(programs)
-    else:
+    header = ("remat, accumulation", "temporary MB", "GFLOP", "seconds to compile")
+    rows = [(p.name, p.megabytes, p.gigaflops, p.compile_seconds) for p in programs]
+    if not TOPOLOGY.value:
         runs, _ = start_runs(programs, args)
         seconds = measure.time_in_turns(runs, REPEATS.value, STEPS_A_TURN.value)
-    measure.print_table(
-        ("remat, accumulation", "seconds a step", "temporary MB", "GFLOP", "seconds to compile"),
-        [
-            (program.name, s, program.megabytes, program.gigaflops, program.compile_seconds)
-            for program, s in zip(programs, seconds, strict=True)
-        ],
-    )
+        header = (*header, "seconds a step")
+        rows = [(*row, s) for row, s in zip(rows, seconds, strict=True)]
+    measure.print_table(header, rows)
 
 
 def main(argv):
