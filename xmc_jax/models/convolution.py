@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from xmc_jax.models.platforms import by_platform, hold_apart_on_gpus, in_order_on_gpus
 
-# Convolutions from or to fewer channels are products of matrices on GPUs.
+# Below, maps are images: what serves other maps wastes time on GPUs and memory on TPUs.
 FEW_CHANNELS = 8
 _CHANNELS_AT_ONCE = 32  # GPUs' convolutions are at their best with a multiple of these.
 
