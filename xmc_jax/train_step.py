@@ -39,7 +39,7 @@ ImageFeatures = Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b n"]]
 
 
 def _is_sum(primitive, *_, **__) -> bool:
-    return primitive.name == "reduce_sum"  # Batch statistics.
+    return primitive.name == "reduce_sum"  # Few numbers, for a pass over a map.
 
 
 # What a network's backward pass finds stored; it recomputes the rest. Nothing is the default: one

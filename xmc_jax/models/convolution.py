@@ -32,7 +32,13 @@ def convolve(
 
 
 def general_convolution(x: Array, kernel: Array, **options: Any) -> Array:
-    """`jax.lax.conv_general_dilated` in the library's order of axes; stride 1 if not told."""
+    """`jax.lax.conv_general_dilated` of NHWC maps and HWIO kernels; stride 1 if not told.
+
+    Args:
+      x: A map.
+      kernel: In the type of `x`.
+      **options: Of `jax.lax.conv_general_dilated`; `padding` is one that it needs.
+    """
     options = {"window_strides": (1, 1)} | options
     return jax.lax.conv_general_dilated(
         x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
@@ -52,6 +58,7 @@ def prepare_kernel(kernel: Float[Array, "k k c n"], dtype: DTypeLike) -> Float[A
     compiler would choose it for all that happens to a kernel, too: the optimizer would then read
     and write every array twice, to reorder it. So gradients leave here in the kernel's order.
     """
+    # Held apart, or GPUs would reorder and spread a kernel in one pass, which is slower than two.
     return hold_apart_on_gpus(kernel.astype(dtype))
 
 
