@@ -123,6 +123,31 @@ def test_word_scores_stay_exact_when_the_attention_is_sharp(rng):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("gamma_region", [5.0, 40.0, 200.0])
+def test_the_gradient_is_that_of_the_equation_however_sharp(rng, gamma_region):
+    """At 200 most weights are zero, of which the gradient needs the logarithm."""
+    regions, words, mask = as_jax(*example(rng))
+    cotangent = jnp.float32(rng.normal(size=(len(regions), len(words))))
+
+    def plain(regions, words):
+        features, words = losses.l2_normalize(regions), losses.normalized_words(words, mask)
+        similarity = jnp.einsum("brd,ntd->bntr", features, words)
+        weights = jax.nn.softmax(gamma_region * similarity)
+        contexts = losses.l2_normalize(jnp.einsum("bntr,brd->bntd", weights, features))
+        match = jnp.einsum("bntd,ntd->bnt", contexts, words)
+        return jax.nn.logsumexp(5.0 * match, axis=-1, where=mask) / 5.0
+
+    def ours(regions, words):
+        return losses.word_scores(regions, words, mask, gamma_region=gamma_region)
+
+    want, got = (
+        jax.grad(lambda *x: jnp.vdot(cotangent, scores(*x)), argnums=(0, 1))(regions, words)  # noqa: B023
+        for scores in (plain, ours)
+    )
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * float(jnp.abs(b).max()))
+
+
 def test_word_scores_of_one_image_do_not_depend_on_the_others(rng):
     regions, words, mask = as_jax(*example(rng, b=8))
     whole = losses.word_scores(regions, words, mask)
@@ -130,7 +155,7 @@ def test_word_scores_of_one_image_do_not_depend_on_the_others(rng):
     np.testing.assert_allclose(part, whole[3:5], rtol=1e-6)
 
 
-def test_recomputing_similarities_changes_no_number(rng, monkeypatch):
+def test_recomputing_weights_changes_no_number(rng, monkeypatch):
     regions, words, mask = as_jax(*example(rng, b=8))
     num_similarities = regions.shape[0] * regions.shape[1] * mask.size
 
@@ -140,7 +165,7 @@ def test_recomputing_similarities_changes_no_number(rng, monkeypatch):
         return keeps, (value, pull_back(jnp.ones(())))
 
     keeps, kept = value_and_grad()
-    monkeypatch.setattr(losses, "_KEPT_SIMILARITIES", 8)
+    monkeypatch.setattr(losses, "_KEPT_WEIGHTS", 8)
     still_keeps, recomputed = value_and_grad()
     assert (keeps, still_keeps) == (True, False)
     jax.tree.map(
@@ -159,7 +184,7 @@ def test_accelerators_take_several_images_a_turn(rng, monkeypatch, images_a_turn
 
     want = value_and_grad()
     similarities_an_image = regions.shape[1] * mask.size
-    monkeypatch.setattr(losses, "_SIMILARITIES_A_TURN", images_a_turn * similarities_an_image)
+    monkeypatch.setattr(losses, "_WEIGHTS_A_TURN", images_a_turn * similarities_an_image)
     programs = []
 
     def as_on_an_accelerator(*args, cpu, default):

@@ -16,10 +16,10 @@ from jaxtyping import Array, Bool, Float
 
 from xmc_jax.attention import inverse_norm, l2_normalize, normalized_words
 
-# Similarities of regions and words that the word term keeps for its gradient, 256 MiB, and that it
-# works on at a time, 32 MiB.
-_KEPT_SIMILARITIES = 2**26
-_SIMILARITIES_A_TURN = 2**23
+# Weights of regions for words that the word term keeps for its gradient, 256 MiB, and that it works
+# on at a time, 128 MiB: on GPUs one turn takes half the time of four.
+_KEPT_WEIGHTS = 2**26
+_WEIGHTS_A_TURN = 2**25
 
 PyTree = Any
 
@@ -117,22 +117,31 @@ def word_scores(
 
 
 class _WordMatch(NamedTuple):
-    """The parts of ``match = dot * inverse`` of images and words, see `_match_words`."""
+    """What ``match = dot * inverse`` of images and words is made of, see `_match_words`.
+
+    Attributes:
+      weights: ``exp(gamma * (similarity - peak))``.
+      peak: The largest similarity of a word in an image.
+      dot: The sum of weights times similarities.
+      inverse: One over the length of the context.
+    """
 
     weights: Float[Array, "*k r m"]
-    gram_weights: Float[Array, "*k r m"]
+    peak: Float[Array, "*k 1 m"]
     dot: Float[Array, "*k 1 m"]
     inverse: Float[Array, "*k 1 m"]
 
 
 def _word_match(
-    features: Float[Array, "*k r d"], similarity: Float[Array, "*k r m"], gamma: float
+    features: Float[Array, "*k r d"], words: Float[Array, "m d"], gamma: float
 ) -> _WordMatch:
-    weights = jnp.exp(gamma * (similarity - jnp.max(similarity, axis=-2, keepdims=True)))
+    similarity = features @ words.T
+    peak = jnp.max(similarity, axis=-2, keepdims=True)
+    weights = jnp.exp(gamma * (similarity - peak))
     gram_weights = (features @ features.mT) @ weights
     dot = jnp.sum(weights * similarity, axis=-2, keepdims=True)
     squared_norm = jnp.sum(weights * gram_weights, axis=-2, keepdims=True)
-    return _WordMatch(weights, gram_weights, dot, inverse_norm(squared_norm))
+    return _WordMatch(weights, peak, dot, inverse_norm(squared_norm))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -146,41 +155,44 @@ def _match_words(
     formed, and A need not be normalised, nor its largest entry known to the gradient.
 
     The gradient is spelled out because automatic differentiation does not know that G is
-    symmetric, and would multiply by it once more. It finds the similarities stored where these
-    are few, and computes them again where they are many: memory is then linear in the number of
-    words.
+    symmetric, and would multiply by it once more. It finds the weights stored where these are few,
+    and computes them again where they are many: memory is then linear in the number of words.
+    Similarities are never stored: they are the weights' logarithms.
     """
     return _match_words_forward(features, words, gamma)[0]
 
 
 def _match_words_forward(
     features: Array, words: Array, gamma: float
-) -> tuple[Array, tuple[Array, Array, Array | None]]:
-    keep = features.shape[0] * features.shape[1] * len(words) <= _KEPT_SIMILARITIES
+) -> tuple[Array, tuple[Array, Array, _WordMatch]]:
+    keep = features.shape[0] * features.shape[1] * len(words) <= _KEPT_WEIGHTS
 
     def match(carry: None, features: Float[Array, "*k r d"]):
-        similarity = features @ words.T
-        parts = _word_match(features, similarity, gamma)
-        return carry, (jnp.squeeze(parts.dot * parts.inverse, -2), similarity if keep else None)
+        parts = _word_match(features, words, gamma)
+        cosine = jnp.squeeze(parts.dot * parts.inverse, -2)
+        return carry, (cosine, parts if keep else parts._replace(weights=None))
 
-    _, (cosine, similarity) = _scan_images(match, None, features, len(words))
-    return cosine, (features, words, similarity)
+    _, (cosine, parts) = _scan_images(match, None, features, len(words))
+    return cosine, (features, words, parts)
 
 
 def _match_words_backward(
-    gamma: float, residuals: tuple[Array, Array, Array | None], cotangent: Float[Array, "b m"]
+    gamma: float, residuals: tuple[Array, Array, _WordMatch], cotangent: Float[Array, "b m"]
 ) -> tuple[Array, Array]:
-    features, words, similarity = residuals
+    features, words, parts = residuals
 
-    def pull_back(d_words: Array, images: tuple[Array, Array | None, Array]):
-        features, similarity, cotangent = images
-        if similarity is None:
-            similarity = features @ words.T
-        weights, gram_weights, dot, inverse = _word_match(features, similarity, gamma)
+    def pull_back(d_words: Array, images: tuple[Array, _WordMatch, Array]):
+        features, (weights, peak, dot, inverse), cotangent = images
+        if weights is None:
+            weights = jnp.exp(gamma * (features @ words.T - peak))
         d_dot = cotangent[..., None, :] * inverse
         d_squared_norm = -0.5 * d_dot * dot * inverse**2
-        d_weights = d_dot * similarity + 2.0 * d_squared_norm * gram_weights
-        d_similarity = weights * (d_dot + gamma * d_weights)
+        # A weight of zero, whose logarithm is none, has no gradient either.
+        exponent = gamma * peak + jnp.log(jnp.maximum(weights, jnp.finfo(weights.dtype).tiny))
+        gram_weights = (features @ features.mT) @ weights
+        d_similarity = weights * (
+            d_dot + d_dot * exponent + 2.0 * gamma * d_squared_norm * gram_weights
+        )
         d_gram = (weights * d_squared_norm) @ weights.mT
         d_features = d_similarity @ words + 2.0 * d_gram @ features
         d_similarity, features = (x.reshape(-1, x.shape[-1]) for x in (d_similarity, features))
@@ -188,7 +200,7 @@ def _match_words_backward(
 
     # Zeros that vary over the mesh axes that words vary over, as a loop's carry must.
     zeros = 0.0 * words
-    images = features, similarity, cotangent
+    images = features, parts, cotangent
     d_words, d_features = _scan_images(pull_back, zeros, images, len(words))
     return d_features, d_words
 
@@ -199,11 +211,11 @@ _match_words.defvjp(_match_words_forward, _match_words_backward)
 def _scan_images(body: Callable, carry: PyTree, images: PyTree, num_words: int) -> PyTree:
     """`jax.lax.scan` over images, several a turn where that is faster.
 
-    One by one on CPUs, whose caches hold the similarities of one image; elsewhere as many as have
-    `_SIMILARITIES_A_TURN` together, since small products leave an accelerator idle.
+    One by one on CPUs, whose caches hold the weights of one image; elsewhere as many as have
+    `_WEIGHTS_A_TURN` together, since small products leave an accelerator idle.
     """
     num_images, num_regions = jax.tree.leaves(images)[0].shape[:2]
-    most = max(_SIMILARITIES_A_TURN // (num_regions * num_words), 1)
+    most = max(_WEIGHTS_A_TURN // (num_regions * num_words), 1)
     at_once = max(n for n in range(1, num_images + 1) if num_images % n == 0 and n <= most)
 
     def several(carry: PyTree, images: PyTree) -> PyTree:
