@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from xmc_jax.models import normalization, resampling
 from xmc_jax.models.convolution import convolve
 from xmc_jax.models.normalization import add_bias, batch_norm_relu, materialize_gradient
+from xmc_jax.models.platforms import hold_apart_on_gpus
 
 KERNEL_INIT = nn.initializers.glorot_normal()
 SPECTRAL = "spectral"  # The collection that holds the power iterations' vectors.
@@ -65,8 +66,10 @@ class ConditionalProjection(nn.Module):
         out = out[:, None, None, :]
         if condition.words is not None:
             words = condition.words.astype(self.dtype) @ kernel[:text_width]
-            weights = condition.weights.astype(self.dtype)
-            out = out + jnp.einsum("bhwt,btc->bhwc", weights, words)
+            # Of all layers' products with these weights GPUs' compiler would make one, and copy the
+            # gradients of their results together for it.
+            factors = hold_apart_on_gpus((condition.weights.astype(self.dtype), words))
+            out = out + jnp.einsum("bhwt,btc->bhwc", *factors)
         return out
 
 
