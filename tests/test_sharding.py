@@ -10,6 +10,7 @@ from test_train_step import assert_same_step, init, make_batch, make_frozen, mak
 from xmc_jax import compiled, losses, sharding
 from xmc_jax.checkpoint import Checkpoints
 from xmc_jax.errors import UserError
+from xmc_jax.models import convolution, resampling
 from xmc_jax.objectives import make_contrastive_terms
 from xmc_jax.types import Batch
 
@@ -28,6 +29,35 @@ def test_put_batch_splits_the_batch_axis():
     put = sharding.put_batch(batch, mesh, batch_axis=1)
     np.testing.assert_array_equal(put.image, batch.image)
     assert {s.data.shape for s in put.tokens.addressable_shards} == {(2, 2, 4)}
+
+
+@pytest.mark.parametrize(
+    "form, side, kernel",
+    [
+        (convolution._convolve_few_channels, 8, (3, 3, 3, 16)),
+        (convolution._convolve_few_channels, 8, (3, 3, 16, 3)),
+        (resampling._kernel_gradient_as_products, 8, (4, 4, 16, 16)),
+    ],
+    ids=["from few channels", "to few channels", "smallest maps"],
+)
+def test_forms_for_gpus_exchange_gradients_of_kernels_alone(form, side, kernel):
+    """They gather pixels: of images on their own device."""
+    mesh = sharding.make_mesh()
+    split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    kernel = jax.ShapeDtypeStruct(kernel, np.float32, sharding=whole)
+    images = [
+        jax.ShapeDtypeStruct((16, s, s, kernel.shape[-2 + i]), np.float32, sharding=split)
+        for i, s in enumerate((side, side if kernel.shape[0] == 3 else side // 2))
+    ]
+
+    def gradients(x, kernel, g):
+        return jax.vjp(form, x, kernel)[1](g)
+
+    function = gradients if kernel.shape[0] == 3 else form
+    step = jax.jit(function).lower(images[0], kernel, images[1]).compile()
+    moved = compiled.collective_bytes(compiled.read_program(step.as_text()))
+    assert set(moved) == {"all-reduce"}
+    assert moved["all-reduce"] <= 4 * max(32 * kernel.shape[2], 32 * kernel.shape[3], kernel.size)
 
 
 def test_make_whole_compiles_once():

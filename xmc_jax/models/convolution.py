@@ -135,10 +135,9 @@ def _squares(x: Float[Array, "b h w c"]) -> Float[Array, "b h w k"]:
     long.
     """
     b, h, w, c = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     row = (w + 2) * c
-    corners = row * np.arange(h)[:, None] + c * np.arange(w)
-    square = (row * np.arange(3)[:, None] + np.arange(3 * c)).reshape(-1)
-    square = np.pad(square, (0, -len(square) % _CHANNELS_AT_ONCE))
-    places = corners[:, :, None] + square
-    return padded.reshape(b, (h + 2) * row).at[:, places].get(mode="promise_in_bounds")
+    number = jnp.arange(9 * c + -9 * c % _CHANNELS_AT_ONCE)
+    in_square = jnp.where(number < 9 * c, number // (3 * c) * row + number % (3 * c), 0)
+    corners = jnp.add.outer(row * jnp.arange(h), c * jnp.arange(w))
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(b, (h + 2) * row)
+    return padded.at[:, jnp.add.outer(corners, in_square)].get(mode="promise_in_bounds")
