@@ -22,7 +22,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.region_resolution = 16  # As in the paper.
     config.sample_every_steps = 1000
     config.checkpoint_every_steps = 1000
-    config.optimizer.generator_learning_rate = 1e-4  # As in the paper, and what follows.
+    config.loss.image_d_weight = 1.0  # As in the paper, and what follows.
+    config.optimizer.generator_learning_rate = 1e-4
     config.optimizer.discriminator_learning_rate = 4e-4
     config.optimizer.ema_decay = 0.999
     return ablations.apply(config, arg)

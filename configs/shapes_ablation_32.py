@@ -15,6 +15,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = shapes_32.get_config()
     config.num_steps = 400
     config.model.generator_width = 4
+    config.loss.image_d_weight = 1.0  # The paper's, like the others.
     config.checkpoint_every_steps = 100  # Each is measured.
     config.keep_checkpoints = 4
     config.sample_every_steps = 100
