@@ -60,8 +60,8 @@ def get_config(arg: str = "") -> ConfigDict:
     loss = config.loss = ConfigDict()
     loss.sentence_weight = 1.0
     loss.word_weight = 1.0
-    # NOTE(paper): 1.0 there. So short a run then puts all objects in the same few places, whatever
-    # caption and noise say, and reaches half of the colours.
+    # NOTE(paper): 1.0 there. So short a run may then put all objects in the same few places,
+    # whatever caption and noise say.
     loss.image_d_weight = 0.2
     loss.image_pretrained_weight = 0.0  # Costs more at 32 px than it gives.
     loss.image_pretrained_network = "vgg16"  # Or vgg19 (the paper's), resnet50.
