@@ -191,7 +191,7 @@ def _match_words_backward(
         exponent = gamma * peak + jnp.log(jnp.maximum(weights, jnp.finfo(weights.dtype).tiny))
         gram_weights = (features @ features.mT) @ weights
         d_similarity = weights * (
-            d_dot + d_dot * exponent + 2.0 * gamma * d_squared_norm * gram_weights
+            d_dot * (1.0 + exponent) + 2.0 * gamma * d_squared_norm * gram_weights
         )
         d_gram = (weights * d_squared_norm) @ weights.mT
         d_features = d_similarity @ words + 2.0 * d_gram @ features

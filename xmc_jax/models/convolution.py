@@ -131,7 +131,7 @@ def _squares(x: Float[Array, "b h w c"]) -> Float[Array, "b h w k"]:
     """The 3x3 square around every position, zeros beyond the edges.
 
     Filled up to a number of channels that suits GPUs; what stands there is to be multiplied by
-    zeros. One gather of single numbers: joined from nine shifted maps it takes them three times as
+    zeros. One gather of single numbers: joined from nine shifted maps they take GPUs three times as
     long.
     """
     b, h, w, c = x.shape
