@@ -27,8 +27,8 @@ from scipy import stats
 
 from benchmarks import measure
 from configs import ablations
-from xmc_jax import workdir
 from xmc_jax.errors import UserError
+from xmc_jax.run import folder as workdir
 
 FOLDER = flags.DEFINE_string("folder", None, "Folder of all the runs.", required=True)
 CONFIG = flags.DEFINE_string("config", "configs/shapes_ablation_32.py", "The rows' base.")

@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import measure
-from xmc_jax.metrics import inception
+from xmc_jax.frozen import inception
 
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Pictures a batch.")
 RESOLUTION = flags.DEFINE_integer("resolution", 256, "Their side.")

@@ -15,7 +15,7 @@ import jax
 from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 
-from xmc_jax import topology
+from xmc_jax.planning import topology
 
 # Gigabytes of the other side's memory go back to the system after its result is there.
 _SETTLE_SECONDS = 0.5

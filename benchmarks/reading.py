@@ -29,13 +29,15 @@ from PIL import Image  # noqa: E402
 
 from benchmarks import measure  # noqa: E402
 from xmc_jax import images  # noqa: E402
-from xmc_jax.data import preprocess, shapes, shapes_captions  # noqa: E402
-from xmc_jax.data.batches import train_batches  # noqa: E402
+from xmc_jax.data import preprocess  # noqa: E402
 from xmc_jax.data.builders import schema  # noqa: E402
-from xmc_jax.data.read_ahead import NUM_THREADS  # noqa: E402
+from xmc_jax.data.prefetch import NUM_THREADS  # noqa: E402
 from xmc_jax.data.records import ExampleReader, Records, Selection  # noqa: E402
+from xmc_jax.data.streams import train_batches  # noqa: E402
 from xmc_jax.data.tokenizer import Tokenizer  # noqa: E402
 from xmc_jax.frozen.text_encoder import load_text_encoder  # noqa: E402
+from xmc_jax.shapes import captions as shapes_captions
+from xmc_jax.shapes import scenes  # noqa: E402
 
 STREAMS = flags.DEFINE_bool("streams", False, "Whether to measure whole streams too.")
 NUM_RECORDS = flags.DEFINE_integer("num_records", 512, "Of each data set.", lower_bound=64)
@@ -83,7 +85,7 @@ def shapes_files(side: int, count: int):
     for index in range(count):
         example = shapes_captions.make_example("train", index)
         captions = [caption.text for caption in example.captions]
-        yield images.encode_png(shapes.render(example.scene, side)), captions
+        yield images.encode_png(scenes.render(example.scene, side)), captions
 
 
 def write_records(path: pathlib.Path, files) -> Records:

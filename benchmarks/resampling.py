@@ -16,10 +16,10 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import measure
-from xmc_jax.models import resampling
-from xmc_jax.models.convolution import convolve, transpose_kernel
 from xmc_jax.models.discriminator import CHANNEL_MULTIPLIERS as D_MULTIPLIERS
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS as G_MULTIPLIERS
+from xmc_jax.models.ops import resampling
+from xmc_jax.models.ops.convolution import convolve, transpose_kernel
 
 RESOLUTION = flags.DEFINE_integer("resolution", 128, "Side of the images.")
 WIDTH = flags.DEFINE_integer("width", 16, "Base channels; 96 in the paper.")

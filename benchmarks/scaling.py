@@ -28,7 +28,8 @@ MEMORY = ("arguments", "temporaries", "total")
 def main():
     config = cli.required_config()
 
-    from xmc_jax import planning, topology
+    from xmc_jax.planning import plan as planning
+    from xmc_jax.planning import topology
 
     rows, versions = [], {}
     for name, fsdp in itertools.product(SLICES.value, map(int, FSDP.value)):

@@ -13,9 +13,9 @@ os.environ["KERAS_BACKEND"] = "jax"  # Before TensorFlow's friends import Keras.
 from absl import app, flags
 
 from benchmarks import measure
-from xmc_jax import train_shapes_scorer
-from xmc_jax.evaluation.shapes import METRICS, make_reader
-from xmc_jax.metrics.shapes_accuracy import ATTRIBUTES, count_claims, summarise
+from xmc_jax.evaluation.families.shapes import METRICS, make_reader
+from xmc_jax.shapes import train_scorer
+from xmc_jax.shapes.accuracy import ATTRIBUTES, count_claims, summarise
 
 NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 500, "Pictures of each kind.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "File for a drawing of the curves, *.png or *.svg.")
@@ -30,7 +30,7 @@ def read_curves(split):
     for resolution in RESOLUTIONS:
         readers = {name: make_reader(name, resolution) for name in METRICS}
         for strength in STRENGTHS:
-            pictures, forms = train_shapes_scorer.degraded_examples(
+            pictures, forms = train_scorer.degraded_examples(
                 split, resolution, strength, NUM_EXAMPLES.value
             )
             for name, reader in readers.items():

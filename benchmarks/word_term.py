@@ -16,8 +16,10 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import measure, released
-from xmc_jax import compiled, losses, sharding
+from xmc_jax import losses
 from xmc_jax.objectives import make_contrastive_terms
+from xmc_jax.parallel import sharding
+from xmc_jax.planning import compiled
 
 NUM_REGIONS = flags.DEFINE_integer("num_regions", 256, "Regions an image (r).")
 TEXT_WIDTH = flags.DEFINE_integer("text_width", 768, "Width of regions and words (d).")

@@ -6,7 +6,7 @@ import re
 import numpy as np
 from safetensors.numpy import save_file
 
-from xmc_jax.data.shapes_captions import make_example
+from xmc_jax.shapes.captions import make_example
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "circle", "##s"]
 CONFIG = {

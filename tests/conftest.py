@@ -2,8 +2,8 @@
 
 import functools
 import os
-import pathlib
 
+from tests.places import ROOT
 from tests.verbs import COMPILE_FAST
 
 os.environ["NO_PROXY"] = "127.0.0.1"  # The servers of tests are here, whatever is around.
@@ -18,7 +18,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 # What one test compiles the next, or the next run, need not: many take the same step.
-_cache = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
+_cache = ROOT / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ["KERAS_BACKEND"] = "jax"
@@ -98,23 +98,23 @@ def browser(chromium):
 # Files that compile whole training steps or start the verbs. Begun last, they would leave one of
 # two processes without work.
 LONGEST_FIRST = (
-    "test_processes",
+    "parallel/test_processes",
     "test_verbs",
-    "test_ablations",
+    "benchmarks/test_ablations",
     "test_train_step",
-    "test_sharding",
-    "test_real_data",
-    "test_plan",
-    "test_evaluate",
+    "parallel/test_sharding",
+    "data/test_real_data",
+    "planning/test_plan",
+    "evaluation/test_run",
     "test_notebooks",
-    "test_export",
+    "inference/test_export",
     "test_released",
-    "test_study",
-    "test_trained",
+    "study/test_study",
+    "inference/test_model",
     "test_usage",
-    "test_explore",
-    "test_compare",
-    "test_clip",
+    "inference/test_explore",
+    "pages/test_compare",
+    "frozen/test_clip",
 )
 
 
@@ -131,5 +131,5 @@ def pytest_collection_modifyitems(config, items):
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
-    rank = {name: index for index, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    rank = {ROOT / "tests" / f"{name}.py": index for index, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from xmc_jax.metrics.inception import entries
+from xmc_jax.frozen.inception import entries
 
 
 def seeded(name, shape):

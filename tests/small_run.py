@@ -8,9 +8,9 @@ import numpy as np
 
 from configs import shapes_32
 from tests import bert
-from xmc_jax import workdir as run
-from xmc_jax.checkpoint import Checkpoints
 from xmc_jax.experiment import create_experiment
+from xmc_jax.run import folder as run
+from xmc_jax.run.checkpoint import Checkpoints
 
 STEP = 3
 METRICS = [

@@ -15,12 +15,16 @@ from hypothesis import strategies as st
 from ml_collections import config_flags
 
 from configs import shapes_32
-from xmc_jax import cli, nonfinite, topology, workdir
-from xmc_jax.config_checks import check_config
-from xmc_jax.data import narratives, preprocess
-from xmc_jax.data.builders import captioned, pictures
+from xmc_jax import cli
+from xmc_jax.data import preprocess
+from xmc_jax.data.builders import captioned, images
 from xmc_jax.data.builders.folder import folder_dataset_builder as folder_builder
+from xmc_jax.data.download import narratives
 from xmc_jax.errors import UserError
+from xmc_jax.planning import topology
+from xmc_jax.run import folder
+from xmc_jax.run.config_checks import check_config
+from xmc_jax.training import faults
 
 for name, count in (("few", 25), ("soak", 1000)):
     settings.register_profile(
@@ -55,7 +59,7 @@ def assert_told(error: UserError) -> None:
 
 # Config overrides.
 
-DEFAULTS = workdir.flatten(shapes_32.get_config().to_dict())
+DEFAULTS = folder.flatten(shapes_32.get_config().to_dict())
 FIELDS = sorted(DEFAULTS)
 NAMES = st.sampled_from([*FIELDS, "model", "loss"]) | st.text(string.ascii_letters + "._-=[]0")
 VALUES = (
@@ -92,18 +96,18 @@ def test_a_config_edited_by_hand_is_taken_or_refused_in_one_line(tmp_path, edits
     for name, value in edits:
         *section, field = name.split(".")
         (written[section[0]] if section else written)[field] = value
-    workdir.config_path(tmp_path).write_text(json.dumps(written))
+    folder.config_path(tmp_path).write_text(json.dumps(written))
     try:
-        check_config(workdir.read_config(tmp_path))
+        check_config(folder.read_config(tmp_path))
     except UserError as error:
         assert_told(error)
 
 
 @given(data=LINES)
 def test_a_config_of_any_bytes_is_refused_in_one_line(tmp_path, data):
-    workdir.config_path(tmp_path).write_bytes(data)
+    folder.config_path(tmp_path).write_bytes(data)
     try:
-        check_config(workdir.read_config(tmp_path))
+        check_config(folder.read_config(tmp_path))
     except UserError as error:
         assert_told(error)
 
@@ -161,7 +165,7 @@ def damaged(draw) -> bytes:
 @given(data=st.binary() | damaged(), form=st.sampled_from(["sq128", "original"]))
 def test_bytes_become_a_picture_or_undecodable(data, form):
     try:
-        picture = pictures.convert(data, form)
+        picture = images.convert(data, form)
     except preprocess.UndecodableImage as error:
         assert str(error)
         return
@@ -208,13 +212,13 @@ RECORDS = st.fixed_dictionaries(
 def test_metrics_of_any_lines_are_read_kept_and_reported(tmp_path, lines):
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
     (tmp_path / "nonfinite.jsonl").write_bytes(b"\n".join(lines))
-    nonfinite.read_faults(tmp_path)
-    before = workdir.read_metrics(tmp_path)
-    workdir.latest_evaluations(before)
-    workdir.append_metrics(tmp_path, [{"kind": "train", "step": 5, "d/loss": 1.0}])
-    workdir.truncate_metrics(tmp_path, 4)
+    faults.read_faults(tmp_path)
+    before = folder.read_metrics(tmp_path)
+    folder.latest_evaluations(before)
+    folder.append_metrics(tmp_path, [{"kind": "train", "step": 5, "d/loss": 1.0}])
+    folder.truncate_metrics(tmp_path, 4)
     kept = [r for r in before if r["kind"] != "train" or r["step"] <= 4]
-    assert json.dumps(workdir.read_metrics(tmp_path)) == json.dumps(kept)
+    assert json.dumps(folder.read_metrics(tmp_path)) == json.dumps(kept)
 
 
 # Names.

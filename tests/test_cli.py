@@ -4,9 +4,8 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.places import ROOT
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130():

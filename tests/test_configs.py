@@ -1,18 +1,18 @@
 """Every experiment and every ablation row builds its networks and has every field checked."""
 
 import importlib.util
-import pathlib
 
 import pytest
 
 from configs import ablations
-from xmc_jax import sharding
-from xmc_jax.config_checks import check_accumulation, check_config
+from tests.places import ROOT
 from xmc_jax.errors import UserError
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
+from xmc_jax.parallel import sharding
+from xmc_jax.run.config_checks import check_accumulation, check_config
 
-FILES = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*_[0-9]*.py"))
+FILES = sorted((ROOT / "configs").glob("*_[0-9]*.py"))
 
 
 def load(path, row=""):

@@ -1,12 +1,12 @@
 """README.md, docs/ and notebooks/: links lead somewhere, and commands have the flags they name."""
 
-import pathlib
 import re
 
 import pytest
 import yaml
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.places import ROOT
+
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "launch/README.md"]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 

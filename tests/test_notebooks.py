@@ -1,17 +1,16 @@
 """notebooks/, executed as they are but for their parameters, in a kernel of their own."""
 
 import os
-import pathlib
 
 import nbclient
 import nbformat
 import pytest
-from conftest import COMPILE_FAST
 
 from tests import small_run
-from tests.verbs import TINY
+from tests.places import ROOT
+from tests.verbs import COMPILE_FAST, TINY
 
-NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = ROOT / "notebooks"
 
 
 def execute(name, parameters, data_dir):

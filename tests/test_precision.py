@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from test_train_step import (
+
+from tests.test_train_step import (
     DISCRIMINATOR,
     GENERATOR,
     encode_text,
@@ -13,8 +14,7 @@ from test_train_step import (
     make_batch,
     walk,
 )
-from test_train_step import frozen as frozen  # A fixture.
-
+from tests.test_train_step import frozen as frozen  # A fixture.
 from xmc_jax import losses
 from xmc_jax.objectives import LossWeights
 from xmc_jax.train_step import make_train_step

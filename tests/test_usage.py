@@ -1,8 +1,8 @@
 """The verbs, asked for what cannot be: real processes, one clear line, nothing written."""
 
 import pytest
-from test_imports import VERBS
 
+from tests.test_imports import VERBS
 from tests.verbs import TINY, assert_refused
 
 

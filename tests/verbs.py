@@ -6,7 +6,8 @@ import pathlib
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.places import ROOT
+
 # Tests compile much and run little: code that is not optimised, and loops emitted the plain way,
 # compile in a third of the time.
 COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"

@@ -16,13 +16,13 @@ os.environ["KERAS_BACKEND"] = "jax"
 
 def load(folder, **options):
     """A trained model, ready to draw: see `trained.load`, which is imported when it is called."""
-    from xmc_jax import trained
+    from xmc_jax.inference import model
 
-    return trained.load(folder, **options)
+    return model.load(folder, **options)
 
 
 def load_demo():
     """The model that comes with the package: see `trained.load_demo`."""
-    from xmc_jax import trained
+    from xmc_jax.inference import model
 
-    return trained.load_demo()
+    return model.load_demo()

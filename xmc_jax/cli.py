@@ -113,11 +113,11 @@ def set_up_jax() -> None:
     """
     import jax
 
-    from xmc_jax import topology
+    from xmc_jax.planning import topology
 
     topology.hide_missing_tpu()
     if "coordinator_address" in (values := flags.FLAGS):
-        from xmc_jax import processes
+        from xmc_jax.parallel import processes
 
         processes.join(values.coordinator_address, values.num_processes, values.process_id)
     if jax.default_backend() == "cpu" and jax.device_count() > 1:
@@ -156,7 +156,7 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
             _leave("interrupted; the same command starts or goes on again", INTERRUPTED)
         except Exception as error:
             if _is_one_of_several():
-                from xmc_jax import processes
+                from xmc_jax.parallel import processes
 
                 if dead := processes.give_way():
                     _leave(f"error: {dead}", 1)
@@ -220,7 +220,7 @@ def _leave(message: str, exit_code: int) -> None:
     """Ends this process with one line, and with it the others of its run."""
     print(message, file=sys.stderr, flush=True)
     if _is_one_of_several():
-        from xmc_jax import processes
+        from xmc_jax.parallel import processes
 
         processes.stop_others(message.removeprefix("error: "), exit_code)
     sys.exit(exit_code)

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from xmc_jax import cli, curves, pages, workdir
+from xmc_jax import cli
+from xmc_jax.console import waiting
 from xmc_jax.errors import UserError
-from xmc_jax.progress import waiting
+from xmc_jax.pages import curves, render
+from xmc_jax.run import folder as workdir
 
 MAX_GRID_CAPTIONS = 16  # Of the first run's sample grids.
 SHOWN_SIDE = 128  # Smaller pictures are enlarged to about this many pixels for Markdown.
@@ -108,11 +110,11 @@ def compare(
     drawn = draw(runs, list(captions), seed) if pictures and captions else None
     html, markdown = out / "compare.html", out / "compare.md"
     html.write_text(
-        pages.render(
+        render.render(
             "compare.html.jinja",
             **content,
             drawn=drawn,
-            uris=[[pages.picture_uri(png) for png in row] for row in drawn.pictures]
+            uris=[[render.picture_uri(png) for png in row] for row in drawn.pictures]
             if drawn
             else [],
             metric_curves=metric_curves(runs),
@@ -236,7 +238,8 @@ def draw(runs: Sequence[Run], captions: list[str], seed: int) -> Drawn:
     Raises:
       UserError: a run has no checkpoint.
     """
-    from xmc_jax import images, trained
+    from xmc_jax import images
+    from xmc_jax.inference import model as trained
 
     steps, pictures, sides = [], [], []
     for run in runs:
@@ -309,7 +312,7 @@ def format_markdown(
 def _value(cell: Mapping[str, Any] | None) -> str:
     if cell is None:
         return "–"
-    number = pages.format_number
+    number = render.format_number
     shown = f"**{number(cell['value'])}**" if cell["best"] else number(cell["value"])
     if cell["low"] is not None:
         shown += f" [{number(cell['low'])}, {number(cell['high'])}]"

@@ -38,7 +38,7 @@ def main() -> None:
         raise UserError("--watch measures on the run's own evaluation split; leave out --split")
     cli.set_up_jax()
 
-    from xmc_jax import processes
+    from xmc_jax.parallel import processes
 
     settings = _parse_settings(values.set)
     if values.watch:
@@ -76,10 +76,10 @@ def evaluate(
     Raises:
       UserError: a metric does not exist or cannot judge this run, or something is missing.
     """
-    from xmc_jax import trained
+    from xmc_jax.inference import model
 
     experiment, evaluation = _open(workdir, data_dir, names, settings, split)
-    step, ema = trained.restore(workdir, experiment, step)
+    step, ema = model.restore(workdir, experiment, step)
     return _measure(workdir, experiment, evaluation, step, ema)
 
 
@@ -106,10 +106,11 @@ def watch(
     """
     import numpy as np
 
-    from xmc_jax import exported, processes
-    from xmc_jax import workdir as run
-    from xmc_jax.checkpoint import Checkpoints, complete_steps
     from xmc_jax.evaluation import results
+    from xmc_jax.inference import exported
+    from xmc_jax.parallel import processes
+    from xmc_jax.run import folder as run
+    from xmc_jax.run.checkpoint import Checkpoints, complete_steps
 
     if exported.is_exported(workdir):
         raise UserError(
@@ -157,8 +158,8 @@ def _open(
     split: str | None = None,
 ):
     """The experiment of a folder, and how its checkpoints are measured."""
-    from xmc_jax import processes
-    from xmc_jax import workdir as run
+    from xmc_jax.parallel import processes
+    from xmc_jax.run import folder as run
 
     config = run.read_config(workdir)
     _apply_settings(config, settings)
@@ -167,21 +168,21 @@ def _open(
     if processes.is_first():
         run.ensure_writable(workdir)
 
-    from xmc_jax.config_checks import check_config
-    from xmc_jax.evaluation import families
+    from xmc_jax.evaluation import evaluator
     from xmc_jax.experiment import create_experiment
+    from xmc_jax.run.config_checks import check_config
 
     check_config(config)
-    families.choose_metrics(names, config)  # Before anything slow.
+    evaluator.choose_metrics(names, config)  # Before anything slow.
     experiment = create_experiment(config, training=False)
     options = {"workdir": workdir, "data_dir": data_dir}
-    return experiment, families.make_evaluation(experiment, names, **options)
+    return experiment, evaluator.make_evaluation(experiment, names, **options)
 
 
 def _measure(workdir: str, experiment, evaluation, step: int, ema) -> list[dict[str, Any]]:
     """The records of a generator, which are also written; of a run, the best is kept."""
-    from xmc_jax import exported
     from xmc_jax.evaluation import results
+    from xmc_jax.inference import exported
 
     records = evaluation.measure(step, ema)
     results.write_records(workdir, records)
@@ -213,9 +214,9 @@ def _hold(workdir: str, step: int) -> bool:
     """Whether a checkpoint is safe from the trainer; the same in all processes."""
     import numpy as np
 
-    from xmc_jax import processes
-    from xmc_jax import workdir as run
     from xmc_jax.evaluation.results import link_checkpoint
+    from xmc_jax.parallel import processes
+    from xmc_jax.run import folder as run
 
     held = False
     if processes.is_first():

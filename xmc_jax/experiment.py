@@ -17,8 +17,6 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, UInt32
 from ml_collections import ConfigDict
 
-from xmc_jax import sharding
-from xmc_jax.config_checks import check_accumulation, check_config
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
 from xmc_jax.frozen.image_features import (
@@ -30,6 +28,8 @@ from xmc_jax.frozen.text_encoder import TextEncoder, describe_text_encoder, load
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
 from xmc_jax.objectives import LossWeights
+from xmc_jax.parallel import sharding
+from xmc_jax.run.config_checks import check_accumulation, check_config
 from xmc_jax.train_state import TrainState, create_train_state, init_generator
 from xmc_jax.train_step import (
     FrozenParams,

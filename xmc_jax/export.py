@@ -46,16 +46,17 @@ def export(
       UserError: there is no such run or checkpoint, or the folder cannot be written.
     """
     # What can be found wrong at once is, before anything slow begins.
-    from xmc_jax import workdir as run
+    from xmc_jax.run import folder as run
 
     config = run.read_config(workdir)
 
     import jax
 
-    from xmc_jax import exported, standalone, trained
     from xmc_jax.frozen.text_encoder import fingerprint
-    from xmc_jax.model_card import write_card
-    from xmc_jax.program import export_program, name_text_params
+    from xmc_jax.inference import exported, standalone
+    from xmc_jax.inference import model as trained
+    from xmc_jax.inference.model_card import write_card
+    from xmc_jax.inference.program import export_program, name_text_params
 
     out = exported.open_folder(out)
     model = trained.load(workdir, step=step)

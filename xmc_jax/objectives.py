@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from xmc_jax import losses
 from xmc_jax.models.discriminator import DiscriminatorOutput
-from xmc_jax.sharding import BATCH_AXES
+from xmc_jax.parallel.sharding import BATCH_AXES
 
 Metrics = dict[str, Float[Array, ""]]
 

@@ -26,13 +26,13 @@ def main() -> None:
     import dataclasses
     import json
 
-    from xmc_jax.topology import ATTACHED, find_devices
+    from xmc_jax.planning.topology import ATTACHED, find_devices
 
     if topology == ATTACHED:
         cli.set_up_jax()  # What is compiled here need not be by `train`.
     find_devices(topology)  # A wrong name should not wait for what follows.
 
-    from xmc_jax import planning
+    from xmc_jax.planning import plan as planning
 
     make = planning.find_largest_batch if flags.FLAGS.largest_batch else planning.make_plan
     plan = make(config, topology, fsdp=fsdp)

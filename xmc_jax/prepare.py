@@ -35,7 +35,7 @@ def main() -> None:
     if runner and name == "shapes":
         raise UserError("--beam_runner is for data sets of pictures; shapes are drawn at once")
 
-    from xmc_jax.data import reader
+    from xmc_jax.data import catalog
     from xmc_jax.data.builders import schema
     from xmc_jax.data.builders.captioned import Settings
     from xmc_jax.data.builders.folder.folder_dataset_builder import name_form
@@ -51,9 +51,9 @@ def main() -> None:
         runner,
         options,
     )
-    builder = reader.make_builder(name, form=form, data_dir=flags.FLAGS.data_dir)
+    builder = catalog.make_builder(name, form=form, data_dir=flags.FLAGS.data_dir)
     known = builder.is_prepared()
-    folder = reader.build(builder, settings)
+    folder = catalog.build(builder, settings)
     counts = ", ".join(
         f"{split} {info.num_examples}" for split, info in builder.info.splits.items()
     )

@@ -18,8 +18,10 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from xmc_jax import cli, curves, pages, workdir
+from xmc_jax import cli
 from xmc_jax.errors import UserError
+from xmc_jax.pages import curves, render
+from xmc_jax.run import folder
 
 GRID_PADDING = 2  # Pixels around the pictures of a grid, see `images.make_grid`.
 MAX_GRIDS = 20  # Sample grids on the slider, evenly over the run.
@@ -36,13 +38,13 @@ def write_report(path: epath.PathLike) -> epath.Path:
     Raises:
       UserError: if there is no run in that folder, or nothing can be written to it.
     """
-    config = workdir.read_config(path).to_dict()
-    records = workdir.read_metrics(path)
+    config = folder.read_config(path).to_dict()
+    records = folder.read_metrics(path)
     of_kind = collections.defaultdict(list)
     for record in records:
         of_kind[record["kind"]].append(record)
 
-    html = pages.render(
+    html = render.render(
         "report.html.jinja",
         workdir=str(path),
         name=epath.Path(path).name,
@@ -50,15 +52,15 @@ def write_report(path: epath.PathLike) -> epath.Path:
         facts=facts(config, records),
         samples=sample_grids(path, resolution=config["model"]["resolution"]),
         curves=training_curves(of_kind["train"], config),
-        metrics=by_protocol(workdir.latest_evaluations(records)),
-        metric_curves=evaluation_curves([r for r in records if workdir.is_evaluation(r)]),
+        metrics=by_protocol(folder.latest_evaluations(records)),
+        metric_curves=evaluation_curves([r for r in records if folder.is_evaluation(r)]),
         base=nearest_base(config),
         config=config_tables(config),
         starts=of_kind["start"],
     )
-    workdir.ensure_writable(path)
-    report = workdir.report_path(path)
-    workdir.write_whole(report, html.encode())
+    folder.ensure_writable(path)
+    report = folder.report_path(path)
+    folder.write_whole(report, html.encode())
     return report
 
 
@@ -67,7 +69,7 @@ def facts(config: Mapping[str, Any], records: Sequence[Record]) -> dict[str, str
     train = [record for record in records if record["kind"] == "train"]
     if not train:
         return {}
-    step, number = train[-1]["step"], pages.format_number
+    step, number = train[-1]["step"], render.format_number
     found = {"step": number(step)}
     if "num_steps" in config:
         found["step"] += f" of {number(config['num_steps'])}"
@@ -113,10 +115,10 @@ def nearest_base(config: Mapping[str, Any]) -> dict[str, Any] | None:
       ``name``, such as ``configs/coco_256.py:s_w``, and ``differences``: ``(field, here, there)``
       of each field that is another or is not there at all. None: no experiment has its fields.
     """
-    here = workdir.flatten(config)
+    here = folder.flatten(config)
     found = []
     for name, base in _bases():
-        there = workdir.flatten(base)
+        there = folder.flatten(base)
         if not here.keys() & there.keys():
             continue
         fields = [f for f in here | there if here.get(f, "absent") != there.get(f, "absent")]
@@ -156,7 +158,7 @@ def sample_grids(path: epath.PathLike, *, resolution: int) -> dict[str, Any] | N
       ``tiles``: caption, and its place as the CSS background properties of one tile;
       ``pixelated``: whether tiles are so small that their pixels should show. None: no samples.
     """
-    files = sorted(workdir.samples_dir(path).glob("step_*.png"))
+    files = sorted(folder.samples_dir(path).glob("step_*.png"))
     if not files:
         return None
     if len(files) > MAX_GRIDS:
@@ -165,11 +167,11 @@ def sample_grids(path: epath.PathLike, *, resolution: int) -> dict[str, Any] | N
     grids = [
         {
             "step": int(re.search(r"step_(\d+)", file.name)[1]),
-            "uri": pages.picture_uri(file.read_bytes()),
+            "uri": render.picture_uri(file.read_bytes()),
         }
         for file in files
     ]
-    tiles = _tiles(workdir.captions_path(path), files[-1], resolution)
+    tiles = _tiles(folder.captions_path(path), files[-1], resolution)
     return {"grids": grids, "tiles": tiles, "pixelated": resolution < 128}
 
 

@@ -62,12 +62,14 @@ def sample(
       UserError: there is no such run or checkpoint, or the folder cannot be written.
     """
     # What can be found wrong at once is, before anything slow begins.
-    from xmc_jax import workdir as run
+    from xmc_jax.run import folder as run
 
     if workdir is not None:
         run.read_config(workdir)
 
-    from xmc_jax import exported, images, trained
+    from xmc_jax import images
+    from xmc_jax.inference import exported
+    from xmc_jax.inference import model as trained
 
     folder = exported.demo_folder() if workdir is None else workdir
     run.ensure_writable(out)

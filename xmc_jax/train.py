@@ -26,7 +26,7 @@ def main() -> None:
     cli.set_up_jax()
     options, verb = flags.FLAGS, train
     if options.replay:
-        from xmc_jax.replay import replay as verb
+        from xmc_jax.training.replay import replay as verb
     verb(config, workdir, options.data_dir, options.reader_workers, options.fsdp)
 
 
@@ -48,25 +48,26 @@ def train(
       UserError: a setting cannot work, something is missing, another process trains there, or a
         loss is no longer finite.
     """
-    from xmc_jax import lock, processes
-    from xmc_jax import workdir as run
-    from xmc_jax.interruption import Interruption
+    from xmc_jax import files
+    from xmc_jax.parallel import processes
+    from xmc_jax.run import folder as run
+    from xmc_jax.training.interruption import Interruption
 
     with contextlib.ExitStack() as stack:
         # Act 1: the folder of the run: whether it is free, and whether this config belongs to it.
         interruption = stack.enter_context(Interruption())
         if processes.is_first():
             run.ensure_writable(workdir)
-            stack.enter_context(lock.only_one(workdir, "training in"))
+            stack.enter_context(files.only_one(workdir, "training in"))
         run.check_config(workdir, config)
 
         # Act 2: data, networks, state. Loads Keras and TensorFlow, which no mistake about the
         # folder should wait for.
-        from xmc_jax import environment
-        from xmc_jax.checkpoint import Checkpoints
-        from xmc_jax.config_checks import check_config
         from xmc_jax.experiment import create_experiment
-        from xmc_jax.train_data import open_splits, open_stream, read_preview
+        from xmc_jax.run import environment
+        from xmc_jax.run.checkpoint import Checkpoints
+        from xmc_jax.run.config_checks import check_config
+        from xmc_jax.training.data import open_splits, open_stream, read_preview
 
         check_config(config)
         with processes.first_process_first("open the data"):
@@ -94,7 +95,7 @@ def train(
             run.append_metrics(workdir, [{"kind": "start", "step": int(state.step), **around}])
 
         # Act 3: the steps.
-        from xmc_jax.train_evaluation import make_evaluation
+        from xmc_jax.training.evaluation import make_evaluation
 
         writer = stack.enter_context(_live_view(config, workdir, preview))
         training = _Training(
@@ -114,7 +115,7 @@ def train(
 
 def _train_through_faults(training, state, experiment, checkpoints, workdir, source) -> int:
     """The last step; after a fault that may be left out, training begins as after a restart."""
-    from xmc_jax.nonfinite import NotFinite
+    from xmc_jax.training.faults import NotFinite
 
     while True:
         try:
@@ -128,8 +129,9 @@ def _first_state(experiment, checkpoints, workdir: str):
     """The state to go on from; forgets the numbers of what training will do anew."""
     import numpy as np
 
-    from xmc_jax import nonfinite, processes, sharding
-    from xmc_jax import workdir as run
+    from xmc_jax.parallel import processes, sharding
+    from xmc_jax.run import folder as run
+    from xmc_jax.training import faults as nonfinite
 
     config = experiment.config
     checkpoints.wait()
@@ -161,9 +163,10 @@ def _write_fault(experiment, checkpoints, workdir: str, source, fault) -> None:
     Raises:
       UserError: it is one too many to be left out.
     """
-    from xmc_jax import nonfinite, processes
-    from xmc_jax import workdir as run
-    from xmc_jax.data.batches import read_train_step
+    from xmc_jax.data.streams import read_train_step
+    from xmc_jax.parallel import processes
+    from xmc_jax.run import folder as run
+    from xmc_jax.training import faults as nonfinite
 
     config = experiment.config
     checkpoints.wait()
@@ -196,7 +199,7 @@ def _write_fault(experiment, checkpoints, workdir: str, source, fault) -> None:
 def _write_captions(workdir: str, captions: list[str]) -> None:
     import json
 
-    from xmc_jax import workdir as run
+    from xmc_jax.run import folder as run
 
     path, layout = run.captions_path(workdir), {"captions": captions, "columns": GRID_COLUMNS}
     with run.writing(path):
@@ -207,10 +210,10 @@ def _write_captions(workdir: str, captions: list[str]) -> None:
 @contextlib.contextmanager
 def _live_view(config, workdir: str, preview):
     """TensorBoard's writer. TensorFlow writes, and has exceptions of its own for a full disk."""
-    from xmc_jax import live_view
+    from xmc_jax.training import tensorboard
 
     try:
-        writer = live_view.make_writer(workdir, config, preview.captions, GRID_COLUMNS)
+        writer = tensorboard.make_writer(workdir, config, preview.captions, GRID_COLUMNS)
         yield writer
         writer.close()
     except Exception as error:
@@ -224,10 +227,11 @@ def _live_view(config, workdir: str, preview):
 
 def _make_preview(experiment, preview, workdir: str, writer):
     """``draw(step, ema)``: the fixed captions' pictures, as a PNG in the workdir and an event."""
-    from xmc_jax import images, processes
-    from xmc_jax import workdir as run
-    from xmc_jax.sampling import Sampler
-    from xmc_jax.train_data import NUM_GRID_CAPTIONS
+    from xmc_jax import images
+    from xmc_jax.inference.sampler import Sampler
+    from xmc_jax.parallel import processes
+    from xmc_jax.run import folder as run
+    from xmc_jax.training.data import NUM_GRID_CAPTIONS
 
     sampler = Sampler(experiment, NUM_GRID_CAPTIONS)
     tokens = preview.tokens[preview.valid]
@@ -245,7 +249,7 @@ def _make_preview(experiment, preview, workdir: str, writer):
 
 def _make_up_evaluation(experiment, workdir, data_dir, checkpoints, preview, state) -> bool:
     """Measures the last step, if a run was cut off before that was over; whether it did."""
-    from xmc_jax.train_evaluation import is_missing, make_evaluation
+    from xmc_jax.training.evaluation import is_missing, make_evaluation
 
     config, step = experiment.config, int(state.step)
     if not is_missing(config, workdir, step):
@@ -261,7 +265,7 @@ class _Training:
     def __init__(
         self, experiment, checkpoints, workdir, *, open_stream, writer, draw, evaluate, interruption
     ):
-        from xmc_jax.train_log import TrainLog
+        from xmc_jax.training.log import TrainLog
 
         self._experiment, self._checkpoints = experiment, checkpoints
         self._open_stream, self._interruption = open_stream, interruption
@@ -278,7 +282,7 @@ class _Training:
         Raises:
           NotFinite: a metric is not finite; everything that was saved is.
         """
-        from xmc_jax import sharding
+        from xmc_jax.parallel import sharding
 
         config, first_step = self._experiment.config, int(state.step)
         log, mesh, frozen = self._log, self._experiment.mesh, self._experiment.frozen

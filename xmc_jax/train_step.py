@@ -14,11 +14,11 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
-from xmc_jax import images, sharding
+from xmc_jax import images
 from xmc_jax.accumulation import in_parts
 from xmc_jax.models.discriminator import DiscriminatorOutput
 from xmc_jax.models.layers import BLOCK_OUTPUT, INNER_MAP, SPECTRAL, SPECTRAL_NORM
-from xmc_jax.models.normalization import RELU_OUTPUT
+from xmc_jax.models.ops.normalization import RELU_OUTPUT
 from xmc_jax.objectives import (
     Judged,
     LossWeights,
@@ -27,6 +27,7 @@ from xmc_jax.objectives import (
     Text,
     make_contrastive_terms,
 )
+from xmc_jax.parallel import sharding
 from xmc_jax.train_state import BATCH_STATS, TrainState
 from xmc_jax.types import Batch
 

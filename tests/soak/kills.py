@@ -19,7 +19,7 @@ import time
 
 from tests.test_verbs import leaves_of
 from tests.verbs import TINY, finish, start
-from xmc_jax import topology
+from xmc_jax.planning import topology
 
 STEPS_A_KILL = 25  # Enough that the run does not end before the kills do.
 LONGER = [

@@ -11,10 +11,10 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Shaped, UInt8
 
-from xmc_jax import processes, sharding
-from xmc_jax.evaluation.pictures import Pictures, fingerprint
-from xmc_jax.evaluation.spill import Spill
-from xmc_jax.progress import Progress
+from xmc_jax.console import Progress
+from xmc_jax.evaluation.image_sets import Pictures, fingerprint
+from xmc_jax.evaluation.resume import Spill
+from xmc_jax.parallel import processes, sharding
 
 PyTree = Any
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from xmc_jax import processes
-from xmc_jax import workdir as run
-from xmc_jax.evaluation.material import Record, split_name
+from xmc_jax.evaluation.inputs import Record, split_name
+from xmc_jax.parallel import processes
+from xmc_jax.run import folder as run
 
 
 def write_records(workdir: epath.PathLike, records: Sequence[Record]) -> None:

@@ -9,8 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from xmc_jax.models.layers import BLOCK_OUTPUT, INNER_MAP, SpectralConv, SpectralDense
-from xmc_jax.models.normalization import relu
-from xmc_jax.models.resampling import average_pool
+from xmc_jax.models.ops.normalization import relu
+from xmc_jax.models.ops.resampling import average_pool
 
 # Output channels of each block after the first, in units of the width.
 CHANNEL_MULTIPLIERS = {

@@ -9,10 +9,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmc_jax.models import normalization, resampling
-from xmc_jax.models.convolution import convolve
-from xmc_jax.models.normalization import add_bias, batch_norm_relu, materialize_gradient
-from xmc_jax.models.platforms import hold_apart_on_gpus
+from xmc_jax.models.ops import normalization, resampling
+from xmc_jax.models.ops.convolution import convolve
+from xmc_jax.models.ops.normalization import add_bias, batch_norm_relu, materialize_gradient
+from xmc_jax.models.ops.platforms import hold_apart_on_gpus
 
 KERNEL_INIT = nn.initializers.glorot_normal()
 SPECTRAL = "spectral"  # The collection that holds the power iterations' vectors.

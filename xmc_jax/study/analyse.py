@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xmc_jax.errors import UserError
-from xmc_jax.metrics import intervals, preference
+from xmc_jax.metrics import intervals
+from xmc_jax.study import preference
 from xmc_jax.study.design import NOISE
 
 QUESTIONS = ("quality", "alignment")

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from xmc_jax import images, pages, workdir
+from xmc_jax import images
+from xmc_jax.console import waiting
 from xmc_jax.errors import UserError
-from xmc_jax.progress import waiting
+from xmc_jax.pages import render
+from xmc_jax.run import folder as workdir
 from xmc_jax.study import design
 
 PAGES_FOLDER = "for_raters"
@@ -80,7 +82,7 @@ def _write_pages(
     written = []
     for number, page in enumerate(laid_out, start=1):
         path = folder / (f"study_{number}.html" if len(laid_out) > 1 else "study.html")
-        html = pages.render(
+        html = render.render(
             "study.html.jinja",
             data=page_data(page, pictures, side=side, study=study, number=number),
             number=number,
@@ -107,7 +109,7 @@ def read_pictures(source: str, captions: Sequence[str], seed: int) -> list[Pixel
     """
     folder = Path(source).expanduser()
     if workdir.config_path(source).exists():
-        from xmc_jax import trained
+        from xmc_jax.inference import model as trained
 
         model = trained.load(source)
         with waiting(f"drawing {len(captions)} captions with step {model.step} of {source}"):
@@ -170,7 +172,7 @@ def page_data(
             picture = rng.integers(0, 256, (side, side, 3), np.uint8)
         else:
             picture = pictures[source][item.caption_index]
-        return pages.data_uri(uniform_png(picture, side), "png")
+        return render.data_uri(uniform_png(picture, side), "png")
 
     return {
         "study": study,

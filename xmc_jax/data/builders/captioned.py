@@ -12,10 +12,10 @@ from typing import ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from xmc_jax.data import download
-from xmc_jax.data.builders import on_beam, pictures, schema
+from xmc_jax.console import with_progress
+from xmc_jax.data.builders import images, on_beam, schema
+from xmc_jax.data.download import open_images
 from xmc_jax.errors import UserError
-from xmc_jax.progress import with_progress
 
 _LOCAL_ROOT = "~/tensorflow_datasets"
 _IDS_SHOWN = 3  # No more than `on_beam.SHOWN`.
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
     manual_dir: Path | None = None
     max_lost: float = 0.001
     num_processes: int = 0
-    mirror: str = download.OPEN_IMAGES
+    mirror: str = open_images.OPEN_IMAGES
     beam_runner: str = ""
     beam_options: tuple[str, ...] = ()
 
@@ -54,7 +54,7 @@ class Example(NamedTuple):
     """
 
     image_id: str
-    location: pictures.Location | str | None
+    location: images.Location | str | None
     captions: Sequence[tuple[str, str]]
 
 
@@ -69,7 +69,7 @@ def make_configs() -> list[tfds.core.BuilderConfig]:
     """A TFDS config for each form of pictures."""
     return [
         tfds.core.BuilderConfig(name=name, description=description)
-        for name, description in pictures.FORMS.items()
+        for name, description in images.FORMS.items()
     ]
 
 
@@ -177,21 +177,21 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _convert(
         self, name: str, examples: Sequence[Example]
-    ) -> Iterator[tuple[Example, pictures.Picture | str | None]]:
+    ) -> Iterator[tuple[Example, images.Picture | str | None]]:
         """Each example with its picture: None if it is missing, a reason if it is undecodable."""
-        converted = pictures.convert_all(
-            [x.location for x in examples if isinstance(x.location, pictures.Location)],
+        converted = images.convert_all(
+            [x.location for x in examples if isinstance(x.location, images.Location)],
             self.form,
             num_processes=self.settings.num_processes,
         )
         with contextlib.closing(converted):  # Workers end with the build, however it ends.
             for example in with_progress(examples, len(examples), name=name, unit="pictures"):
                 known = example.location
-                yield example, next(converted) if isinstance(known, pictures.Location) else known
+                yield example, next(converted) if isinstance(known, images.Location) else known
 
     def _on_beam(self, name: str, examples: Sequence[Example]) -> on_beam.PTransform:
         """The same on Apache Beam, each picture read once."""
-        groups: dict[pictures.Location | str | None, list] = {}
+        groups: dict[images.Location | str | None, list] = {}
         for index, x in enumerate(examples):
             groups.setdefault(x.location, []).append((index, x.image_id, x.captions))
         judge_all = functools.partial(_judge_group, form=self.form, is_short=self.is_short)
@@ -239,7 +239,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def judge(
     example: Example,
-    picture: pictures.Picture | str | None,
+    picture: images.Picture | str | None,
     is_short: Callable[[Sequence[str]], bool],
 ) -> tuple[dict | None, dict[str, int], str]:
     """What becomes of an example.
@@ -278,7 +278,7 @@ def _judge_group(
     location, examples = group
     picture = location
     if isinstance(location, list):  # A `Location`, out of JSON.
-        picture = pictures.convert_at(pictures.Location(*location), form)
+        picture = images.convert_at(images.Location(*location), form)
     for index, image_id, captions in examples:
         yield index, *judge(Example(image_id, None, captions), picture, is_short)
 

@@ -5,9 +5,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from xmc_jax.data import narratives
-from xmc_jax.data.builders import archives
 from xmc_jax.data.builders.captioned import Example
+from xmc_jax.data.download import archives, narratives
 from xmc_jax.errors import UserError
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from xmc_jax.data.builders import archives, captioned
-from xmc_jax.data.builders.pictures import Location
+from xmc_jax.data.builders import captioned
+from xmc_jax.data.builders.images import Location
+from xmc_jax.data.download import archives
 from xmc_jax.errors import UserError
 
 _ANNOTATIONS = "annotations_trainval2014.zip"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from xmc_jax.data.builders import captioned, pictures
+from xmc_jax.data.builders import captioned, images
 from xmc_jax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -29,7 +29,7 @@ def name_form(source: Path, form: str = "") -> str:
     if "_" in form:
         return form
     label = re.sub(r"\W+", "-", source.expanduser().resolve().stem).strip("-_").lower()
-    return f"{label or 'pictures'}_{form or next(iter(pictures.FORMS))}"
+    return f"{label or 'pictures'}_{form or next(iter(images.FORMS))}"
 
 
 class Builder(captioned.Builder):
@@ -43,12 +43,12 @@ class Builder(captioned.Builder):
           ValueError: it is not such a name.
         """
         name, _, picture_form = form.rpartition("_")
-        if not re.fullmatch(r"\w[\w.-]*", name) or picture_form not in pictures.FORMS:
+        if not re.fullmatch(r"\w[\w.-]*", name) or picture_form not in images.FORMS:
             raise ValueError(
                 f"{form!r} is not the name of a data set of one's own, which is NAME_FORM with one "
-                f"of the forms {', '.join(pictures.FORMS)}, e.g. holidays_sq256"
+                f"of the forms {', '.join(images.FORMS)}, e.g. holidays_sq256"
             )
-        return tfds.core.BuilderConfig(name=form, description=pictures.FORMS[picture_form])
+        return tfds.core.BuilderConfig(name=form, description=images.FORMS[picture_form])
 
     def describe_source(self) -> dict:
         """The source, and the files that have no partner."""
@@ -174,7 +174,7 @@ def _parse_line(fields: object, folder: Path) -> tuple[str, list[str], str | Non
 
 
 def _example(image_id: str, path: Path, texts: list[str]) -> captioned.Example:
-    location = pictures.Location(str(path)) if path.is_file() else None
+    location = images.Location(str(path)) if path.is_file() else None
     captions = [(f"{image_id}-{i}", text) for i, text in enumerate(texts)]
     return captioned.Example(image_id, location, captions)
 

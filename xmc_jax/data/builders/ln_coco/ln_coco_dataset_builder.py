@@ -1,6 +1,7 @@
 """TFDS builder of Localized Narratives on COCO."""
 
-from xmc_jax.data.builders import archives, captioned, narrated
+from xmc_jax.data.builders import captioned, narrated
+from xmc_jax.data.download import archives
 
 
 class Builder(captioned.Builder):

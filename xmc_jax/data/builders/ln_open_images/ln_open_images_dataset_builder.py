@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from etils import epath
 
-from xmc_jax.data import download
-from xmc_jax.data.builders import captioned, narrated, pictures
-from xmc_jax.data.download import RemoteImage
-from xmc_jax.data.fetch import NOT_AN_IMAGE
+from xmc_jax.data.builders import captioned, narrated
+from xmc_jax.data.builders import images as pictures
+from xmc_jax.data.download import open_images
+from xmc_jax.data.download.http import NOT_AN_IMAGE
+from xmc_jax.data.download.open_images import RemoteImage
 from xmc_jax.errors import UserError
 
 _LISTS = "https://storage.googleapis.com/openimages/2018_04"
@@ -92,8 +93,8 @@ class Builder(captioned.Builder):
         elif absent:
             folder = self.downloads / "open_images" / self.form
             self._download(absent, folder, rotations)
-            paths |= {image.id: str(download.path_of(folder, image)) for image in absent}
-            found = download.read_missing(folder)
+            paths |= {image.id: str(open_images.path_of(folder, image)) for image in absent}
+            found = open_images.read_missing(folder)
             reasons = {image.id: found[image] for image in absent if image in found}
         located = {
             image_id: pictures.Location(path, rotation=rotations.get(image_id, 0))
@@ -112,9 +113,9 @@ class Builder(captioned.Builder):
             return pictures.convert_on_arrival(data, self.form, rotations.get(image.id, 0))
 
         try:
-            download.download(images, folder, convert=convert, base_url=self.settings.mirror)
+            open_images.download(images, folder, convert=convert, base_url=self.settings.mirror)
         except UserError as error:
-            count = sum(not download.path_of(folder, image).exists() for image in images)
+            count = sum(not open_images.path_of(folder, image).exists() for image in images)
             raise UserError(
                 f"{error}; {count} pictures of {len(images)} are still to come, or may be put as "
                 f"ID.jpg, in whatever folders, into {self.archive_folders[0] / 'open_images'}"
@@ -167,7 +168,7 @@ def find_pictures(folder: Path, wanted: Collection[str]) -> dict[str, str]:
       wanted: Ids of the pictures that matter.
     """
     found = {}
-    for name in ("open_images", *download.SPLITS):
+    for name in ("open_images", *open_images.SPLITS):
         for path, files in _walk(os.path.join(folder, name)):
             for file in files:
                 image_id, suffix = os.path.splitext(file)

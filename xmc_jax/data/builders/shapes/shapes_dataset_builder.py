@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 
 from xmc_jax import images
-from xmc_jax.data import shapes, shapes_captions
 from xmc_jax.data.builders import schema
+from xmc_jax.shapes import captions as shapes_captions
+from xmc_jax.shapes import scenes
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)  # As its base.
@@ -36,11 +37,11 @@ def make_config(form: str) -> ShapesConfig:
     if not match:
         raise ValueError(f"no form {form!r}; forms are like sq32, narrative_sq64, sq32_n400")
     resolution = int(match[2])
-    scale = int(match[3]) / shapes.SPLITS["train"] if match[3] else 1.0
+    scale = int(match[3]) / scenes.SPLITS["train"] if match[3] else 1.0
     if resolution < 16:
         raise ValueError(f"form {form!r}: shapes cannot be told apart below 16 pixels")
     if scale > 1:
-        raise ValueError(f"form {form!r}: there are {shapes.SPLITS['train']} training examples")
+        raise ValueError(f"form {form!r}: there are {scenes.SPLITS['train']} training examples")
     return ShapesConfig(
         name=form,
         description=f"{resolution}x{resolution} pixels",
@@ -51,7 +52,7 @@ def make_config(form: str) -> ShapesConfig:
 
 
 def _num_examples(split: str, scale: float) -> int:
-    return max(1, round(shapes.SPLITS[split] * scale))
+    return max(1, round(scenes.SPLITS[split] * scale))
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -80,7 +81,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         del dl_manager  # Nothing to download.
         self._tallies: dict[str, schema.Tally] = {}
-        return {split: self._generate_examples(split) for split in shapes.SPLITS}
+        return {split: self._generate_examples(split) for split in scenes.SPLITS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
@@ -103,7 +104,7 @@ def make_record(split: str, index: int, *, resolution: int, narrative: bool) -> 
         example_id, scene, captions = shapes_captions.make_example(split, index)
         texts = [caption.text for caption in captions]
     return schema.make_record(
-        image=images.encode_png(shapes.render(scene, resolution)),
+        image=images.encode_png(scenes.render(scene, resolution)),
         image_id=example_id,
         height=resolution,
         width=resolution,

@@ -1,0 +1,300 @@
+"""evaluation/: shares, work that survives kills, features by content, metrics of real pictures."""
+
+import functools
+import hashlib
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from configs.shapes_32 import get_config
+from tests import places
+from tests.golden.make_metrics import cases
+from tests.inception import encode, seeded_state
+from xmc_jax.errors import UserError
+from xmc_jax.evaluation import evaluator, results
+from xmc_jax.evaluation.families import inception
+from xmc_jax.evaluation.families.vgg16 import frechet_between
+from xmc_jax.evaluation.features import Features, Network
+from xmc_jax.evaluation.image_sets import Pictures, Shares, make_shares
+from xmc_jax.evaluation.inputs import Material, Prompt, short_count
+from xmc_jax.evaluation.resume import Spill, check_space, remove
+from xmc_jax.experiment import describe_experiment
+from xmc_jax.frozen.inception_weights import InceptionWeights
+from xmc_jax.parallel import sharding
+from xmc_jax.run import folder as run
+
+GOLDEN = json.loads((places.GOLDEN / "metrics.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def make_pictures(pixels, name="drawn", batch_size=8):
+    """A set in memory, and how often each batch was read."""
+    shares, reads = make_shares(batch_size), []
+
+    def open_batches():
+        for index, part in enumerate(shares.ranges(len(pixels))):
+            reads.append(index)
+            yield pixels[part.start : part.stop]
+
+    identity = hashlib.sha256(pixels.tobytes()).hexdigest()
+    return Pictures(name, len(pixels), identity, shares, open_batches), reads
+
+
+@pytest.mark.parametrize(("count", "processes"), [(10, 1), (10, 2), (3, 4), (17, 4), (8, 2)])
+def test_processes_share_everything_once_in_lockstep(count, processes):
+    shares = [Shares(4, index, processes) for index in range(processes)]
+    assert len({len(share.ranges(count)) for share in shares}) == 1
+    owned = [share.own(range(count)) for share in shares]
+    assert sorted(itertools.chain(*owned)) == list(range(count))
+    # Each process finds the others' shares without asking.
+    assert [[i for r in shares[0].ranges(count, p) for i in r] for p in range(processes)] == owned
+
+
+def test_gather_restores_the_order():
+    shares, rows = Shares(4), np.arange(10)[:, None] / 3
+    np.testing.assert_array_equal(shares.gather(rows, 10), rows)
+
+
+def test_spilled_rows_are_found_up_to_the_first_gap(tmp_path):
+    folder = epath.Path(tmp_path / "work")
+    spill = Spill(folder, "x")
+    assert spill.num_done() == 0
+    for index in (0, 1, 3):
+        spill.write(index, np.full((2, 3), index, np.float32))
+    again = Spill(folder, "x")
+    assert again.num_done() == 2 and Spill(folder, "y").num_done() == 0
+    np.testing.assert_array_equal(again.read(1), np.ones((2, 3)))
+    path = next(p for p in folder.iterdir() if p.name.endswith("000001.npy"))
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match="000001.npy cannot be read .* evaluate again"):
+        again.read(1)
+    remove(folder)
+    assert not folder.exists()
+
+
+def test_disks_that_cannot_take_it(tmp_path):
+    with pytest.raises(UserError, match="needs 1000000000000 MB in .* make room"):
+        check_space(epath.Path(tmp_path / "not" / "yet"), 10**18)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot write .*: .*the evaluation goes on from there"):
+        Spill(epath.Path(tmp_path / "file"), "x").write(0, np.zeros(1))
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh()
+
+
+def make_features(mesh, factor=2.0, fingerprint="f"):
+    """The means of the channels, times a weight."""
+
+    def apply(params, pixels):
+        return pixels.astype(np.float32).mean(axis=(1, 2)) * params
+
+    return Features(Network("means", apply, np.float32(factor), fingerprint), mesh)
+
+
+def test_features_over_devices_and_by_content(mesh, rng, tmp_path):
+    scratch = epath.Path(tmp_path / "scratch")
+    pixels = rng.integers(0, 256, (21, 4, 4, 3)).astype(np.uint8)
+    pictures, reads = make_pictures(pixels, "real")
+    wanted = 2 * pixels.mean(axis=(1, 2), dtype=np.float64)
+    features = make_features(mesh)
+    np.testing.assert_allclose(features(pictures, scratch, keep=True), wanted, rtol=1e-6)
+    assert reads == [0, 1, 2]
+    remove(scratch)
+    np.testing.assert_allclose(features(pictures, scratch, keep=True), wanted, rtol=1e-6)
+    assert reads == [0, 1, 2]  # Kept.
+    # Other weights, or one pixel: never stale.
+    make_features(mesh, 3.0, "g")(pictures, scratch, keep=True)
+    assert len(reads) == 6
+    pixels = pixels.copy()
+    pixels[20, 0, 0, 0] ^= 128
+    changed, _ = make_pictures(pixels, "real")
+    found = features(changed, scratch, keep=True)
+    np.testing.assert_allclose(found, 2 * pixels.mean(axis=(1, 2)), rtol=1e-6)
+
+
+def test_batch_sizes_do_not_matter(mesh, rng, tmp_path):
+    pixels = rng.integers(0, 256, (21, 4, 4, 3)).astype(np.uint8)
+    one, other = (
+        make_features(mesh)(
+            make_pictures(pixels, batch_size=b)[0], epath.Path(tmp_path), keep=False
+        )
+        for b in (8, 16)
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def test_features_go_on_after_a_stop(mesh, rng, tmp_path):
+    scratch = epath.Path(tmp_path / "scratch")
+    pixels = rng.integers(0, 256, (24, 4, 4, 3)).astype(np.uint8)
+    pictures, _ = make_pictures(pixels)
+    calls, stopped = [], make_features(mesh)
+    apply = stopped._apply
+
+    def fail(params, sent):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return apply(params, sent)
+
+    stopped._apply = fail
+    with pytest.raises(KeyboardInterrupt):
+        stopped(pictures, scratch, keep=False)
+    stopped(pictures, scratch, keep=False)
+    assert len(calls) == 4  # The third again, and none of the others.
+
+
+@pytest.mark.parametrize("name", ["many", "few"])
+def test_distances_choose_the_exact_form(name):
+    """Of the golden features: by moments, and by singular values where vectors are few."""
+    sets = dict(zip(("drawn", "real"), cases()[name], strict=True))
+    pictures = [make_pictures(np.zeros((len(x), 1, 1, 3), np.uint8), n)[0] for n, x in sets.items()]
+    found = frechet_between(*pictures, lambda p: sets[p.name])
+    assert found == pytest.approx(GOLDEN[name]["pytorch_fid"], rel=1e-6)
+
+
+def test_kid_tells_how_far_it_is(rng, capsys, mesh, monkeypatch):
+    """A hundred subsets take a minute or so; here three are enough."""
+    monkeypatch.setattr(inception, "NUM_SUBSETS", 3)
+    few = functools.partial(inception.kernel_distance, num_subsets=3)
+    monkeypatch.setattr(inception, "kernel_distance", few)
+    pictures = [make_pictures(np.zeros((1000, 1, 1, 3), np.uint8), n)[0] for n in ("real", "drawn")]
+    others, _ = make_pictures(np.zeros((9, 1, 1, 3), np.uint8), "other real")  # Too few.
+    experiment = describe_experiment(get_config(), jax.devices()[:1])
+    material = Material(experiment, (), pictures[0], others, pictures[1], epath.Path())
+    sets = inception._Sets(material, make_features(mesh), InceptionWeights({}, "w"))
+    sets._own = {p.name: rng.normal(size=(len(p), 2048)).astype(np.float32) for p in pictures}
+    (found,) = inception._kid(sets)
+    assert found["metric"] == "kid1k" and found["floor"] is None
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("kid of drawn pictures 3/3  ") and "ETA" in lines[-1]
+    assert all(line.startswith("kid of drawn pictures") for line in lines)
+
+
+def test_fid_and_prdc_of_pictures(rng, tmp_path, monkeypatch, capsys):
+    """The real network on few pictures: drawn ones that equal the real ones are at distance 0."""
+    path = tmp_path / "weights.pth"
+    path.write_bytes(encode(seeded_state(), legacy=True))
+    prefix = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    load = inception.load_inception_weights
+    monkeypatch.setattr(
+        inception, "load_inception_weights", lambda path: load(path, sha256_prefix=prefix)
+    )
+    config = get_config()
+    config.eval.num_examples = config.eval.batch_size = 8
+    config.eval.inception_weights = str(path)
+    experiment = describe_experiment(config, jax.devices()[:1])
+    chosen = evaluator.choose_metrics(("fid8", "prdc8"), config)
+    measure = inception.make_measure(experiment, chosen)
+
+    pixels = rng.integers(0, 256, (2, 8, 32, 32, 3)).astype(np.uint8)
+    pixels[1] //= 2
+    real, _ = make_pictures(pixels[0], "real")
+    others, _ = make_pictures(pixels[1], "other real")
+    drawn, _ = make_pictures(pixels[0], "drawn")
+    prompts = [Prompt(str(i), "a red circle", 0, np.zeros(20, np.int32)) for i in range(8)]
+    scratch = epath.Path(tmp_path / "scratch")
+    found = measure(Material(experiment, prompts, real, others, drawn, scratch))
+    values = {r["metric"]: r for r in found}
+    assert set(values) == {
+        "fid8",
+        *(f"prdc8/{n}" for n in ("precision", "recall", "density", "coverage")),
+    }
+    assert abs(values["fid8"]["value"]) < 1e-6 < values["fid8"]["floor"]
+    assert values["prdc8/precision"]["value"] == values["prdc8/coverage"]["value"] == 1
+    assert values["prdc8/coverage"]["ceiling"] < 1
+    assert all(r["weights"].startswith(prefix) for r in found)
+    assert "fed as pytorch-fid does" in values["fid8"]["protocol"]
+    told = capsys.readouterr().err
+    assert "prdc of drawn pictures 24/24  " in told
+    assert "prdc of other real pictures 24/24  " in told
+
+
+def test_names_have_the_number():
+    assert [short_count(n) for n in (30_000, 1000, 999, 8573, 2)] == [
+        "30k",
+        "1k",
+        "999",
+        "8573",
+        "2",
+    ]
+    config = get_config()
+    assert set(inception.names(config.eval.num_examples)) == {"fid1k", "kid1k", "is1k", "prdc1k"}
+    assert evaluator.choose_metrics((), config) == (
+        "shapes_accuracy",
+        "shapes_accuracy_trained",
+        "fd_vgg16",
+    )
+    # Fewer prompts than were wanted: fewer metrics, and names that say so.
+    config.eval.inception_weights = "somewhere"
+    prompts = [Prompt(str(i), "a red circle", 0, np.zeros(20, np.int32)) for i in range(573)]
+    with pytest.raises(UserError, match="kid1k cannot .* needs 1000 prompts, and val has 573"):
+        evaluator.choose_metrics(["kid1k"], config, prompts)
+    chosen = evaluator.choose_metrics((), config, prompts)
+    assert {"fid1k", "prdc1k"} <= set(chosen) and "kid1k" not in chosen
+    recorded = evaluator._as_recorded(chosen, config, len(prompts))
+    assert {"fid573", "prdc573", "fd_vgg16"} <= set(recorded) and len(recorded) == len(chosen)
+    config.eval.inception_weights = ""
+    config.data.name = "coco"
+    config.loss.image_pretrained_weight = 1.0
+    with pytest.raises(UserError, match="no metric can judge this run; .*logical forms.*VGG-16"):
+        evaluator.choose_metrics((), config)
+
+
+def record(step, value, better="lower", **more):
+    fields = {"kind": "eval", "split": "val", "metric": "fid1k", "protocol": "p", "weights": "w"}
+    return fields | {"step": step, "value": value, "better": better} | more
+
+
+def test_best_step():
+    records = [record(1, 5.0), record(2, 3.0), record(3, 3.0), record(4, None)]
+    assert results.best_step(records, "fid1k") == 2
+    assert results.best_step(records, "is1k") is None
+    assert results.best_step([record(1, 5.0, "higher"), record(2, 3.0, "higher")], "fid1k") == 1
+    # Under another protocol it was another scale.
+    assert results.best_step([record(1, 1.0, protocol="old"), *records[:2]], "fid1k") == 2
+
+
+def test_a_checkpoint_is_linked_whole_or_not_at_all(tmp_path):
+    checkpoints, held = run.checkpoints_dir(tmp_path), run.held_dir(tmp_path)
+    (checkpoints / "3" / "ema").mkdir(parents=True)
+    (checkpoints / "3" / "ema" / "data").write_text("numbers")
+    assert results.link_checkpoint(checkpoints, held, 3)
+    (checkpoints / "3").rmtree()
+    assert (held / "3" / "ema" / "data").read_text() == "numbers"
+    assert results.link_checkpoint(checkpoints, held, 3)  # It is there.
+    assert not results.link_checkpoint(checkpoints, held, 4)
+    assert [path.name for path in held.iterdir()] == ["3"]
+    assert run.find_checkpoints(tmp_path, 3) == checkpoints
+
+
+def test_the_best_is_kept_and_replaced(tmp_path, capsys):
+    checkpoints, best = run.checkpoints_dir(tmp_path), run.best_dir(tmp_path)
+    run.write_config(tmp_path, get_config())
+    for step, value in ((1, 5.0), (2, 4.0), (3, 6.0)):
+        (checkpoints / str(step)).mkdir(parents=True)
+        (checkpoints / str(step) / "data").write_text(str(step))
+        results.write_records(tmp_path, [record(step, value)])
+        results.keep_best(tmp_path, "fid1k")
+        assert [p.name for p in best.iterdir()] == [str(min(step, 2))]
+    (checkpoints / "2").rmtree()
+    assert run.find_checkpoints(tmp_path, 2) == best
+    assert run.find_checkpoints(tmp_path, None) == checkpoints
+    # Other splits choose nothing, and are no measurement of the run's own.
+    results.write_records(tmp_path, [record(3, 1.0, split="test_comp")])
+    results.write_records(tmp_path, [record(9, 1.0, split="test_comp")])
+    results.keep_best(tmp_path, "fid1k")
+    assert [p.name for p in best.iterdir()] == ["2"]
+    assert results.measured_steps(tmp_path, ["fid1k"]) == {1, 2, 3}
+    results.keep_best(tmp_path, "wrong")
+    assert "no value of config.eval.best_metric='wrong'; there are fid1k" in capsys.readouterr().err

@@ -1,0 +1,42 @@
+"""The model that comes with the package is small, and draws what captions say."""
+
+import numpy as np
+import pytest
+
+import xmc_jax
+from xmc_jax.evaluation.families.shapes import make_reader
+from xmc_jax.inference import exported
+from xmc_jax.shapes import captions as shapes_captions
+from xmc_jax.shapes.accuracy import count_claims, shuffle_captions, summarise
+
+NUM_CAPTIONS = 100
+MAX_BYTES = 8_000_000
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Captions nobody trained on, their meanings, and the demo's pictures of them."""
+    examples = [shapes_captions.make_example("val", index) for index in range(NUM_CAPTIONS)]
+    captions = [example.captions[index % 5] for index, example in enumerate(examples)]
+    pictures = xmc_jax.load_demo().generate([caption.text for caption in captions], seed=0)
+    return pictures, [(caption.form,) for caption in captions]
+
+
+def test_it_is_small():
+    assert sum(file.stat().length for file in exported.demo_folder().iterdir()) < MAX_BYTES
+
+
+def test_colours_and_backgrounds_follow_the_caption(drawn):
+    pictures, forms = drawn
+    scenes = make_reader("shapes_accuracy", pictures.shape[1]).read(pictures)
+    accuracy = summarise(count_claims(scenes, forms))
+    others = [forms[index] for index in shuffle_captions(NUM_CAPTIONS, seed=0)]
+    floor = summarise(count_claims(scenes, others))
+    for attribute in ("colour", "background"):
+        assert accuracy[attribute].value > 0.9, accuracy
+        assert floor[attribute].value < 0.5, floor
+
+
+def test_pictures_of_one_caption_differ():
+    pictures = xmc_jax.load_demo().generate(["a red circle"], num_images=8, seed=0)
+    assert len(np.unique(pictures, axis=0)) == 8

@@ -1,0 +1,214 @@
+"""export.py and exported.py: a run becomes a folder that draws the same pictures anywhere."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+import xmc_jax
+from tests import bert, small_run
+from tests.frozen.test_text_encoder import CAPTIONS as ODD_CAPTIONS
+from tests.verbs import assert_refused
+from xmc_jax.data.tokenizer import Tokenizer
+from xmc_jax.errors import UserError
+from xmc_jax.export import export
+from xmc_jax.frozen.text_encoder import load_text_encoder
+from xmc_jax.inference import exported, standalone
+from xmc_jax.sample import sample
+
+CAPTIONS = ["a red circle", "red circles", "circle"]
+
+
+@pytest.fixture(scope="module")
+def workdir(folder):
+    return small_run.make(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(folder, workdir, run_verb):
+    """Exported by the verb."""
+    out = folder / "whole"
+    done = run_verb("export", f"--workdir={workdir}", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert f"exported step {small_run.STEP}" in done.stdout
+    return out
+
+
+@pytest.fixture(scope="module")
+def half(folder, workdir):
+    export(str(workdir), str(folder / "half"), dtype="float16", with_program=False)
+    return folder / "half"
+
+
+@pytest.fixture(scope="module")
+def images(workdir):
+    return xmc_jax.load(workdir).generate(CAPTIONS, seed=7)
+
+
+def test_an_exported_model_draws_the_same_pictures(whole, images):
+    model = xmc_jax.load(whole)
+    assert model.step == small_run.STEP
+    np.testing.assert_array_equal(model.generate(CAPTIONS, seed=7), images)
+
+
+def test_the_program_draws_the_same_pictures_without_the_package(folder, whole, images):
+    """A process in which nothing but jax, numpy and safetensors can be imported."""
+    card = (whole / "README.md").read_text()
+    _, *blocks = re.findall(r"```python\n(.*?)```", card, re.S)
+    assert len(blocks) == 2
+    arguments = [f"--caption={caption}" for caption in CAPTIONS[:2]]
+    arguments += ["--seed=7", f"--out={folder / 'drawn'}"]
+    code = f"""
+import runpy, sys, numpy as np
+class Closed:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"xmc_jax", "flax", "keras", "keras_hub", "tensorflow", "orbax"}}:
+            raise ImportError(name + " is closed")
+sys.meta_path.insert(0, Closed())
+from generate import load
+draw = load(".")
+for block in {blocks!r}:  # The card's own examples.
+    exec(block)
+    assert images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3)
+assert np.any(images[0] != images[1])
+np.save({str(folder / "drawn.npy")!r}, draw({CAPTIONS!r}, seed=7))
+sys.argv = ["generate.py", *{arguments!r}]
+runpy.run_path("generate.py", run_name="__main__")
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=whole, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    drawn = np.load(folder / "drawn.npy")
+    # Compiled otherwise: a rounded sum may move a pixel by one level.
+    assert drawn.dtype == np.uint8 and drawn.shape == images.shape
+    assert np.abs(drawn.astype(int) - images.astype(int)).max() <= 1
+    pictures = [np.asarray(Image.open(folder / f"drawn_{i}.png")) for i in range(2)]
+    np.testing.assert_array_equal(pictures, drawn[:2])
+
+
+def test_the_script_reads_captions_as_training_did():
+    encoder, length = load_text_encoder("minilm"), 40
+    tokenizer = Tokenizer(encoder.vocabulary_file, length, encoder.lowercase)
+    with open(encoder.vocabulary_file, encoding="utf-8") as file:
+        ids = {piece: index for index, piece in enumerate(file.read().split("\n"))}
+    odd = [*ODD_CAPTIONS, "x=1 < 2 ^ `a` ~ $5|b", "don't—stop…", "¿qué? „so“ ½ ™", "x" * 101]
+    for caption, tokens in zip(odd, tokenizer(odd), strict=True):
+        found = standalone.tokenize(caption, ids, True)[: length - 2]
+        found = [ids["[CLS]"], *found, ids["[SEP]"]]
+        np.testing.assert_array_equal(found, tokens[tokens != 0], err_msg=caption)
+
+
+def test_half_the_size_and_nearly_the_same_pictures(whole, half, images):
+    size = {path: (path / exported.WEIGHTS).stat().st_size for path in (whole, half)}
+    assert size[half] < 0.75 * size[whole]
+    stored = load_file(half / exported.WEIGHTS)
+    assert {str(x.dtype) for name, x in stored.items() if "params/" in name} == {"float16"}
+    assert {str(x.dtype) for name, x in stored.items() if "batch_stats/" in name} == {"float32"}
+    drawn = xmc_jax.load(half).generate(CAPTIONS, seed=7)
+    assert np.abs(drawn.astype(int) - images.astype(int)).mean() < 0.5
+    assert not (half / exported.PROGRAM).exists() and not (half / exported.SCRIPT).exists()
+
+
+def test_what_float16_cannot_hold_is_refused():
+    ema = {"params": {"x": np.float32([1, 70_000])}, "batch_stats": {"var": np.float32([1e6])}}
+    with pytest.raises(UserError, match="params/x has values that float16 cannot hold"):
+        exported.to_storage(ema, "float16")
+    assert exported.to_storage(ema, "float32")["params/x"][1] == 70_000
+    with pytest.raises(UserError, match="int8 is not one of float32, float16"):
+        exported.to_storage(ema, "int8")
+
+
+def test_the_card_tells_what_the_model_is(whole, half):
+    card = (whole / "README.md").read_text()
+    for words in (
+        "whole",
+        "32x32",
+        "shapes",
+        "12.35",
+        "3 steps",
+        "generate.py",
+        "licen",
+        "patents",
+    ):
+        assert words in card
+    assert "999" not in card  # Of another step.
+    assert "program.stablehlo" not in (half / "README.md").read_text()
+    manifest = json.loads((whole / "model.json").read_text())
+    assert manifest["text_encoder"]["fingerprint"] in card
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors", "vocab.txt"])
+def test_changed_and_missing_files_are_named(half, tmp_path, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(half, copy)
+    with open(copy / name, "ab") as file:
+        file.write(b"\n")
+    with pytest.raises(UserError, match=rf"{name} is not the file that was exported"):
+        xmc_jax.load(copy)
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=rf"{name}"):
+        xmc_jax.load(copy)
+
+
+def test_another_text_encoder_is_refused(half, tmp_path):
+    other = bert.write(tmp_path / "other", bert.weights(np.random.default_rng(5)))
+    with pytest.raises(UserError, match="is another one than that of the model in"):
+        xmc_jax.load(half, text_encoder=other)
+
+
+def test_manifests_that_cannot_be_read(half, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(half, copy)
+    manifest = json.loads((copy / "model.json").read_text())
+    for text, words in (
+        (json.dumps(manifest | {"format": 2}), "format 2.* install version"),
+        (json.dumps({"format": 1}), "is damaged"),
+        ("{", "is damaged"),
+    ):
+        (copy / "model.json").write_text(text)
+        with pytest.raises(UserError, match=words):
+            xmc_jax.load(copy)
+
+
+def test_a_folder_of_something_else_is_left_alone(half, workdir, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and holds no exported model"):
+        export(str(workdir), str(tmp_path), with_program=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_older_export_is_replaced(half, workdir, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(half, out)
+    (out / exported.PROGRAM).write_text("of an older export")
+    export(str(workdir), str(out), with_program=False)
+    assert not (out / exported.PROGRAM).exists()
+    assert json.loads((out / "model.json").read_text())["dtype"] == "float32"
+    with pytest.raises(UserError, match="is an exported model of step 3; it has no step 9"):
+        xmc_jax.load(out, step=9)
+
+
+def test_the_demo_draws_without_training(half, images, monkeypatch, tmp_path):
+    monkeypatch.setattr(exported, "__file__", str(tmp_path / "inference" / "exported.py"))
+    shutil.copytree(half, tmp_path / "demo")
+    drawn = xmc_jax.load_demo().generate(CAPTIONS, seed=7)
+    assert np.abs(drawn.astype(int) - images.astype(int)).mean() < 0.5
+    sample(None, CAPTIONS, tmp_path / "out", num_images=1, seed=7)
+    first = np.asarray(Image.open(tmp_path / "out" / "0000_a-red-circle_0.png"))
+    np.testing.assert_array_equal(first, drawn[0])
+
+
+def test_the_verbs_name_what_is_missing(folder, run_verb):
+    assert_refused(run_verb("sample", "--demo", "--workdir=x", "--caption=y"), "give one of them")
+    assert_refused(run_verb("export", "--workdir=x"), "--out is missing")
+    done = run_verb("export", f"--workdir={folder / 'none'}", f"--out={folder / 'o'}")
+    assert_refused(done, "no run in")

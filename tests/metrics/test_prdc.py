@@ -1,0 +1,49 @@
+"""prdc.py: the numbers of prdc, by hand, and however many rows at a time."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests import places
+from tests.golden.make_metrics import cases
+from xmc_jax.metrics import prdc as module
+from xmc_jax.metrics.prdc import prdc
+
+GOLDEN = json.loads((places.GOLDEN / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["many", "few", "identical", "identical_few", "offset"])
+def test_equals_prdc(name):
+    found = prdc(*cases()[name])
+    for part, value in GOLDEN[name]["prdc"].items():
+        assert getattr(found, part) == pytest.approx(value, abs=1e-12), part
+
+
+def test_by_hand():
+    real, generated = np.array([[0.0], [1.0], [3.0]]), np.array([[0.5], [0.6], [10.0]])
+    # Radii with one neighbour: of real 1, 1, 2; of generated 0.1, 0.1, 9.4.
+    found = prdc(generated, real, num_neighbours=1)
+    # 0.5 and 0.6 lie in the balls of 0 and 1; 1 and 3 lie in the ball of 10.
+    assert found == pytest.approx((2 / 3, 2 / 3, 4 / 3, 2 / 3))
+
+
+def test_surfaces_are_outside_however_distances_are_rounded(rng):
+    x = rng.normal(size=(300, 16))
+    # Each vector is in the balls of k: its own, and those whose k - 1 nearest it is among.
+    assert prdc(x, x * (1 + 2**-52)) == pytest.approx((1, 1, 1, 1), abs=1e-12)
+
+
+def test_rows_at_a_time_do_not_matter(rng, monkeypatch):
+    x, y = rng.normal(size=(40, 5)), rng.normal(size=(30, 5))
+    whole = prdc(x, y)
+    monkeypatch.setattr(module, "_ROWS", 7)
+    told = []
+    assert prdc(x, y, tell=told.append) == pytest.approx(whole, abs=1e-12)
+    assert told == sorted(set(told)) and told[0] == 7
+    assert told[-1] == module.num_rows(len(x), len(y)) == 40 + 30 + 30
+
+
+def test_too_few_vectors():
+    with pytest.raises(ValueError, match="5 neighbours need more vectors than 5, 9"):
+        prdc(np.zeros((5, 2)), np.zeros((9, 2)))

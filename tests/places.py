@@ -1,0 +1,6 @@
+"""Where things are in the checkout."""
+
+import pathlib
+
+ROOT = pathlib.Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"

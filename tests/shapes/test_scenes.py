@@ -1,0 +1,190 @@
+"""shapes.py and shapes_captions.py: scenes are pure functions, and captions are true of them."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from xmc_jax.data.tokenizer import Tokenizer
+from xmc_jax.frozen.text_encoder import load_text_encoder
+from xmc_jax.shapes import captions
+from xmc_jax.shapes import scenes as shapes
+
+EXAMPLES = [captions.make_example("val", i) for i in range(400)]
+NARRATIVES = [captions.make_narrative("val", i) for i in range(100)]
+
+GOLDEN = {
+    "head": ("train-000000", "black"),
+    "objects": [("cross", "blue", "small", 5), ("cross", "yellow", "large", 4)],
+    "captions": [
+        "a large yellow cross and a blue cross",
+        "a blue cross on black",
+        "a small blue cross right of a large yellow cross",
+        "two shapes, one is a yellow cross",
+        "on the right there is a blue cross",
+    ],
+}
+
+
+def test_examples_are_the_same_in_another_process():
+    program = (
+        "from xmc_jax.data import shapes, shapes_captions as c\n"
+        "import zlib\n"
+        "e = c.make_example('train', 7)\n"
+        "print(zlib.crc32(repr((e, c.make_narrative('val', 3))).encode()),"
+        " zlib.crc32(shapes.render(e.scene, 32).tobytes()))"
+    )
+    runs = {
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(runs) == 1
+
+
+def test_golden_example():
+    """Fixed for ever: prepared data sets and published numbers depend on it."""
+    example = captions.make_example("train", 0)
+    assert (example.id, example.scene.background) == GOLDEN["head"]
+    assert [(o.shape, o.colour, o.size, o.cell) for o in example.scene.objects] == GOLDEN["objects"]
+    assert [c.text for c in example.captions] == GOLDEN["captions"]
+
+
+def test_ids_lead_back_to_examples():
+    assert captions.example_from_id(EXAMPLES[5].id) == EXAMPLES[5]
+    for wrong in ("val", "val-x", "nowhere-000001"):
+        with pytest.raises(ValueError):
+            captions.example_from_id(wrong)
+
+
+def test_scenes_keep_their_promises():
+    for example in EXAMPLES:
+        objects = example.scene.objects
+        assert 1 <= len(objects) <= 4
+        assert len({o.cell for o in objects}) == len({(o.shape, o.colour) for o in objects})
+        assert len({o.cell for o in objects}) == len(objects)
+        for o in objects:
+            radius = shapes.SIZES[o.size]
+            assert all(abs(v) + radius < 0.5 for v in o.offset)
+    for scene, _ in NARRATIVES:
+        assert 2 <= len(scene.objects) <= 5
+
+
+def test_every_value_occurs():
+    objects = [o for e in EXAMPLES for o in e.scene.objects]
+    assert {o.shape for o in objects} == set(shapes.SHAPES)
+    assert {o.colour for o in objects} == set(shapes.COLOURS)
+    assert {o.size for o in objects} == set(shapes.SIZES)
+    assert {o.cell for o in objects} == set(range(9))
+    assert {e.scene.background for e in EXAMPLES} == set(shapes.BACKGROUNDS)
+    assert {len(e.scene.objects) for e in EXAMPLES} == {1, 2, 3, 4}
+
+
+def test_held_out_pairs_are_in_test_comp_alone():
+    def pairs(split):
+        scenes = [shapes.make_scene(split, i) for i in range(300)]
+        return [{(o.shape, o.colour) for o in s.objects} for s in scenes]
+
+    assert len(shapes.HELD_OUT_PAIRS) == 6
+    for split in ("train", "val", "test"):
+        assert not any(p & shapes.HELD_OUT_PAIRS for p in pairs(split))
+    assert all(p & shapes.HELD_OUT_PAIRS for p in pairs("test_comp"))
+
+
+def test_the_same_scene_at_another_resolution():
+    for example in EXAMPLES[:20]:
+        small, large = (shapes.render(example.scene, r).astype(float) for r in (32, 128))
+        averaged = large.reshape(32, 4, 32, 4, 3).mean((1, 3))
+        assert np.mean(np.abs(averaged - small)) < 2.0
+
+
+def test_render_paints_background_and_colours():
+    item = shapes.SceneObject("square", "red", "large", 4, (0.0, 0.0))
+    image = shapes.render(shapes.Scene("gray", (item,)), 48)
+    assert tuple(image[0, 0]) == shapes.BACKGROUNDS["gray"]
+    assert tuple(image[24, 24]) == shapes.COLOURS["red"]
+    # 0.84 of half a side of 0.42 cells of 16 pixels.
+    side = 2 * 0.84 * 0.42 * 16
+    red = np.mean(np.all(image == shapes.COLOURS["red"], axis=-1)) * 48**2
+    assert (side - 2) ** 2 <= red <= side**2  # Pixels on the edge are blends.
+
+
+def test_silhouettes_differ_and_fill_their_square():
+    grid = np.linspace(-1, 1, 81)
+    masks = [shapes.silhouette(s, grid[None, :], grid[:, None]) for s in shapes.SHAPES]
+    for i, one in enumerate(masks):
+        assert 0.15 < one.mean() < 0.85
+        for other in masks[:i]:
+            assert np.sum(one & other) / np.sum(one | other) < 0.85
+    with pytest.raises(ValueError, match="no shape 'blob'"):
+        shapes.silhouette("blob", grid[None, :], grid[:, None])
+
+
+def find(scene, mention):
+    found = [o for o in scene.objects if all(getattr(o, k) == v for k, v in mention.items())]
+    assert len(found) == 1, "every mention has exactly one referent"
+    return found[0]
+
+
+def check_form(scene, form):
+    """The claim, checked against the scene itself."""
+    objects = [find(scene, m) for m in form["objects"]]
+    if "relation" in form:
+        (ax, ay), (bx, by) = objects[0].centre, objects[1].centre
+        right, down = ax - bx, ay - by
+        claims = {
+            "left of": right < 0 and abs(right) > abs(down),
+            "right of": right > 0 and abs(right) > abs(down),
+            "above": down < 0 and abs(down) > abs(right),
+            "below": down > 0 and abs(down) > abs(right),
+        }
+        assert claims[form["relation"]]
+    if "location" in form:
+        assert form["location"] == shapes.LOCATIONS[objects[0].cell]
+    if "count" in form:
+        assert form["count"] == len(scene.objects)
+    if "background" in form:
+        assert form["background"] == scene.background
+
+
+def test_captions_are_true():
+    kinds = set()
+    for example in EXAMPLES:
+        assert len(example.captions) == 5
+        for caption in example.captions:
+            check_form(example.scene, caption.form)
+            assert json.loads(json.dumps(caption.form)) == caption.form
+            assert caption.text == caption.text.lower().strip()
+            for mention in caption.form["objects"]:
+                assert mention["shape"] in caption.text and mention["colour"] in caption.text
+            kinds.add(caption.form["type"])
+    assert kinds == {"exists", "relation", "location", "count", "background"}
+
+
+def test_captions_fit_the_default_length():
+    encoder = load_text_encoder("minilm")
+    texts = [c.text for e in EXAMPLES for c in e.captions]
+    lengths = Tokenizer(encoder.vocabulary_file, 20).lengths(texts)
+    assert max(lengths) <= 20
+
+
+def test_narratives_are_true_and_traced():
+    for scene, narrative in NARRATIVES:
+        for form in narrative.forms:
+            check_form(scene, form)
+        mentioned = {(m["shape"], m["colour"]) for f in narrative.forms for m in f["objects"]}
+        assert mentioned == {(o.shape, o.colour) for o in scene.objects}
+        spoken = " ".join(piece["utterance"] for piece in narrative.timed_caption)
+        assert spoken == narrative.text
+        assert len(narrative.traces) == len(narrative.timed_caption) == len(narrative.forms)
+        for piece, trace in zip(narrative.timed_caption, narrative.traces, strict=True):
+            times = [point["t"] for point in trace]
+            assert times == sorted(times)
+            assert piece["start_time"] <= times[0] and times[-1] <= piece["end_time"]
+
+
+def test_unknown_examples_are_refused():
+    for split, index in (("dev", 0), ("val", -1)):
+        with pytest.raises(ValueError, match="splits are train, val"):
+            captions.make_example(split, index)

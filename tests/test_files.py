@@ -1,0 +1,48 @@
+"""lock.py: real processes, one of them killed."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from xmc_jax.errors import UserError
+from xmc_jax.files import only_one
+
+HOLD = """
+import sys, time
+from xmc_jax.lock import only_one
+with only_one(sys.argv[1], "training in"):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "in\n"
+    with pytest.raises(UserError) as caught, only_one(tmp_path, "training in"):
+        pass
+    assert f"process {child.pid} on " in str(caught.value)
+    assert f"is training in {tmp_path}; let it end, or choose another" in str(caught.value)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    for _ in range(2):  # And the lock ends with its block.
+        with only_one(tmp_path, "training in"):
+            assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+
+
+def test_a_folder_that_takes_no_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*file/run/.lock: Not a directory"):
+        with only_one(tmp_path / "file" / "run", "training in"):
+            pass
+
+
+def test_buckets_have_no_lock_and_a_notice_says_so(capsys):
+    with only_one("gs://bucket/run", "training in"):
+        pass
+    assert "notice: gs://bucket/run cannot be locked" in capsys.readouterr().err

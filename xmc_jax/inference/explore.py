@@ -1,0 +1,278 @@
+"""Looking into a trained model: what it attends to, what lies between two pictures, what it copies.
+
+Everything here is for a few pictures at a time, at a notebook's pace.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
+
+from xmc_jax import images
+from xmc_jax.attention import l2_normalize, normalized_words
+from xmc_jax.errors import UserError
+from xmc_jax.experiment import Experiment, create_experiment
+from xmc_jax.frozen.text_encoder import EncodedText
+from xmc_jax.inference.model import TrainedModel
+from xmc_jax.inference.sampler import make_noise
+from xmc_jax.models.discriminator import DiscriminatorOutput
+from xmc_jax.models.generator import ATTENTION
+from xmc_jax.models.layers import SPECTRAL
+from xmc_jax.run import folder as workdir
+from xmc_jax.run.checkpoint import Checkpoints
+from xmc_jax.train_state import PyTree
+
+
+class WordMaps(NamedTuple):
+    """What the regions of a picture have to do with the words of its caption.
+
+    Attributes:
+      image: The picture, 0..255.
+      pieces: The caption's word pieces, [CLS] and [SEP] among them.
+      maps: A map over the picture's regions for each piece.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    pieces: list[str]
+    maps: Float[np.ndarray, "t h0 w0"]
+
+
+def attention_maps(model: TrainedModel, caption: str, *, seed: int = 0) -> WordMaps:
+    """How much every region of a picture looked at every word while it was drawn.
+
+    Args:
+      model: A generator with attention (``config.model.modulation = "attentional"``).
+      caption: What to draw.
+      seed: Of the noise.
+
+    Returns:
+      The picture that ``model.generate([caption], seed=seed)`` draws, and the attention's weights,
+      which sum to one over the words (paper, "Attentional Self-Modulation Generator").
+
+    Raises:
+      UserError: the generator has no attention.
+    """
+    experiment = model.experiment
+    if experiment.config.model.modulation != "attentional":
+        raise UserError(
+            "this generator has no attention to show: its config.model.modulation is "
+            f"{experiment.config.model.modulation!r}"
+        )
+    z = make_noise(1, experiment.config.model.z_dim, seed, 0)
+    tokens, text = _encode(experiment, [caption])
+    image, found = _draw(experiment.generator, model.ema, z, *text)
+    (weights,) = found[ATTENTION]["weights"]
+    pieces = experiment.tokenizer.pieces(tokens[0])
+    maps = np.moveaxis(np.asarray(weights[0]), -1, 0)[: len(pieces)]
+    return WordMaps(np.asarray(image)[0], pieces, maps)
+
+
+def interpolate_noise(
+    model: TrainedModel, caption: str, *, seeds: tuple[int, int] = (0, 1), num_images: int = 8
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """One caption under noise that turns from one vector into another.
+
+    Along the arc between the two, since Gaussian noise has nearly one length: the straight line
+    passes through vectors that are shorter than any the generator was trained on.
+
+    Args:
+      model: What to draw with.
+      caption: What to draw.
+      seeds: Of the noise at both ends, as `TrainedModel.generate` has it.
+      num_images: Pictures, both ends among them.
+    """
+    z_dim = model.experiment.config.model.z_dim
+    ends = [make_noise(1, z_dim, seed, 0)[0] for seed in seeds]
+    z = jnp.stack([_arc(*ends, share) for share in np.linspace(0, 1, num_images)])
+    _, text = _encode(model.experiment, [caption])
+    text = (jnp.repeat(x, num_images, axis=0) for x in text)
+    return np.asarray(_draw(model.experiment.generator, model.ema, z, *text)[0])
+
+
+def interpolate_captions(
+    model: TrainedModel, captions: tuple[str, str], *, seed: int = 0, num_images: int = 8
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """One noise vector under text that turns from one caption into another.
+
+    Sentence and words move along straight lines, word by word. Where the captions differ in length,
+    words of the shorter one are repeated in order, which at its end draws nearly, not exactly, the
+    picture of that caption alone.
+
+    Args:
+      model: What to draw with.
+      captions: The captions at both ends.
+      seed: Of the noise.
+      num_images: Pictures, both ends among them.
+    """
+    _, (words, sentence, mask) = _encode(model.experiment, captions)
+    lengths = np.asarray(mask.sum(axis=1))
+    places = np.rint(np.linspace(0, lengths - 1, max(lengths), axis=1)).astype(int)
+    shares = jnp.linspace(0.0, 1.0, num_images)
+    z = make_noise(1, model.experiment.config.model.z_dim, seed, 0)
+
+    def between(pair: Float[Array, "2 ..."]) -> Float[Array, "n ..."]:
+        share = shares.reshape(-1, *(1,) * (pair.ndim - 1))
+        return (1 - share) * pair[:1] + share * pair[1:]
+
+    stretched = jnp.stack([words[i, places[i]] for i in range(2)])
+    valid = jnp.ones((num_images, max(lengths)), bool)
+    inputs = jnp.repeat(z, num_images, axis=0), between(stretched), between(sentence), valid
+    return np.asarray(_draw(model.experiment.generator, model.ema, *inputs)[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """A trained discriminator; made by `load_judge`.
+
+    Attributes:
+      experiment: Its network, and the text encoder.
+      variables: Its parameters and spectral vectors.
+    """
+
+    experiment: Experiment
+    variables: PyTree
+
+    def word_similarities(self, image: UInt8[np.ndarray, "h w 3"], caption: str) -> WordMaps:
+        """Cosines between the regions of a picture and the words of a caption, in [-1, 1].
+
+        What the word loss is made of (paper, "Contrastive Losses").
+        """
+        experiment = self.experiment
+        tokens, (words, sentence, mask) = _encode(experiment, [caption])
+        pixels = images.from_uint8(jnp.asarray(image)[None])
+        output = _judge(experiment.discriminator, self.variables, pixels, sentence)
+        cosines = jnp.einsum(
+            "rd,td->tr", l2_normalize(output.regions[0]), normalized_words(words, mask)[0]
+        )
+        side = experiment.config.model.region_resolution
+        pieces = experiment.tokenizer.pieces(tokens[0])
+        maps = np.asarray(cosines).reshape(-1, side, side)[: len(pieces)]
+        return WordMaps(np.asarray(image), pieces, maps)
+
+
+def load_judge(folder: epath.PathLike, *, step: int | None = None) -> Judge:
+    """Loads the discriminator of a run. Exported models have none.
+
+    Args:
+      folder: Folder of the run.
+      step: Which checkpoint; the newest if None.
+
+    Raises:
+      UserError: there is no such run or checkpoint.
+    """
+    experiment = create_experiment(workdir.read_config(folder), training=False)
+    with Checkpoints(workdir.checkpoints_dir(folder), read_only=True) as checkpoints:
+        state = checkpoints.restore(experiment.abstract_state(), step)
+    return Judge(experiment, {"params": state.discriminator, SPECTRAL: state.spectral})
+
+
+def read_images(
+    experiment: Experiment, data_dir: str, num_images: int
+) -> tuple[UInt8[np.ndarray, "n h w 3"], list[str]]:
+    """Pictures that the run was trained on, as it saw them, each with one of its captions.
+
+    Args:
+      experiment: Of the run.
+      data_dir: Folder of the prepared data sets.
+      num_images: How many; all, if the split has fewer.
+
+    Raises:
+      UserError: the data set is not there.
+    """
+    from xmc_jax.data import catalog, streams
+
+    config = experiment.config
+    source = catalog.open_split(
+        config.data.name,
+        form=config.data.form,
+        split=config.data.train_split,
+        data_dir=data_dir,
+        build_missing=config.data.name == "shapes",
+    )
+    examples = streams.eval_examples(
+        source,
+        experiment.tokenizer,
+        resolution=config.model.resolution,
+        batch_size=100,
+        num_examples=num_images,
+        seed=config.seed,
+        crop=config.data.crop,
+        antialias=config.data.antialias,
+    )
+    with contextlib.closing(examples):
+        read = [(batch.image[batch.valid], batch.captions) for batch in examples]
+    return np.concatenate([pixels for pixels, _ in read]), sum((c for _, c in read), [])
+
+
+def nearest_images(
+    pictures: UInt8[np.ndarray, "n h w 3"], others: UInt8[np.ndarray, "m h w 3"], k: int = 4
+) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
+    """The images most like each picture: has a generator copied what it was trained on?
+
+    Args:
+      pictures: Drawn ones.
+      others: Those of the training data.
+      k: How many to find, at most m.
+
+    Returns:
+      Their indices, nearest first, and their distances: root mean squares of the differences of
+      pixels, 0..255.
+    """
+    flat = [x.reshape(len(x), -1).astype(np.float32) for x in (pictures, others)]
+    near, distances = [], []
+    for picture in flat[0]:  # One at a time: all at once would need n times the memory.
+        squares = np.mean((flat[1] - picture) ** 2, axis=1)
+        found = np.argsort(squares, kind="stable")[:k]
+        near.append(found)
+        distances.append(np.sqrt(squares[found]))
+    return np.stack(near), np.stack(distances)
+
+
+def _encode(
+    experiment: Experiment, captions: Sequence[str]
+) -> tuple[Int32[np.ndarray, "b t"], EncodedText]:
+    """Token ids and embeddings."""
+    tokens = experiment.tokenizer(captions)
+    return tokens, jax.jit(experiment.text_encoder.apply)(experiment.frozen.text, tokens)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(
+    generator: nn.Module,
+    ema: PyTree,
+    z: Float[Array, "b z"],
+    words: Float[Array, "b t d"],
+    sentence: Float[Array, "b d"],
+    word_mask: Bool[Array, "b t"],
+) -> tuple[UInt8[Array, "b h w 3"], PyTree]:
+    """Pictures, and what the generator shows of its attention."""
+    text = words, sentence, word_mask
+    drawn, found = generator.apply(ema, z, *text, train=False, mutable=[ATTENTION])
+    return images.to_uint8(drawn), found
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _judge(
+    discriminator: nn.Module,
+    variables: PyTree,
+    pictures: Float[Array, "b h w 3"],
+    sentence: Float[Array, "b d"],
+) -> DiscriminatorOutput:
+    return discriminator.apply(variables, pictures, sentence, train=False)
+
+
+def _arc(a: Float[Array, " z"], b: Float[Array, " z"], share: float) -> Float[Array, " z"]:
+    """The vector at a share of the way from a to b, turning evenly and scaling along."""
+    cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
+    angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
+    straight = (1 - share) * a + share * b
+    turned = (jnp.sin((1 - share) * angle) * a + jnp.sin(share * angle) * b) / jnp.sin(angle)
+    return jnp.where(jnp.sin(angle) < 1e-6, straight, turned)

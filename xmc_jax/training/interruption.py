@@ -1,0 +1,95 @@
+"""SIGTERM and Ctrl-C in training: the first has it save and end, the second ends it at once.
+
+Python runs signal handlers between two of its instructions; a compilation or a collective may keep
+the main thread from that for minutes. So a thread listens, on the pipe that signals are written to
+the moment they come.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from xmc_jax.parallel import processes
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAVED = 0  # Exit code of a run that a signal stopped, with all its steps saved.
+# One request may come twice: to all processes of a job, and from the script among them that passes
+# it on.
+_ECHO_SECONDS = 1.0
+
+
+class Interruption:
+    """What signals ask of a run; a context manager, entered once, in the main thread.
+
+    As long as no step was taken nothing would be lost, and the first signal too ends the process
+    at once, with `SAVED`. A second signal ends it with 128 + its number, as shells have it; a
+    checkpoint is complete or not there, so that the steps since the last one are lost and no more.
+    """
+
+    def __init__(self):
+        self._stop = processes.StopTogether()
+        self._requested_at: float | None = None
+        self._has_steps = False
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Only the main thread may say what a signal does.
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        # Warning of a full pipe would be noise: one byte is as good as two thousand.
+        self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        # What whoever started this has it ignore stays ignored: shells do so with Ctrl-C where a
+        # script runs a command in the background, to which the script then passes it on.
+        heard = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        self._handlers = {number: signal.signal(number, _do_nothing) for number in heard}
+        self._thread = threading.Thread(target=self._listen, daemon=True, name="listen for signals")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        self._writer.close()  # Ends the thread.
+        self._thread.join()
+        self._reader.close()
+        self._stop.close()
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save and end after this step, which is taken; the same in every process."""
+        self._has_steps = True
+        return self._stop.is_due(step)
+
+    def _listen(self) -> None:
+        while received := self._reader.recv(1):
+            number = received[0]
+            if number in SIGNALS:
+                self._receive(signal.Signals(number))
+
+    def _receive(self, number: signal.Signals) -> None:
+        now, first = time.monotonic(), self._requested_at
+        if first is not None and now - first < _ECHO_SECONDS:
+            return
+        if first is not None:
+            _end(f"{number.name} again: ended without saving", 128 + number)
+        self._requested_at = now
+        if not self._has_steps:
+            _end(f"{number.name} before the first step: there is nothing to save", SAVED)
+        print(f"{number.name}: saving; a second signal ends at once", file=sys.stderr, flush=True)
+        self._stop.ask()
+
+
+def _do_nothing(number: int, frame: object) -> None:
+    """A signal with a handler does not end the process, and is written to the pipe."""
+
+
+def _end(message: str, exit_code: int) -> None:
+    print(f"{message}; the same command goes on", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    processes.stop_others(message, exit_code)
+    os._exit(exit_code)
