@@ -15,7 +15,7 @@ import jax
 from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 
-from xmc_jax.planning import topology
+from xmc_jax.parallel import startup
 
 # Gigabytes of the other side's memory go back to the system after its result is there.
 _SETTLE_SECONDS = 0.5
@@ -157,7 +157,7 @@ def time_in_turns(
 
 def print_environment() -> None:
     """One line: devices and versions. To be called before anything touches a device."""
-    topology.hide_missing_tpu()
+    startup.hide_missing_tpu()
     device = jax.devices()[0]
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax", "numpy")

@@ -7,8 +7,10 @@ import re
 import numpy as np
 from ml_collections import ConfigDict
 
-from xmc_jax import images
-from xmc_jax.run import folder
+from xmc_jax import files, images
+from xmc_jax.run.config import write_config
+from xmc_jax.run.folder import captions_path, sample_path, samples_dir
+from xmc_jax.run.records import append_metrics
 
 CAPTIONS = ["a red <circle> & friends", "a blue square", "two stars"]
 COLOURS = [(220, 30, 30), (30, 30, 220), (240, 220, 40)]
@@ -40,18 +42,18 @@ def make_run(path, *, records=(), steps=(), enlarged: int = 1, config=None):
     """A workdir as training and evaluation leave it, but for its checkpoints."""
     model = {"resolution": 16, "generator_width": 8}
     config = config or {"seed": 7, "batch_size": 4, "d_steps": 2, "model": model}
-    folder.ensure_writable(path)
-    folder.write_config(path, ConfigDict(config))
-    folder.append_metrics(path, records)
+    files.ensure_writable(path)
+    write_config(path, ConfigDict(config))
+    append_metrics(path, records)
     if steps:
-        folder.samples_dir(path).mkdir()
+        samples_dir(path).mkdir()
         layout = {"captions": CAPTIONS, "columns": 2}
-        folder.captions_path(path).write_text(json.dumps(layout))
+        captions_path(path).write_text(json.dumps(layout))
     pictures = np.broadcast_to(np.array(COLOURS, np.uint8)[:, None, None], (3, 16, 16, 3))
     for step in steps:
         grid = images.make_grid(pictures // (1 + step % 3), num_columns=2)
         png = images.encode_png(images.enlarge(grid, enlarged))
-        folder.sample_path(path, step).write_bytes(png)
+        sample_path(path, step).write_bytes(png)
     return path
 
 

@@ -8,9 +8,12 @@ import numpy as np
 
 from configs import shapes_32
 from tests import bert
+from xmc_jax import files
 from xmc_jax.experiment import create_experiment
-from xmc_jax.run import folder as run
 from xmc_jax.run.checkpoint import Checkpoints
+from xmc_jax.run.config import write_config
+from xmc_jax.run.folder import checkpoints_dir
+from xmc_jax.run.records import append_metrics
 
 STEP = 3
 METRICS = [
@@ -33,14 +36,14 @@ def make(folder, form="sq32", whole=False):
     config.model.generator_width = config.model.discriminator_width = 1
     config.model.z_dim = 4
     workdir = folder / "run"
-    run.ensure_writable(workdir)
-    run.write_config(workdir, config)
-    run.append_metrics(workdir, [{"num_samples": 7} | record for record in METRICS])
+    files.ensure_writable(workdir)
+    write_config(workdir, config)
+    append_metrics(workdir, [{"num_samples": 7} | record for record in METRICS])
     abstract = create_experiment(config, training=False).abstract_state()
     if not whole:
         rest = {field.name for field in dataclasses.fields(abstract)} - {"step", "ema"}
         abstract = abstract.replace(**dict.fromkeys(rest, abstract.step))
-    with Checkpoints(run.checkpoints_dir(workdir)) as checkpoints:
+    with Checkpoints(checkpoints_dir(workdir)) as checkpoints:
         checkpoints.save(STEP, draw_state(abstract))
     return workdir
 

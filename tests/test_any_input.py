@@ -22,8 +22,10 @@ from xmc_jax.data.builders.folder import folder_dataset_builder as folder_builde
 from xmc_jax.data.download import narratives
 from xmc_jax.errors import UserError
 from xmc_jax.planning import topology
-from xmc_jax.run import folder
+from xmc_jax.run.config import flatten, read_config
 from xmc_jax.run.config_checks import check_config
+from xmc_jax.run.folder import config_path
+from xmc_jax.run.records import append_metrics, latest_evaluations, read_metrics, truncate_metrics
 from xmc_jax.training import faults
 
 for name, count in (("few", 25), ("soak", 1000)):
@@ -59,7 +61,7 @@ def assert_told(error: UserError) -> None:
 
 # Config overrides.
 
-DEFAULTS = folder.flatten(shapes_32.get_config().to_dict())
+DEFAULTS = flatten(shapes_32.get_config().to_dict())
 FIELDS = sorted(DEFAULTS)
 NAMES = st.sampled_from([*FIELDS, "model", "loss"]) | st.text(string.ascii_letters + "._-=[]0")
 VALUES = (
@@ -96,18 +98,18 @@ def test_a_config_edited_by_hand_is_taken_or_refused_in_one_line(tmp_path, edits
     for name, value in edits:
         *section, field = name.split(".")
         (written[section[0]] if section else written)[field] = value
-    folder.config_path(tmp_path).write_text(json.dumps(written))
+    config_path(tmp_path).write_text(json.dumps(written))
     try:
-        check_config(folder.read_config(tmp_path))
+        check_config(read_config(tmp_path))
     except UserError as error:
         assert_told(error)
 
 
 @given(data=LINES)
 def test_a_config_of_any_bytes_is_refused_in_one_line(tmp_path, data):
-    folder.config_path(tmp_path).write_bytes(data)
+    config_path(tmp_path).write_bytes(data)
     try:
-        check_config(folder.read_config(tmp_path))
+        check_config(read_config(tmp_path))
     except UserError as error:
         assert_told(error)
 
@@ -213,12 +215,12 @@ def test_metrics_of_any_lines_are_read_kept_and_reported(tmp_path, lines):
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
     (tmp_path / "nonfinite.jsonl").write_bytes(b"\n".join(lines))
     faults.read_faults(tmp_path)
-    before = folder.read_metrics(tmp_path)
-    folder.latest_evaluations(before)
-    folder.append_metrics(tmp_path, [{"kind": "train", "step": 5, "d/loss": 1.0}])
-    folder.truncate_metrics(tmp_path, 4)
+    before = read_metrics(tmp_path)
+    latest_evaluations(before)
+    append_metrics(tmp_path, [{"kind": "train", "step": 5, "d/loss": 1.0}])
+    truncate_metrics(tmp_path, 4)
     kept = [r for r in before if r["kind"] != "train" or r["step"] <= 4]
-    assert json.dumps(folder.read_metrics(tmp_path)) == json.dumps(kept)
+    assert json.dumps(read_metrics(tmp_path)) == json.dumps(kept)
 
 
 # Names.

@@ -12,7 +12,7 @@ from xmc_jax.files import only_one
 
 HOLD = """
 import sys, time
-from xmc_jax.lock import only_one
+from xmc_jax.files import only_one
 with only_one(sys.argv[1], "training in"):
     print("in", flush=True)
     time.sleep(60)

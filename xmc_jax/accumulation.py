@@ -7,13 +7,12 @@ pulled back part by part, each computed once more.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-PyTree = Any
+from xmc_jax.types import PyTree
 
 
 def in_parts(

@@ -106,31 +106,16 @@ def required_config() -> ConfigDict:
 
 
 def set_up_jax() -> None:
-    """Joins the processes of the run, and keeps compiled programs for the next start.
+    """Joins the processes of the run, where the verb has flags for them, and prepares JAX.
 
     Raises:
-      UserError: see `processes.join`.
+      UserError: see `startup.join`.
     """
-    import jax
+    from xmc_jax.parallel import startup  # Loads JAX, which --help does not wait for.
 
-    from xmc_jax.planning import topology
-
-    topology.hide_missing_tpu()
     if "coordinator_address" in (values := flags.FLAGS):
-        from xmc_jax.parallel import processes
-
-        processes.join(values.coordinator_address, values.num_processes, values.process_id)
-    if jax.default_backend() == "cpu" and jax.device_count() > 1:
-        # A CPU program loaded from the cache no longer keeps its collectives in order (jaxlib
-        # 0.10.2): between processes they then receive each other's data, and within one they hang.
-        jax.config.update("jax_enable_compilation_cache", False)
-        return
-
-    cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "xmc_jax", "jax"))
-    # Small programs too: loading a network runs dozens of them.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        startup.join(values.coordinator_address, values.num_processes, values.process_id)
+    startup.set_up_jax()
 
 
 def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
@@ -156,9 +141,9 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
             _leave("interrupted; the same command starts or goes on again", INTERRUPTED)
         except Exception as error:
             if _is_one_of_several():
-                from xmc_jax.parallel import processes
+                from xmc_jax.parallel import stopping
 
-                if dead := processes.give_way():
+                if dead := stopping.give_way():
                     _leave(f"error: {dead}", 1)
                 traceback.print_exc()
                 _leave(f"{type(error).__name__}: {error}", 1)
@@ -220,9 +205,9 @@ def _leave(message: str, exit_code: int) -> None:
     """Ends this process with one line, and with it the others of its run."""
     print(message, file=sys.stderr, flush=True)
     if _is_one_of_several():
-        from xmc_jax.parallel import processes
+        from xmc_jax.parallel import stopping
 
-        processes.stop_others(message.removeprefix("error: "), exit_code)
+        stopping.stop_others(message.removeprefix("error: "), exit_code)
     sys.exit(exit_code)
 
 

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from xmc_jax import cli
+from xmc_jax import cli, files
 from xmc_jax.console import waiting
 from xmc_jax.errors import UserError
 from xmc_jax.pages import curves, render
-from xmc_jax.run import folder as workdir
+from xmc_jax.run.config import flatten, read_config
+from xmc_jax.run.folder import captions_path
+from xmc_jax.run.records import latest_evaluations, read_metrics
 
 MAX_GRID_CAPTIONS = 16  # Of the first run's sample grids.
 SHOWN_SIDE = 128  # Smaller pictures are enlarged to about this many pixels for Markdown.
@@ -99,7 +101,7 @@ def compare(
     runs = read_runs(paths)
     if pictures and not captions:
         captions = _grid_captions(runs[0])
-    workdir.ensure_writable(out)
+    files.ensure_writable(out)
     content = {
         "runs": runs,
         "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
@@ -140,8 +142,8 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
         Run(
             "/".join(own[-length:]),
             str(path),
-            workdir.flatten(workdir.read_config(path).to_dict()),
-            workdir.read_metrics(path),
+            flatten(read_config(path).to_dict()),
+            read_metrics(path),
         )
         for path, own in zip(paths, parts, strict=True)
     ]
@@ -160,7 +162,7 @@ def metric_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """
     tables: dict[tuple, dict[str, dict[int, Any]]] = {}
     for place, run in enumerate(runs):
-        for record in workdir.latest_evaluations(run.records):
+        for record in latest_evaluations(run.records):
             table = tables.setdefault((record["protocol"], record.get("weights")), {})
             table.setdefault(record["metric"], {})[place] = {"low": None, "high": None} | record
     return [
@@ -226,7 +228,7 @@ def _figure(title: str, lines: Mapping[str, curves.Points], marked: bool) -> dic
 
 
 def _grid_captions(run: Run) -> list[str]:
-    path = workdir.captions_path(run.path)
+    path = captions_path(run.path)
     if not path.exists():
         return []
     return json.loads(path.read_text())["captions"][:MAX_GRID_CAPTIONS]

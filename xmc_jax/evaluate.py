@@ -109,8 +109,9 @@ def watch(
     from xmc_jax.evaluation import results
     from xmc_jax.inference import exported
     from xmc_jax.parallel import processes
-    from xmc_jax.run import folder as run
     from xmc_jax.run.checkpoint import Checkpoints, complete_steps
+    from xmc_jax.run.config import read_config
+    from xmc_jax.run.folder import checkpoints_dir, config_path, held_dir
 
     if exported.is_exported(workdir):
         raise UserError(
@@ -118,18 +119,18 @@ def watch(
             "leave out --watch"
         )
 
-    if not run.config_path(workdir).exists():
+    if not config_path(workdir).exists():
         processes.say(f"waiting for a run in {workdir}")
-    while not run.config_path(workdir).exists():
+    while not config_path(workdir).exists():
         time.sleep(_POLL_SECONDS)
     experiment, evaluation = _open(workdir, data_dir, names, settings)
-    held = run.held_dir(workdir)
+    held = held_dir(workdir)
     done = results.measured_steps(workdir, evaluation.names)
     processes.say(f"watching {workdir}: {len(done)} checkpoints are measured already")
     while True:
-        last = run.read_config(workdir).num_steps
+        last = read_config(workdir).num_steps
         # What a watcher that was killed has held may be gone from the trainer's folder.
-        there = {*complete_steps(run.checkpoints_dir(workdir)), *complete_steps(held)}
+        there = {*complete_steps(checkpoints_dir(workdir)), *complete_steps(held)}
         new = sorted(there - done)
         # What the first process sees counts for all.
         step = int(processes.gather(np.int64(new[:1] or [-1]))[0, 0])
@@ -158,15 +159,16 @@ def _open(
     split: str | None = None,
 ):
     """The experiment of a folder, and how its checkpoints are measured."""
+    from xmc_jax import files
     from xmc_jax.parallel import processes
-    from xmc_jax.run import folder as run
+    from xmc_jax.run.config import read_config
 
-    config = run.read_config(workdir)
+    config = read_config(workdir)
     _apply_settings(config, settings)
     if split:
         config.data.eval_split = split
     if processes.is_first():
-        run.ensure_writable(workdir)
+        files.ensure_writable(workdir)
 
     from xmc_jax.evaluation import evaluator
     from xmc_jax.experiment import create_experiment
@@ -216,11 +218,11 @@ def _hold(workdir: str, step: int) -> bool:
 
     from xmc_jax.evaluation.results import link_checkpoint
     from xmc_jax.parallel import processes
-    from xmc_jax.run import folder as run
+    from xmc_jax.run.folder import checkpoints_dir, held_dir
 
     held = False
     if processes.is_first():
-        held = link_checkpoint(run.checkpoints_dir(workdir), run.held_dir(workdir), step)
+        held = link_checkpoint(checkpoints_dir(workdir), held_dir(workdir), step)
     held = bool(processes.gather(np.bool_([held]))[0, 0])
     if not held:
         processes.say(f"notice: checkpoint {step} was deleted before it was measured")

@@ -36,9 +36,7 @@ from xmc_jax.train_step import (
     make_sample_step,
     make_train_step,
 )
-from xmc_jax.types import Batch
-
-PyTree = Any
+from xmc_jax.types import Batch, PyTree
 
 
 @dataclasses.dataclass(frozen=True)

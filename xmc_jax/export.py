@@ -46,9 +46,11 @@ def export(
       UserError: there is no such run or checkpoint, or the folder cannot be written.
     """
     # What can be found wrong at once is, before anything slow begins.
-    from xmc_jax.run import folder as run
+    from xmc_jax.run.config import read_config
+    from xmc_jax.run.folder import config_path
+    from xmc_jax.run.records import read_metrics
 
-    config = run.read_config(workdir)
+    config = read_config(workdir)
 
     import jax
 
@@ -63,7 +65,7 @@ def export(
     encoder = model.experiment.text_encoder
     weights = exported.to_storage(model.ema, dtype)
     files = {
-        "config.json": run.config_path(workdir).read_bytes(),
+        "config.json": config_path(workdir).read_bytes(),
         exported.WEIGHTS: exported.to_safetensors(weights),
         exported.VOCABULARY: pathlib.Path(encoder.vocabulary_file).read_bytes(),
     }
@@ -77,7 +79,7 @@ def export(
         name=out.name,
         config=config.to_dict(),
         step=model.step,
-        records=run.read_metrics(workdir),
+        records=read_metrics(workdir),
         dtype=dtype,
         num_parameters=sum(x.size for x in jax.tree.leaves(model.ema["params"])),
         text_encoder_fingerprint=text["fingerprint"],

@@ -8,20 +8,19 @@ a batch that is sharded over devices is still one array here, so negatives are g
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from xmc_jax.attention import inverse_norm, l2_normalize, normalized_words
+from xmc_jax.types import PyTree
 
 # Weights of regions for words that the word term keeps for its gradient, 256 MiB, and that it works
 # on at a time, 128 MiB: on GPUs one turn takes half the time of four.
 _KEPT_WEIGHTS = 2**26
 _WEIGHTS_A_TURN = 2**25
-
-PyTree = Any
 
 LossAndAccuracy = tuple[Float[Array, ""], Float[Array, ""]]
 

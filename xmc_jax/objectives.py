@@ -41,7 +41,7 @@ class Text(NamedTuple):
     word_mask: Bool[Array, "b t"]
 
 
-class Judged(NamedTuple):
+class NetworkOutputs(NamedTuple):
     """What the networks say of a batch of images.
 
     Attributes:
@@ -109,7 +109,9 @@ class Objectives(NamedTuple):
         }
         return self._total("d", metrics, self._text_terms(real, text))
 
-    def g_loss(self, fake: Judged, real: Judged, text: Text) -> tuple[Array, Metrics]:
+    def g_loss(
+        self, fake: NetworkOutputs, real: NetworkOutputs, text: Text
+    ) -> tuple[Array, Metrics]:
         """Hinge, fake images against their captions, and against the real images of these."""
         metrics = {"g/hinge": losses.hinge_g_loss(fake.output.logits)}
         terms = self._text_terms(fake.output, text)

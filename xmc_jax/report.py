@@ -18,10 +18,12 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from xmc_jax import cli
+from xmc_jax import cli, files
 from xmc_jax.errors import UserError
 from xmc_jax.pages import curves, render
-from xmc_jax.run import folder
+from xmc_jax.run.config import flatten, read_config
+from xmc_jax.run.folder import captions_path, report_path, samples_dir
+from xmc_jax.run.records import is_evaluation, latest_evaluations, read_metrics
 
 GRID_PADDING = 2  # Pixels around the pictures of a grid, see `images.make_grid`.
 MAX_GRIDS = 20  # Sample grids on the slider, evenly over the run.
@@ -38,8 +40,8 @@ def write_report(path: epath.PathLike) -> epath.Path:
     Raises:
       UserError: if there is no run in that folder, or nothing can be written to it.
     """
-    config = folder.read_config(path).to_dict()
-    records = folder.read_metrics(path)
+    config = read_config(path).to_dict()
+    records = read_metrics(path)
     of_kind = collections.defaultdict(list)
     for record in records:
         of_kind[record["kind"]].append(record)
@@ -52,15 +54,15 @@ def write_report(path: epath.PathLike) -> epath.Path:
         facts=facts(config, records),
         samples=sample_grids(path, resolution=config["model"]["resolution"]),
         curves=training_curves(of_kind["train"], config),
-        metrics=by_protocol(folder.latest_evaluations(records)),
-        metric_curves=evaluation_curves([r for r in records if folder.is_evaluation(r)]),
+        metrics=by_protocol(latest_evaluations(records)),
+        metric_curves=evaluation_curves([r for r in records if is_evaluation(r)]),
         base=nearest_base(config),
         config=config_tables(config),
         starts=of_kind["start"],
     )
-    folder.ensure_writable(path)
-    report = folder.report_path(path)
-    folder.write_whole(report, html.encode())
+    files.ensure_writable(path)
+    report = report_path(path)
+    files.write_whole(report, html.encode())
     return report
 
 
@@ -115,10 +117,10 @@ def nearest_base(config: Mapping[str, Any]) -> dict[str, Any] | None:
       ``name``, such as ``configs/coco_256.py:s_w``, and ``differences``: ``(field, here, there)``
       of each field that is another or is not there at all. None: no experiment has its fields.
     """
-    here = folder.flatten(config)
+    here = flatten(config)
     found = []
     for name, base in _bases():
-        there = folder.flatten(base)
+        there = flatten(base)
         if not here.keys() & there.keys():
             continue
         fields = [f for f in here | there if here.get(f, "absent") != there.get(f, "absent")]
@@ -158,7 +160,7 @@ def sample_grids(path: epath.PathLike, *, resolution: int) -> dict[str, Any] | N
       ``tiles``: caption, and its place as the CSS background properties of one tile;
       ``pixelated``: whether tiles are so small that their pixels should show. None: no samples.
     """
-    files = sorted(folder.samples_dir(path).glob("step_*.png"))
+    files = sorted(samples_dir(path).glob("step_*.png"))
     if not files:
         return None
     if len(files) > MAX_GRIDS:
@@ -171,7 +173,7 @@ def sample_grids(path: epath.PathLike, *, resolution: int) -> dict[str, Any] | N
         }
         for file in files
     ]
-    tiles = _tiles(folder.captions_path(path), files[-1], resolution)
+    tiles = _tiles(captions_path(path), files[-1], resolution)
     return {"grids": grids, "tiles": tiles, "pixelated": resolution < 128}
 
 

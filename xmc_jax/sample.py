@@ -62,17 +62,18 @@ def sample(
       UserError: there is no such run or checkpoint, or the folder cannot be written.
     """
     # What can be found wrong at once is, before anything slow begins.
-    from xmc_jax.run import folder as run
+    from xmc_jax import files
+    from xmc_jax.run.config import read_config
 
     if workdir is not None:
-        run.read_config(workdir)
+        read_config(workdir)
 
     from xmc_jax import images
     from xmc_jax.inference import exported
     from xmc_jax.inference import model as trained
 
     folder = exported.demo_folder() if workdir is None else workdir
-    run.ensure_writable(out)
+    files.ensure_writable(out)
     model = trained.load(folder, step=step)
     _tell_what_is_lost(model.experiment.tokenizer, captions)
     drawn = model.generate(captions, seed=seed, num_images=num_images)

@@ -50,16 +50,18 @@ def train(
     """
     from xmc_jax import files
     from xmc_jax.parallel import processes
-    from xmc_jax.run import folder as run
+    from xmc_jax.run.config import check_same_networks, write_config
+    from xmc_jax.run.folder import checkpoints_dir
+    from xmc_jax.run.records import append_metrics
     from xmc_jax.training.interruption import Interruption
 
     with contextlib.ExitStack() as stack:
         # Act 1: the folder of the run: whether it is free, and whether this config belongs to it.
         interruption = stack.enter_context(Interruption())
         if processes.is_first():
-            run.ensure_writable(workdir)
+            files.ensure_writable(workdir)
             stack.enter_context(files.only_one(workdir, "training in"))
-        run.check_config(workdir, config)
+        check_same_networks(workdir, config)
 
         # Act 2: data, networks, state. Loads Keras and TensorFlow, which no mistake about the
         # folder should wait for.
@@ -77,10 +79,10 @@ def train(
         experiment = create_experiment(config, fsdp=fsdp)
         preview = read_preview(experiment, eval_source)
         if processes.is_first():
-            run.write_config(workdir, config)
+            write_config(workdir, config)
             _write_captions(workdir, preview.captions)
         checkpoints = stack.enter_context(
-            Checkpoints(run.checkpoints_dir(workdir), keep_latest=config.keep_checkpoints)
+            Checkpoints(checkpoints_dir(workdir), keep_latest=config.keep_checkpoints)
         )
         state = _first_state(experiment, checkpoints, workdir)
         if (step := int(state.step)) >= config.num_steps:
@@ -92,7 +94,7 @@ def train(
             return
 
         if processes.is_first():
-            run.append_metrics(workdir, [{"kind": "start", "step": int(state.step), **around}])
+            append_metrics(workdir, [{"kind": "start", "step": int(state.step), **around}])
 
         # Act 3: the steps.
         from xmc_jax.training.evaluation import make_evaluation
@@ -130,7 +132,7 @@ def _first_state(experiment, checkpoints, workdir: str):
     import numpy as np
 
     from xmc_jax.parallel import processes, sharding
-    from xmc_jax.run import folder as run
+    from xmc_jax.run.records import truncate_metrics
     from xmc_jax.training import faults as nonfinite
 
     config = experiment.config
@@ -143,7 +145,7 @@ def _first_state(experiment, checkpoints, workdir: str):
     if step >= config.num_steps:
         return state
     if processes.is_first():
-        run.truncate_metrics(workdir, step)
+        truncate_metrics(workdir, step)
     faults = nonfinite.read_faults(workdir)
     if len(faults) <= config.max_nonfinite_skips:
         after = nonfinite.step_after(faults, step, config.num_steps)
@@ -165,7 +167,7 @@ def _write_fault(experiment, checkpoints, workdir: str, source, fault) -> None:
     """
     from xmc_jax.data.streams import read_train_step
     from xmc_jax.parallel import processes
-    from xmc_jax.run import folder as run
+    from xmc_jax.run.folder import nonfinite_path
     from xmc_jax.training import faults as nonfinite
 
     config = experiment.config
@@ -188,7 +190,7 @@ def _write_fault(experiment, checkpoints, workdir: str, source, fault) -> None:
     if num_faults > num_skips or fault.step >= config.num_steps:
         raise UserError(
             f"{fault}: the run stops, and its checkpoints up to step {restored} are good; "
-            f"{run.nonfinite_path(workdir)} has the step's examples, and --replay tells which term "
+            f"{nonfinite_path(workdir)} has the step's examples, and --replay tells which term "
             "fails first. Try a lower learning rate, --config.model.dtype=float32, or "
             f"--config.max_nonfinite_skips={max(num_faults, num_skips + 1)}, which goes back to "
             "the checkpoint and leaves the steps to it out"
@@ -199,12 +201,11 @@ def _write_fault(experiment, checkpoints, workdir: str, source, fault) -> None:
 def _write_captions(workdir: str, captions: list[str]) -> None:
     import json
 
-    from xmc_jax.run import folder as run
+    from xmc_jax import files
+    from xmc_jax.run.folder import captions_path
 
-    path, layout = run.captions_path(workdir), {"captions": captions, "columns": GRID_COLUMNS}
-    with run.writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    run.write_whole(path, f"{json.dumps(layout, indent=2)}\n".encode())
+    path, layout = captions_path(workdir), {"captions": captions, "columns": GRID_COLUMNS}
+    files.write_whole(path, f"{json.dumps(layout, indent=2)}\n".encode())
 
 
 @contextlib.contextmanager
@@ -227,10 +228,10 @@ def _live_view(config, workdir: str, preview):
 
 def _make_preview(experiment, preview, workdir: str, writer):
     """``draw(step, ema)``: the fixed captions' pictures, as a PNG in the workdir and an event."""
-    from xmc_jax import images
+    from xmc_jax import files, images
     from xmc_jax.inference.sampler import Sampler
     from xmc_jax.parallel import processes
-    from xmc_jax.run import folder as run
+    from xmc_jax.run.folder import sample_path
     from xmc_jax.training.data import NUM_GRID_CAPTIONS
 
     sampler = Sampler(experiment, NUM_GRID_CAPTIONS)
@@ -241,7 +242,7 @@ def _make_preview(experiment, preview, workdir: str, writer):
         if processes.is_first():
             factor = max(1, 96 // experiment.config.model.resolution)
             grid = images.enlarge(images.make_grid(drawn, num_columns=GRID_COLUMNS), factor)
-            run.write_whole(run.sample_path(workdir, step), images.encode_png(grid))
+            files.write_whole(sample_path(workdir, step), images.encode_png(grid))
             writer.write_images(step, {"samples": grid[None]})
 
     return draw

@@ -5,7 +5,7 @@ arguments, so that no compiled program carries them as constants.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,18 +20,17 @@ from xmc_jax.models.discriminator import DiscriminatorOutput
 from xmc_jax.models.layers import BLOCK_OUTPUT, INNER_MAP, SPECTRAL, SPECTRAL_NORM
 from xmc_jax.models.ops.normalization import RELU_OUTPUT
 from xmc_jax.objectives import (
-    Judged,
     LossWeights,
     Metrics,
+    NetworkOutputs,
     Objectives,
     Text,
     make_contrastive_terms,
 )
 from xmc_jax.parallel import sharding
 from xmc_jax.train_state import BATCH_STATS, TrainState
-from xmc_jax.types import Batch
+from xmc_jax.types import Batch, PyTree
 
-PyTree = Any
 EncodeText = Callable[
     [PyTree, Int32[Array, "b t"]],
     tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t"]],
@@ -343,8 +342,8 @@ class _Algorithm(NamedTuple):
             towards_fake = from_fake(g_fake.output)[1] + from_features(g_fake.features)[0]
             return d_grads, to_generator(towards_fake)[0]
 
-        real = Judged(real_output, networks.look(frozen.image, example.real))
-        return (real, Judged(fake_output, features)), pull_back, (stats, spectral)
+        real = NetworkOutputs(real_output, networks.look(frozen.image, example.real))
+        return (real, NetworkOutputs(fake_output, features)), pull_back, (stats, spectral)
 
 
 def _pair(reals: PyTree, fakes: PyTree) -> PyTree:

@@ -1,8 +1,10 @@
 """The few types that every layer shares."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Int32, UInt8
+
+PyTree = Any  # Nested containers of arrays; JAX has no type for them.
 
 
 class Batch(NamedTuple):

@@ -85,7 +85,7 @@ def test_a_killed_worker_is_one_clear_line(path):
 LOOP = """
 import itertools, multiprocessing, sys, time
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from xmc_jax.data.read_ahead import ReadAhead
+from xmc_jax.data.prefetch import ReadAhead
 from xmc_jax.data.records import ExampleReader, Records, Selection
 
 def main(path, end):

@@ -19,13 +19,14 @@ from xmc_jax.evaluation import evaluator, results
 from xmc_jax.evaluation.families import inception
 from xmc_jax.evaluation.families.vgg16 import frechet_between
 from xmc_jax.evaluation.features import Features, Network
-from xmc_jax.evaluation.image_sets import Pictures, Shares, make_shares
+from xmc_jax.evaluation.image_sets import Pictures, ProcessShards, make_shards
 from xmc_jax.evaluation.inputs import Material, Prompt, short_count
-from xmc_jax.evaluation.resume import Spill, check_space, remove
+from xmc_jax.evaluation.resume import ResumableRows, check_space, remove
 from xmc_jax.experiment import describe_experiment
 from xmc_jax.frozen.inception_weights import InceptionWeights
 from xmc_jax.parallel import sharding
-from xmc_jax.run import folder as run
+from xmc_jax.run.config import write_config
+from xmc_jax.run.folder import best_dir, checkpoints_dir, find_checkpoints, held_dir
 
 GOLDEN = json.loads((places.GOLDEN / "metrics.json").read_text())
 
@@ -37,7 +38,7 @@ def own_cache(monkeypatch, tmp_path):
 
 def make_pictures(pixels, name="drawn", batch_size=8):
     """A set in memory, and how often each batch was read."""
-    shares, reads = make_shares(batch_size), []
+    shares, reads = make_shards(batch_size), []
 
     def open_batches():
         for index, part in enumerate(shares.ranges(len(pixels))):
@@ -50,7 +51,7 @@ def make_pictures(pixels, name="drawn", batch_size=8):
 
 @pytest.mark.parametrize(("count", "processes"), [(10, 1), (10, 2), (3, 4), (17, 4), (8, 2)])
 def test_processes_share_everything_once_in_lockstep(count, processes):
-    shares = [Shares(4, index, processes) for index in range(processes)]
+    shares = [ProcessShards(4, index, processes) for index in range(processes)]
     assert len({len(share.ranges(count)) for share in shares}) == 1
     owned = [share.own(range(count)) for share in shares]
     assert sorted(itertools.chain(*owned)) == list(range(count))
@@ -59,18 +60,18 @@ def test_processes_share_everything_once_in_lockstep(count, processes):
 
 
 def test_gather_restores_the_order():
-    shares, rows = Shares(4), np.arange(10)[:, None] / 3
+    shares, rows = ProcessShards(4), np.arange(10)[:, None] / 3
     np.testing.assert_array_equal(shares.gather(rows, 10), rows)
 
 
 def test_spilled_rows_are_found_up_to_the_first_gap(tmp_path):
     folder = epath.Path(tmp_path / "work")
-    spill = Spill(folder, "x")
+    spill = ResumableRows(folder, "x")
     assert spill.num_done() == 0
     for index in (0, 1, 3):
         spill.write(index, np.full((2, 3), index, np.float32))
-    again = Spill(folder, "x")
-    assert again.num_done() == 2 and Spill(folder, "y").num_done() == 0
+    again = ResumableRows(folder, "x")
+    assert again.num_done() == 2 and ResumableRows(folder, "y").num_done() == 0
     np.testing.assert_array_equal(again.read(1), np.ones((2, 3)))
     path = next(p for p in folder.iterdir() if p.name.endswith("000001.npy"))
     path.write_bytes(path.read_bytes()[:-3])
@@ -85,7 +86,7 @@ def test_disks_that_cannot_take_it(tmp_path):
         check_space(epath.Path(tmp_path / "not" / "yet"), 10**18)
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot write .*: .*the evaluation goes on from there"):
-        Spill(epath.Path(tmp_path / "file"), "x").write(0, np.zeros(1))
+        ResumableRows(epath.Path(tmp_path / "file"), "x").write(0, np.zeros(1))
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +267,7 @@ def test_best_step():
 
 
 def test_a_checkpoint_is_linked_whole_or_not_at_all(tmp_path):
-    checkpoints, held = run.checkpoints_dir(tmp_path), run.held_dir(tmp_path)
+    checkpoints, held = checkpoints_dir(tmp_path), held_dir(tmp_path)
     (checkpoints / "3" / "ema").mkdir(parents=True)
     (checkpoints / "3" / "ema" / "data").write_text("numbers")
     assert results.link_checkpoint(checkpoints, held, 3)
@@ -275,12 +276,12 @@ def test_a_checkpoint_is_linked_whole_or_not_at_all(tmp_path):
     assert results.link_checkpoint(checkpoints, held, 3)  # It is there.
     assert not results.link_checkpoint(checkpoints, held, 4)
     assert [path.name for path in held.iterdir()] == ["3"]
-    assert run.find_checkpoints(tmp_path, 3) == checkpoints
+    assert find_checkpoints(tmp_path, 3) == checkpoints
 
 
 def test_the_best_is_kept_and_replaced(tmp_path, capsys):
-    checkpoints, best = run.checkpoints_dir(tmp_path), run.best_dir(tmp_path)
-    run.write_config(tmp_path, get_config())
+    checkpoints, best = checkpoints_dir(tmp_path), best_dir(tmp_path)
+    write_config(tmp_path, get_config())
     for step, value in ((1, 5.0), (2, 4.0), (3, 6.0)):
         (checkpoints / str(step)).mkdir(parents=True)
         (checkpoints / str(step) / "data").write_text(str(step))
@@ -288,8 +289,8 @@ def test_the_best_is_kept_and_replaced(tmp_path, capsys):
         results.keep_best(tmp_path, "fid1k")
         assert [p.name for p in best.iterdir()] == [str(min(step, 2))]
     (checkpoints / "2").rmtree()
-    assert run.find_checkpoints(tmp_path, 2) == best
-    assert run.find_checkpoints(tmp_path, None) == checkpoints
+    assert find_checkpoints(tmp_path, 2) == best
+    assert find_checkpoints(tmp_path, None) == checkpoints
     # Other splits choose nothing, and are no measurement of the run's own.
     results.write_records(tmp_path, [record(3, 1.0, split="test_comp")])
     results.write_records(tmp_path, [record(9, 1.0, split="test_comp")])

@@ -16,11 +16,13 @@ from tests.verbs import ROOT, TINY, assert_refused, environment
 from xmc_jax.errors import UserError
 from xmc_jax.evaluate import evaluate, watch
 from xmc_jax.evaluation import evaluator
-from xmc_jax.evaluation.resume import Spill
+from xmc_jax.evaluation.resume import ResumableRows
 from xmc_jax.experiment import create_experiment, describe_experiment
 from xmc_jax.export import export
-from xmc_jax.run import folder as run
 from xmc_jax.run.checkpoint import Checkpoints
+from xmc_jax.run.config import write_config
+from xmc_jax.run.folder import best_dir, checkpoints_dir, config_path, evaluation_dir
+from xmc_jax.run.records import read_metrics
 from xmc_jax.training.evaluation import _failure_is_a_notice, make_evaluation
 
 COUNT = 40
@@ -60,7 +62,7 @@ def states(config):
 
 
 def eval_records(workdir):
-    return [r for r in run.read_metrics(workdir) if r["kind"] == "eval"]
+    return [r for r in read_metrics(workdir) if r["kind"] == "eval"]
 
 
 def wait_until(condition, child, seconds=300):
@@ -84,10 +86,10 @@ def test_watching_a_run_survives_kills_and_keeps_the_best(folder, config, states
     )
     child = start()  # Before there is a run.
     assert child.stdout.readline().startswith("waiting for a run in")
-    with Checkpoints(run.checkpoints_dir(workdir), keep_latest=1) as checkpoints:
+    with Checkpoints(checkpoints_dir(workdir), keep_latest=1) as checkpoints:
         checkpoints.save(2, states[2])
         checkpoints.wait()
-        run.write_config(workdir, config)
+        write_config(workdir, config)
         drawn = lambda: list((workdir / "evaluation").glob("step_*/drawn_*.npy"))  # noqa: E731
         wait_until(lambda: len(drawn()) >= 3, child)
         child.send_signal(signal.SIGKILL)
@@ -114,8 +116,8 @@ def test_watching_a_run_survives_kills_and_keeps_the_best(folder, config, states
     )
     values = {r["step"]: r["value"] for r in records if r["metric"] == config.eval.best_metric}
     best = max(values, key=lambda step: (values[step], -step))
-    assert [path.name for path in run.best_dir(workdir).iterdir()] == [str(best)]
-    with Checkpoints(run.best_dir(workdir), read_only=True) as checkpoints:
+    assert [path.name for path in best_dir(workdir).iterdir()] == [str(best)]
+    with Checkpoints(best_dir(workdir), read_only=True) as checkpoints:
         step, ema = checkpoints.restore_ema(states[best].ema)
     assert step == best
     jax.tree.map(np.testing.assert_array_equal, ema, states[best].ema)
@@ -137,7 +139,7 @@ def test_evaluation_inside_of_training(folder, run_verb):
     records = eval_records(workdir)
     assert {r["step"] for r in records} == {2, 4}
     assert {"shapes_accuracy/colour", "fd_vgg16"} <= {r["metric"] for r in records}
-    kept = [path.name for path in run.best_dir(workdir).iterdir()]
+    kept = [path.name for path in best_dir(workdir).iterdir()]
     assert kept == ["2"] or kept == ["4"]
 
     done = run_verb("evaluate", f"--workdir={workdir}", "--metrics=shapes_accuracy", "--step=4")
@@ -162,14 +164,14 @@ def test_an_evaluation_that_fails_is_made_up_for(folder, run_verb):
     assert "Traceback" not in done.stderr and not eval_records(workdir)
 
     (workdir / "evaluation").unlink()
-    before = len(run.read_metrics(workdir))
+    before = len(read_metrics(workdir))
     done = run_verb(*command)
     assert done.returncode == 0 and "nothing more to do" in done.stdout, done.stderr
     records = eval_records(workdir)
-    assert {r["step"] for r in records} == {4} and len(run.read_metrics(workdir)) == before + len(
+    assert {r["step"] for r in records} == {4} and len(read_metrics(workdir)) == before + len(
         records
     )
-    assert [path.name for path in run.best_dir(workdir).iterdir()] == ["4"]
+    assert [path.name for path in best_dir(workdir).iterdir()] == ["4"]
 
     done = run_verb(*command)
     assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
@@ -194,7 +196,7 @@ def test_a_failed_evaluation_leaves_no_pictures(tmp_path, config, monkeypatch, c
     """They may be what fills the disk, which training needs for its next checkpoint."""
 
     def measure(step, ema):
-        Spill(run.evaluation_dir(tmp_path, step, "ab" * 32), "drawn").write(0, np.zeros(3))
+        ResumableRows(evaluation_dir(tmp_path, step, "ab" * 32), "drawn").write(0, np.zeros(3))
         raise UserError("the disk is full")
 
     prepared = evaluator.Evaluation(("fd_vgg16",), measure)
@@ -202,9 +204,9 @@ def test_a_failed_evaluation_leaves_no_pictures(tmp_path, config, monkeypatch, c
     config = config.copy_and_resolve_references()
     config.eval.every_steps = config.checkpoint_every_steps = 2
     experiment = describe_experiment(config, jax.devices()[:1])
-    run.write_config(tmp_path, experiment.config)
-    Spill(run.evaluation_dir(tmp_path, 1, "cd" * 32), "drawn").write(0, np.zeros(3))
-    with Checkpoints(run.checkpoints_dir(tmp_path)) as checkpoints:
+    write_config(tmp_path, experiment.config)
+    ResumableRows(evaluation_dir(tmp_path, 1, "cd" * 32), "drawn").write(0, np.zeros(3))
+    with Checkpoints(checkpoints_dir(tmp_path)) as checkpoints:
         evaluate = make_evaluation(experiment, str(tmp_path), "", checkpoints, None)
         assert evaluate(2, None) is False
     assert "step 2 was not measured: the disk is full; training" in capsys.readouterr().err
@@ -225,7 +227,7 @@ def test_an_exported_model_is_measured_like_its_run(folder):
     options = [str(folder / "data"), ["shapes_accuracy"], None, settings]
     for name, place in folders.items():
         found[name] = evaluate(str(place), *options)
-        assert found[name] and run.read_metrics(place)[-len(found[name]) :] == found[name]
+        assert found[name] and read_metrics(place)[-len(found[name]) :] == found[name]
     assert found["float32"] == found["run"]
     generators = {name: {r["generator"] for r in records} for name, records in found.items()}
     assert len(generators["run"]) == len(generators["float16"]) == 1
@@ -233,18 +235,18 @@ def test_an_exported_model_is_measured_like_its_run(folder):
     for this, other in zip(found["float16"], found["run"], strict=True):
         assert (this["step"], this["protocol"]) == (small_run.STEP, other["protocol"])
     assert evaluate(str(folders["float16"]), *options) == found["float16"]
-    assert len(run.read_metrics(folders["float16"])) == len(found["float16"])  # Written once.
+    assert len(read_metrics(folders["float16"])) == len(found["float16"])  # Written once.
 
     assert {path: path.read_bytes() for path in before} == before
     for dtype in ("float32", "float16"):
         assert xmc_jax.load(folders[dtype]).step == small_run.STEP  # Whole, as it was exported.
-        assert not run.best_dir(folders[dtype]).exists()
+        assert not best_dir(folders[dtype]).exists()
     with pytest.raises(UserError, match="exported model of step 3; it has no step 9"):
         evaluate(str(folders["float16"]), options[0], options[1], 9, settings)
     with pytest.raises(UserError, match="float16 is an exported model, .*; leave out --watch"):
         watch(str(folders["float16"]), options[0])
     export(str(workdir), str(folders["float16"]), with_program=False)
-    assert not run.read_metrics(folders["float16"])  # They were of the model that is gone.
+    assert not read_metrics(folders["float16"])  # They were of the model that is gone.
 
 
 def test_what_prompts_rule_out(folder, tmp_path, capsys):
@@ -261,8 +263,8 @@ def test_what_prompts_rule_out(folder, tmp_path, capsys):
 
 
 def test_mistakes(tmp_path, folder, run_verb, config):
-    run.write_config(tmp_path, config)
-    before = run.config_path(tmp_path).read_bytes()
+    write_config(tmp_path, config)
+    before = config_path(tmp_path).read_bytes()
     bad = tmp_path / "bad.pth"
     bad.write_bytes(b"no weights")
     weights = {"inception_weights": str(bad)}
@@ -278,7 +280,7 @@ def test_mistakes(tmp_path, folder, run_verb, config):
             evaluate(str(tmp_path), str(folder / "data"), [name], None, settings)
     with pytest.raises(UserError, match="'tset'.*val"):
         evaluate(str(tmp_path), str(folder / "data"), ["shapes_accuracy"], split="tset")
-    assert run.config_path(tmp_path).read_bytes() == before
+    assert config_path(tmp_path).read_bytes() == before
 
     for flag in ("--step=3", "--split=test_comp"):
         done = run_verb("evaluate", f"--workdir={tmp_path}", "--watch", flag)

@@ -1,6 +1,5 @@
 """metrics/inception.py against both reference implementations, with the same seeded weights."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,6 +1,5 @@
 """text_encoder.py and tokenizer.py against the original implementation's golden numbers."""
 
-
 import jax
 import jax.numpy as jnp
 import kagglehub

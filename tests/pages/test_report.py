@@ -22,7 +22,7 @@ from tests.page import (
 from xmc_jax import report
 from xmc_jax.errors import UserError
 from xmc_jax.pages import render
-from xmc_jax.run import folder
+from xmc_jax.run.folder import captions_path, report_path
 
 
 def test_whole_report(tmp_path):
@@ -38,7 +38,7 @@ def test_whole_report(tmp_path):
     make_run(tmp_path / "my run", records=records, steps=range(100, 400, 100))
     path = report.write_report(tmp_path / "my run")
 
-    assert path == folder.report_path(tmp_path / "my run")
+    assert path == report_path(tmp_path / "my run")
     source = path.read_text()
     page = Page(source)
     text = " ".join("".join(page.text).split())
@@ -67,7 +67,7 @@ def test_no_run_is_a_user_error(tmp_path):
         report.write_report(tmp_path / "none")
     assert not (tmp_path / "none").exists()
     make_run(tmp_path, steps=[1])
-    folder.captions_path(tmp_path).unlink()
+    captions_path(tmp_path).unlink()
     with pytest.raises(UserError, match=r"captions.json is missing"):
         report.write_report(tmp_path)
 
@@ -117,7 +117,7 @@ def test_command_line(tmp_path):
     command = [sys.executable, "-m", "xmc_jax.report"]
     done = subprocess.run([*command, f"--workdir={tmp_path}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"wrote {folder.report_path(tmp_path)}"
+    assert done.stdout.strip() == f"wrote {report_path(tmp_path)}"
     for arguments, message in (
         ([], "error: --workdir is missing"),
         (["--workdir=/nowhere"], "error: no run in /nowhere"),

@@ -146,16 +146,16 @@ import sys
 import jax, numpy as np
 jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
 from etils import epath
-from xmc_jax import processes, sharding
-from xmc_jax.evaluation.distances import _moments
+from xmc_jax.parallel import processes, sharding
+from xmc_jax.evaluation.families.vgg16 import _moments
 from xmc_jax.evaluation.features import Features, Network
-from xmc_jax.evaluation.pictures import Pictures, make_shares
+from xmc_jax.evaluation.image_sets import Pictures, make_shards
 
 sent = np.float64([1 + 2.0**-40, jax.process_index()])
 np.testing.assert_array_equal(processes.gather(sent), [[1 + 2.0**-40, 0], [1 + 2.0**-40, 1]])
 
 pixels = np.random.default_rng(0).integers(0, 256, (21, 4, 4, 3)).astype(np.uint8)
-shares = make_shares(8)
+shares = make_shards(8)
 parts = [pixels[part.start : part.stop] for part in shares.ranges(21)]
 pictures = Pictures("p", 21, "x", shares, lambda: (part for part in parts))
 apply = lambda params, x: x.astype("float32").mean(axis=(1, 2)) * params
@@ -236,9 +236,9 @@ def test_a_signal_to_one_saves_in_all_at_the_same_step(folder):
 
 WAITING = """
 import sys, time
-from xmc_jax import processes
-processes._DEAD_SECONDS = 8.0  # Instead of a minute.
-processes.join(sys.argv[1], 2, int(sys.argv[2]))
+from xmc_jax.parallel import startup, stopping
+stopping._DEAD_SECONDS = 8.0  # Instead of a minute.
+startup.join(sys.argv[1], 2, int(sys.argv[2]))
 print("joined", flush=True)
 time.sleep(300)  # As in a collective: nothing comes back from it.
 """

@@ -8,8 +8,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests.disks import small_disk
+from xmc_jax import files
 from xmc_jax.errors import UserError
-from xmc_jax.run import folder
+from xmc_jax.run.config import check_same_networks, flatten, read_config, write_config
+from xmc_jax.run.folder import captions_path, config_path, metrics_path, report_path, sample_path
+from xmc_jax.run.records import append_metrics, latest_evaluations, read_metrics, truncate_metrics
 
 
 def make_config(**changes) -> ConfigDict:
@@ -34,9 +37,9 @@ def eval_record(step: int) -> dict:
 
 
 def test_config_round_trip_keeps_tuples_floats_and_none_and_is_locked(tmp_path):
-    folder.write_config(tmp_path, make_config())
-    folder.write_config(tmp_path, make_config())
-    config = folder.read_config(tmp_path)
+    write_config(tmp_path, make_config())
+    write_config(tmp_path, make_config())
+    config = read_config(tmp_path)
     assert config.to_dict() == make_config().to_dict()
     assert isinstance(config.model.multipliers, tuple)
     assert isinstance(config.optimizer.learning_rate, float)
@@ -47,19 +50,19 @@ def test_config_round_trip_keeps_tuples_floats_and_none_and_is_locked(tmp_path):
 
 def test_missing_and_damaged_configs_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="no run in .*config.json is missing"):
-        folder.read_config(tmp_path / "none")
-    folder.config_path(tmp_path).write_text('{"a": ')
+        read_config(tmp_path / "none")
+    config_path(tmp_path).write_text('{"a": ')
     with pytest.raises(UserError, match="not valid JSON"):
-        folder.read_config(tmp_path)
+        read_config(tmp_path)
 
 
 def test_check_config_refuses_another_model_and_names_the_fields(tmp_path):
-    folder.check_config(tmp_path, make_config(**{"model.width": 99}))  # No run there yet.
-    folder.write_config(tmp_path, make_config())
-    folder.check_config(tmp_path, make_config())
-    folder.check_config(tmp_path, make_config(num_steps=99, **{"optimizer.learning_rate": 2.0}))
+    check_same_networks(tmp_path, make_config(**{"model.width": 99}))  # No run there yet.
+    write_config(tmp_path, make_config())
+    check_same_networks(tmp_path, make_config())
+    check_same_networks(tmp_path, make_config(num_steps=99, **{"optimizer.learning_rate": 2.0}))
     with pytest.raises(UserError) as error:
-        folder.check_config(
+        check_same_networks(
             tmp_path, make_config(**{"model.width": 16, "text.num_tokens": 64, "num_steps": 99})
         )
     message = str(error.value)
@@ -70,69 +73,67 @@ def test_check_config_refuses_another_model_and_names_the_fields(tmp_path):
     smaller = make_config()
     del smaller.model.dtype
     with pytest.raises(UserError, match=r"model.dtype \(float32 there, absent now\)"):
-        folder.check_config(tmp_path, smaller)
+        check_same_networks(tmp_path, smaller)
 
 
 def test_metrics_append_and_come_back_in_order(tmp_path):
-    assert folder.read_metrics(tmp_path) == []
-    folder.append_metrics(tmp_path, [train_record(1), train_record(2)])
-    folder.append_metrics(tmp_path, [eval_record(2)])
-    assert folder.read_metrics(tmp_path) == [train_record(1), train_record(2), eval_record(2)]
+    assert read_metrics(tmp_path) == []
+    append_metrics(tmp_path, [train_record(1), train_record(2)])
+    append_metrics(tmp_path, [eval_record(2)])
+    assert read_metrics(tmp_path) == [train_record(1), train_record(2), eval_record(2)]
 
 
 def test_metrics_take_array_scalars_and_write_strict_json(tmp_path):
     values = {"a": np.float32(0.5), "b": jnp.float32(2), "c": np.int64(3), "d": float("nan")}
     values |= {"e": jnp.float32(jnp.inf), "f": None, "g": "text"}
-    folder.append_metrics(tmp_path, [{"kind": "train", "step": 1, **values}])
+    append_metrics(tmp_path, [{"kind": "train", "step": 1, **values}])
 
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
 
-    line = json.loads(folder.metrics_path(tmp_path).read_text(), parse_constant=refuse)
+    line = json.loads(metrics_path(tmp_path).read_text(), parse_constant=refuse)
     assert line == {"kind": "train", "step": 1, "a": 0.5, "b": 2.0, "c": 3, "d": None, "e": None,
                     "f": None, "g": "text"}  # fmt: skip
 
 
 def test_a_torn_last_line_is_left_out_and_does_not_spoil_the_next(tmp_path, capsys):
-    folder.append_metrics(tmp_path, [train_record(1), train_record(2)])
-    path = folder.metrics_path(tmp_path)
+    append_metrics(tmp_path, [train_record(1), train_record(2)])
+    path = metrics_path(tmp_path)
     path.write_text(path.read_text()[:-9])
-    assert folder.read_metrics(tmp_path) == [train_record(1)]
+    assert read_metrics(tmp_path) == [train_record(1)]
     assert "1 incomplete line" in capsys.readouterr().err
-    folder.append_metrics(tmp_path, [train_record(3)])
-    assert folder.read_metrics(tmp_path) == [train_record(1), train_record(3)]
+    append_metrics(tmp_path, [train_record(3)])
+    assert read_metrics(tmp_path) == [train_record(1), train_record(3)]
 
 
 def test_truncate_drops_later_training_only_and_repeats_harmlessly(tmp_path):
-    folder.truncate_metrics(tmp_path, 1)  # No file: nothing to do, nothing made.
-    assert not folder.metrics_path(tmp_path).exists()
-    folder.append_metrics(
-        tmp_path, [train_record(1), train_record(2), eval_record(3), train_record(3)]
-    )
-    with folder.metrics_path(tmp_path).open("a") as file:
+    truncate_metrics(tmp_path, 1)  # No file: nothing to do, nothing made.
+    assert not metrics_path(tmp_path).exists()
+    append_metrics(tmp_path, [train_record(1), train_record(2), eval_record(3), train_record(3)])
+    with metrics_path(tmp_path).open("a") as file:
         file.write('{"kind": "tra')
     for _ in range(2):
-        folder.truncate_metrics(tmp_path, 2)
-        assert folder.read_metrics(tmp_path) == [train_record(1), train_record(2), eval_record(3)]
+        truncate_metrics(tmp_path, 2)
+        assert read_metrics(tmp_path) == [train_record(1), train_record(2), eval_record(3)]
     assert [f.name for f in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_ensure_writable_makes_the_folder_and_leaves_nothing_in_it(tmp_path):
-    folder.ensure_writable(tmp_path / "a" / "b")
+    files.ensure_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
 def test_ensure_writable_says_why_not(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to .*file/run: Not a directory"):
-        folder.ensure_writable(tmp_path / "file" / "run")
+        files.ensure_writable(tmp_path / "file" / "run")
     with pytest.raises(UserError, match="cannot write to /proc/run"):
-        folder.ensure_writable("/proc/run")
+        files.ensure_writable("/proc/run")
 
 
 def test_paths_of_samples(tmp_path):
-    assert folder.sample_path(tmp_path, 500).name == "step_00000500.png"
-    assert folder.sample_path(tmp_path, 500).parent == folder.captions_path(tmp_path).parent
+    assert sample_path(tmp_path, 500).name == "step_00000500.png"
+    assert sample_path(tmp_path, 500).parent == captions_path(tmp_path).parent
 
 
 def test_latest_evaluation_of_each_protocol_counts():
@@ -140,7 +141,7 @@ def test_latest_evaluation_of_each_protocol_counts():
         told = {"value": value, "protocol": protocol, "weights": None, "num_samples": 9, "seed": 0}
         return eval_record(step) | told
 
-    rows = folder.latest_evaluations(
+    rows = latest_evaluations(
         [
             record(100, 0.1),
             train_record(400),
@@ -154,7 +155,7 @@ def test_latest_evaluation_of_each_protocol_counts():
 
 
 def test_flatten():
-    assert folder.flatten({"a": 1, "b": {"c": {"d": 2}, "e": ()}}) == {
+    assert flatten({"a": 1, "b": {"c": {"d": 2}, "e": ()}}) == {
         "a": 1,
         "b.c.d": 2,
         "b.e": (),
@@ -162,48 +163,48 @@ def test_flatten():
 
 
 def test_lines_that_are_no_records_are_left_out_and_named(tmp_path, capsys):
-    folder.append_metrics(tmp_path, [train_record(1)])
-    with folder.metrics_path(tmp_path).open("ab") as file:
+    append_metrics(tmp_path, [train_record(1)])
+    with metrics_path(tmp_path).open("ab") as file:
         file.write(
             b'\xff\x00\n[]\n\n{"kind": "train"}\n{"kind": 1, "step": 2}\n' + b"[" * 9999 + b"\n"
         )
-    folder.append_metrics(tmp_path, [train_record(2)])
-    assert folder.read_metrics(tmp_path) == [train_record(1), train_record(2)]
+    append_metrics(tmp_path, [train_record(2)])
+    assert read_metrics(tmp_path) == [train_record(1), train_record(2)]
     assert "left out 5 incomplete line(s): 2, 3, 5, 6, 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 9999, "\xff"])
 def test_a_broken_config_names_the_file_and_the_mend(tmp_path, text):
-    folder.config_path(tmp_path).write_bytes(text.encode("latin1"))
+    config_path(tmp_path).write_bytes(text.encode("latin1"))
     with pytest.raises(UserError, match="config.json .*; bring it back from a copy, or remove it"):
-        folder.check_config(tmp_path, make_config())
-    assert folder.config_path(tmp_path).read_bytes() == text.encode("latin1")
+        check_same_networks(tmp_path, make_config())
+    assert config_path(tmp_path).read_bytes() == text.encode("latin1")
 
 
 def test_a_full_disk_is_one_line_and_spoils_no_file(tmp_path):
     with small_disk(tmp_path / "disk", kilobytes=64) as disk:
-        folder.write_config(disk, make_config())
-        folder.append_metrics(disk, [train_record(1)])
+        write_config(disk, make_config())
+        append_metrics(disk, [train_record(1)])
         (disk / "other").write_bytes(bytes(48_000))
         large = make_config(**{"text.encoder": "x" * 20_000})
         for write in (
-            lambda: folder.write_config(disk, large),
-            lambda: folder.append_metrics(disk, [{"kind": "train", "step": 2, "x": "x" * 20_000}]),
-            lambda: folder.write_whole(folder.report_path(disk), bytes(20_000)),
+            lambda: write_config(disk, large),
+            lambda: append_metrics(disk, [{"kind": "train", "step": 2, "x": "x" * 20_000}]),
+            lambda: files.write_whole(report_path(disk), bytes(20_000)),
         ):
             with pytest.raises(UserError, match="cannot write .*disk/.*: No space left on device"):
                 write()
-        assert folder.read_config(disk).to_dict() == make_config().to_dict()
-        assert folder.read_metrics(disk) == [train_record(1)]
+        assert read_config(disk).to_dict() == make_config().to_dict()
+        assert read_metrics(disk) == [train_record(1)]
         (disk / "other").unlink()  # The mend.
-        folder.append_metrics(disk, [train_record(2)])
-        assert folder.read_metrics(disk) == [train_record(1), train_record(2)]
+        append_metrics(disk, [train_record(2)])
+        assert read_metrics(disk) == [train_record(1), train_record(2)]
 
 
 def test_a_folder_that_was_removed_is_one_line(tmp_path):
     for write in (
-        lambda: folder.append_metrics(tmp_path / "run", [train_record(1)]),
-        lambda: folder.write_config(tmp_path / "run", make_config()),
+        lambda: append_metrics(tmp_path / "run", [train_record(1)]),
+        lambda: write_config(tmp_path / "run", make_config()),
     ):
         with pytest.raises(UserError, match="cannot write .*/run/.*: No such file.* start again"):
             write()

@@ -30,7 +30,7 @@ GOLDEN = {
 
 def test_examples_are_the_same_in_another_process():
     program = (
-        "from xmc_jax.data import shapes, shapes_captions as c\n"
+        "from xmc_jax.shapes import scenes as shapes, captions as c\n"
         "import zlib\n"
         "e = c.make_example('train', 7)\n"
         "print(zlib.crc32(repr((e, c.make_narrative('val', 3))).encode()),"

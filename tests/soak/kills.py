@@ -19,7 +19,7 @@ import time
 
 from tests.test_verbs import leaves_of
 from tests.verbs import TINY, finish, start
-from xmc_jax.planning import topology
+from xmc_jax.parallel import startup
 
 STEPS_A_KILL = 25  # Enough that the run does not end before the kills do.
 LONGER = [
@@ -110,7 +110,7 @@ def compare(whole: Run, killed: Run) -> list[str]:
     import jax
     import numpy as np
 
-    topology.hide_missing_tpu()
+    startup.hide_missing_tpu()
     faults = [*whole.failures, *killed.failures]
     one, other = (leaves_of(run.workdir, whole.num_steps) for run in (whole, killed))
     equal = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), one, other)

@@ -3,7 +3,8 @@
 import pytest
 
 from tests.verbs import TINY, assert_refused
-from xmc_jax.run import folder as run
+from xmc_jax.run.folder import nonfinite_path
+from xmc_jax.run.records import read_metrics
 from xmc_jax.training import faults as nonfinite
 from xmc_jax.training.faults import Fault, NotFinite
 
@@ -28,7 +29,7 @@ def test_faults_are_written_once_and_survive_a_torn_line(tmp_path):
     assert nonfinite.read_faults(tmp_path) == []
     for fault in (first, second, first):
         nonfinite.write_fault(tmp_path, fault)
-    with run.nonfinite_path(tmp_path).open("a") as file:
+    with nonfinite_path(tmp_path).open("a") as file:
         file.write('{"step": 1, "rest')
     assert nonfinite.read_faults(tmp_path) == [second, first]
     third = first._replace(restored=0)
@@ -70,7 +71,7 @@ def test_a_run_stops_is_replayed_and_goes_on_after_what_it_leaves_out(folder, ru
     done = run_verb("train", *command, "--config.max_nonfinite_skips=1")
     assert done.returncode == 0, done.stderr
     assert "leaving out steps 1 to 2" in done.stdout and "at step 6" in done.stdout
-    assert [r["step"] for r in run.read_metrics(workdir)] == [4, 6]
+    assert [r["step"] for r in read_metrics(workdir)] == [4, 6]
     assert_refused(
         run_verb("train", *command[:-2], f"--workdir={folder / 'no'}", "--replay"),
         "nothing to replay",

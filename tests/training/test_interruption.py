@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from xmc_jax.parallel import processes
+from xmc_jax.parallel import stopping
 from xmc_jax.training.interruption import Interruption
 
 # A call in C that takes minutes keeps the main thread from handling signals, as compilations do.
 CHILD = """
 import hashlib, sys, time
-from xmc_jax.interruption import Interruption
+from xmc_jax.training.interruption import Interruption
 with Interruption() as interruption:
     step = 0
     if sys.argv[1] == "loop":
@@ -104,7 +104,7 @@ def test_what_a_shell_has_ignored_stays_ignored():
 
 
 def test_without_other_processes_the_next_step_is_the_last():
-    together = processes.StopTogether()
+    together = stopping.StopTogether()
     assert not together.is_due(5)
     together.ask()
     assert together.is_due(6)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -14,9 +14,8 @@ from xmc_jax.evaluation.inputs import Material, Prompt, Record, read_subjects, s
 from xmc_jax.evaluation.resume import remove
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
-from xmc_jax.run import folder as run
-
-PyTree = Any
+from xmc_jax.run.folder import evaluation_dir
+from xmc_jax.types import PyTree
 
 FAMILIES = (shapes, inception, vgg16, clip, soa)
 
@@ -52,11 +51,13 @@ def choose_metrics(
     for name in names:
         if name not in known:
             raise UserError(f"no metric {name!r} for this run; there are {', '.join(known)}")
-        if reason := known[name].why_unfit(name, config, prompts):
+        if reason := known[name].reason_unavailable(name, config, prompts):
             raise UserError(f"{name} cannot judge this run: {reason}")
     if names:
         return tuple(names)
-    reasons = {name: family.why_unfit(name, config, prompts) for name, family in known.items()}
+    reasons = {
+        name: family.reason_unavailable(name, config, prompts) for name, family in known.items()
+    }
     chosen = tuple(name for name, reason in reasons.items() if not reason)
     if not chosen:
         told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -89,7 +90,9 @@ def make_evaluation(
     chosen = choose_metrics(names, config, prompts)
     for name in fitting:
         if name not in chosen:
-            processes.say(f"notice: no {name}: {known[name].why_unfit(name, config, prompts)}")
+            processes.say(
+                f"notice: no {name}: {known[name].reason_unavailable(name, config, prompts)}"
+            )
     measures = [
         family.make_measure(experiment, own)
         for family in FAMILIES
@@ -100,7 +103,7 @@ def make_evaluation(
     def measure(step: int, ema: PyTree) -> list[Record]:
         generator = fingerprint_weights(ema, experiment.mesh)
         identity = describe_drawing(experiment, generator, prompts)
-        scratch = run.evaluation_dir(workdir, step, identity)
+        scratch = evaluation_dir(workdir, step, identity)
         drawn = draw(ema, prompts, folder=scratch, identity=identity)
         material = Material(experiment, prompts, subjects.real, subjects.others, drawn, scratch)
         about = {

@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,10 +13,9 @@ from jaxtyping import Array, Float, Float32, Shaped, UInt8
 
 from xmc_jax.console import Progress
 from xmc_jax.evaluation.image_sets import Pictures, fingerprint
-from xmc_jax.evaluation.resume import Spill
+from xmc_jax.evaluation.resume import ResumableRows
 from xmc_jax.parallel import processes, sharding
-
-PyTree = Any
+from xmc_jax.types import PyTree
 
 
 class Network(NamedTuple):
@@ -77,7 +76,7 @@ class Features:
     def _compute(
         self, pictures: Pictures, scratch: epath.Path, key: str
     ) -> Iterator[Float32[np.ndarray, "b ..."]]:
-        spill = Spill(scratch, f"features_{key[:16]}")
+        spill = ResumableRows(scratch, f"features_{key[:16]}")
         done, size, count = spill.num_done(), pictures.shares.batch_size, len(pictures)
         before = min(done * size, count)
         progress = Progress(

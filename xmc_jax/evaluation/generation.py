@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -10,15 +9,14 @@ from etils import epath
 from jax.sharding import Mesh
 
 from xmc_jax.console import Progress
-from xmc_jax.evaluation.image_sets import Pictures, Pixels, Shares, fingerprint, make_shares
+from xmc_jax.evaluation.image_sets import Pictures, Pixels, ProcessShards, fingerprint, make_shards
 from xmc_jax.evaluation.inputs import Prompt
-from xmc_jax.evaluation.resume import Spill, check_space
+from xmc_jax.evaluation.resume import ResumableRows, check_space
 from xmc_jax.experiment import Experiment
 from xmc_jax.inference.sampler import Sampler
 from xmc_jax.parallel import processes
 from xmc_jax.parallel.sharding import make_whole
-
-PyTree = Any
+from xmc_jax.types import PyTree
 
 
 def fingerprint_weights(ema: PyTree, mesh: Mesh) -> str:
@@ -54,7 +52,7 @@ class Drawer:
 
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
-        self._shares = make_shares(experiment.config.eval.batch_size)
+        self._shares = make_shards(experiment.config.eval.batch_size)
         self._sampler = Sampler(experiment, self._shares.batch_size)
 
     def __call__(
@@ -74,7 +72,7 @@ class Drawer:
         Raises:
           UserError: the disk does not hold them.
         """
-        spill, shares, count = Spill(folder, "drawn"), self._shares, len(prompts)
+        spill, shares, count = ResumableRows(folder, "drawn"), self._shares, len(prompts)
         done, size = spill.num_done(), shares.batch_size
         side = self._experiment.config.model.resolution
         missing = max(count - done * size, 0) * side * side * 3
@@ -95,7 +93,9 @@ class Drawer:
         return _pictures_of(spill, count, identity, shares)
 
 
-def _pictures_of(spill: Spill, count: int, identity: str, shares: Shares) -> Pictures:
+def _pictures_of(
+    spill: ResumableRows, count: int, identity: str, shares: ProcessShards
+) -> Pictures:
     def open_batches() -> Iterator[Pixels]:
         for index in range(len(shares.ranges(count))):
             yield spill.read(index)

@@ -19,7 +19,7 @@ Pixels = UInt8[np.ndarray, "b h w 3"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Shares:
+class ProcessShards:
     """How processes share a set of items: of each batch in turn, every process has its rows.
 
     Attributes:
@@ -81,7 +81,7 @@ class Pictures:
     name: str
     count: int
     fingerprint: str
-    shares: Shares
+    shares: ProcessShards
     open_batches: Callable[[], Iterator[Pixels]]
 
     def __len__(self) -> int:
@@ -111,19 +111,23 @@ class Pictures:
         return values
 
     def gather(self, rows: Shaped[np.ndarray, "own *shape"]) -> Shaped[np.ndarray, "n *shape"]:
-        """See `Shares.gather`; the rows belong to this process's pictures."""
+        """See `ProcessShards.gather`; the rows belong to this process's pictures."""
         return self.shares.gather(rows, self.count)
 
 
-def make_shares(batch_size: int) -> Shares:
-    """Shares of this run's processes; the batch is rounded up to fill all devices."""
+def make_shards(batch_size: int) -> ProcessShards:
+    """ProcessShards of this run's processes; the batch is rounded up to fill all devices."""
     devices = jax.device_count()
     whole = -(-batch_size // devices) * devices
-    return Shares(whole, jax.process_index(), jax.process_count())
+    return ProcessShards(whole, jax.process_index(), jax.process_count())
 
 
 def real_pictures(
-    name: str, reader: ExampleReader, indices: Sequence[int], fingerprint: str, shares: Shares
+    name: str,
+    reader: ExampleReader,
+    indices: Sequence[int],
+    fingerprint: str,
+    shares: ProcessShards,
 ) -> Pictures:
     """Pictures of a split, decoded and resized as they are asked for, read ahead in threads.
 

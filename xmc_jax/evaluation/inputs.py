@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from xmc_jax.data import catalog, streams
 from xmc_jax.data.records import ExampleReader, draw_caption
 from xmc_jax.errors import UserError
-from xmc_jax.evaluation.image_sets import Pictures, fingerprint, make_shares, real_pictures
+from xmc_jax.evaluation.image_sets import Pictures, fingerprint, make_shards, real_pictures
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
 from xmc_jax.run.config_checks import evaluation_data
@@ -70,7 +70,7 @@ class Material:
       others: See `Subjects`.
       drawn: One picture a prompt, in their order, rounded to 8 bits.
       scratch: Folder of this very evaluation for what a killed process should find again (see
-        `spill.Spill`); removed when all is measured.
+        `spill.ResumableRows`); removed when all is measured.
     """
 
     experiment: Experiment
@@ -110,7 +110,7 @@ def read_subjects(experiment: Experiment, data_dir: str) -> Subjects:
     if count < 2:
         raise UserError(f"split {split} is too small to measure anything on")
 
-    resolution, shares = config.model.resolution, make_shares(config.eval.batch_size)
+    resolution, shares = config.model.resolution, make_shards(config.eval.batch_size)
     read = ExampleReader(source, resolution, data.crop, data.antialias, config.eval.seed)
     resizing = (resolution, data.crop, data.antialias, PIL.__version__)
     prompts, pixels_of = _read_prompts(source, chosen[:count], config.eval.seed, experiment)

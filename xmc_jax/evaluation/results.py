@@ -9,14 +9,16 @@ from etils import epath
 
 from xmc_jax.evaluation.inputs import Record, split_name
 from xmc_jax.parallel import processes
-from xmc_jax.run import folder as run
+from xmc_jax.run.config import read_config
+from xmc_jax.run.folder import best_dir, checkpoints_dir, held_dir
+from xmc_jax.run.records import append_metrics, read_metrics
 
 
 def write_records(workdir: epath.PathLike, records: Sequence[Record]) -> None:
     """Appends what is not there yet, once for all processes and in one write."""
     if processes.is_first():
-        known = run.read_metrics(workdir)
-        run.append_metrics(workdir, [record for record in records if record not in known])
+        known = read_metrics(workdir)
+        append_metrics(workdir, [record for record in records if record not in known])
 
 
 def measured_steps(workdir: epath.PathLike, names: Sequence[str]) -> set[int]:
@@ -29,8 +31,8 @@ def measured_steps(workdir: epath.PathLike, names: Sequence[str]) -> set[int]:
 
 def _own_records(workdir: epath.PathLike) -> list[Record]:
     """Evaluations on the split that the run's config names; those on others choose nothing."""
-    split = split_name(run.read_config(workdir))
-    records = (r for r in run.read_metrics(workdir) if r["kind"] == "eval")
+    split = split_name(read_config(workdir))
+    records = (r for r in read_metrics(workdir) if r["kind"] == "eval")
     return [r for r in records if r.get("split", split) == split]
 
 
@@ -61,7 +63,7 @@ def keep_best(workdir: epath.PathLike, metric: str) -> None:
     """
     if not metric or not processes.is_first():
         return
-    records, folder = _own_records(workdir), run.best_dir(workdir)
+    records, folder = _own_records(workdir), best_dir(workdir)
     step = best_step(records, metric)
     if step is None:
         measured = sorted({r["metric"] for r in records})
@@ -69,7 +71,7 @@ def keep_best(workdir: epath.PathLike, metric: str) -> None:
         return
     if (folder / str(step)).exists():
         return
-    sources = (run.checkpoints_dir(workdir), run.held_dir(workdir))
+    sources = (checkpoints_dir(workdir), held_dir(workdir))
     if not any(link_checkpoint(source, folder, step) for source in sources):
         _notice(f"the best checkpoint, of step {step}, is no longer there to be kept")
         return

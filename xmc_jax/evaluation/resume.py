@@ -14,7 +14,7 @@ from xmc_jax.errors import UserError
 from xmc_jax.parallel import processes
 
 
-class Spill:
+class ResumableRows:
     """The batches that one kind of work has done so far, each process's rows in files of its own.
 
     A batch is there wholly or not at all. Folders may be local or remote; where processes do not

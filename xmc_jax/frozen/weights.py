@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-PyTree = Any
+from xmc_jax.types import PyTree
 
 
 @contextlib.contextmanager

@@ -26,8 +26,9 @@ from xmc_jax.inference.sampler import make_noise
 from xmc_jax.models.discriminator import DiscriminatorOutput
 from xmc_jax.models.generator import ATTENTION
 from xmc_jax.models.layers import SPECTRAL
-from xmc_jax.run import folder as workdir
 from xmc_jax.run.checkpoint import Checkpoints
+from xmc_jax.run.config import read_config
+from xmc_jax.run.folder import checkpoints_dir
 from xmc_jax.train_state import PyTree
 
 
@@ -168,8 +169,8 @@ def load_judge(folder: epath.PathLike, *, step: int | None = None) -> Judge:
     Raises:
       UserError: there is no such run or checkpoint.
     """
-    experiment = create_experiment(workdir.read_config(folder), training=False)
-    with Checkpoints(workdir.checkpoints_dir(folder), read_only=True) as checkpoints:
+    experiment = create_experiment(read_config(folder), training=False)
+    with Checkpoints(checkpoints_dir(folder), read_only=True) as checkpoints:
         state = checkpoints.restore(experiment.abstract_state(), step)
     return Judge(experiment, {"params": state.discriminator, SPECTRAL: state.spectral})
 

@@ -25,10 +25,10 @@ from etils import epath
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from xmc_jax import files
 from xmc_jax.errors import UserError
-from xmc_jax.run.folder import ensure_writable, metrics_path
-
-PyTree = Any
+from xmc_jax.run.folder import metrics_path
+from xmc_jax.types import PyTree
 
 FORMAT = 1
 DTYPES = ("float32", "float16")
@@ -117,7 +117,7 @@ def open_folder(folder: epath.PathLike) -> epath.Path:
     folder = epath.Path(folder).expanduser()
     if folder.is_dir() and any(folder.iterdir()) and not is_exported(folder):
         raise UserError(f"{folder} is not empty and holds no exported model; choose another folder")
-    ensure_writable(folder)
+    files.ensure_writable(folder)
     return folder
 
 

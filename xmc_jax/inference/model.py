@@ -9,7 +9,6 @@ The verbs `sample`, `export` and `evaluate` load models here too.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,12 +20,11 @@ from xmc_jax.experiment import Experiment, create_experiment
 from xmc_jax.frozen.text_encoder import fingerprint
 from xmc_jax.inference import exported
 from xmc_jax.inference.sampler import Sampler
-from xmc_jax.parallel import sharding
-from xmc_jax.planning import topology
-from xmc_jax.run import folder as workdir
+from xmc_jax.parallel import sharding, startup
 from xmc_jax.run.checkpoint import Checkpoints
-
-PyTree = Any
+from xmc_jax.run.config import read_config
+from xmc_jax.run.folder import find_checkpoints
+from xmc_jax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +95,11 @@ def load(
         text encoder is missing or another one than that of the training.
     """
     folder = epath.Path(folder).expanduser()
-    config = workdir.read_config(folder)
+    config = read_config(folder)
     if text_encoder is not None:
         with config.unlocked():
             config.text.encoder = text_encoder
-    topology.hide_missing_tpu()  # In a notebook nobody else has.
+    startup.hide_missing_tpu()  # In a notebook nobody else has.
     experiment = create_experiment(config, training=False)
     step, ema = restore(folder, experiment, step)
     return TrainedModel(experiment, step, ema, batch_size)
@@ -124,7 +122,7 @@ def restore(
       UserError: see `load`.
     """
     if not exported.is_exported(folder):
-        with Checkpoints(workdir.find_checkpoints(folder, step), read_only=True) as checkpoints:
+        with Checkpoints(find_checkpoints(folder, step), read_only=True) as checkpoints:
             return checkpoints.restore_ema(experiment.abstract_ema(), step)
     model = exported.read(folder)
     if step not in (None, model.step):

@@ -4,8 +4,6 @@
 NVIDIA GPUs and TPUs. Weights are arguments, and lie beside the program in safetensors files.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +13,9 @@ from jaxtyping import Array, Float, Int32, UInt8
 from xmc_jax.experiment import Experiment
 from xmc_jax.frozen.weights import is_weight
 from xmc_jax.train_step import make_sample_step
+from xmc_jax.types import PyTree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-PyTree = Any
 
 
 def name_text_params(params: PyTree) -> dict[str, np.ndarray]:

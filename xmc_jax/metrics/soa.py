@@ -18,7 +18,7 @@ CLASSES = tuple(RULES)
 
 
 class Soa(NamedTuple):
-    """Shares of hits, 0..1, and what they are made of.
+    """ProcessShards of hits, 0..1, and what they are made of.
 
     Attributes:
       by_class: SOA-C: the mean over the classes that captions name.

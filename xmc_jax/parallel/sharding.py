@@ -15,9 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from xmc_jax.errors import UserError
-from xmc_jax.types import Batch
-
-PyTree = Any
+from xmc_jax.types import Batch, PyTree
 
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"
 BATCH_AXES = (DATA_AXIS, FSDP_AXIS)

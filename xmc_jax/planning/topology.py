@@ -1,6 +1,5 @@
 """TPU slices by name, described by their compiler: to compile for chips that need not be there."""
 
-import glob
 import importlib.util
 import math
 import os
@@ -56,15 +55,6 @@ _ALONE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
-
-
-def hide_missing_tpu() -> None:
-    """Keeps the compiler, where it is installed, from complaining at length of a missing TPU.
-
-    To be called before anything touches a device.
-    """
-    if not any(map(glob.glob, ("/dev/accel*", "/dev/vfio/*"))):
-        os.environ.setdefault("TPU_LOAD_LIBRARY", "0")
 
 
 def find_chip(device: Device) -> Chip | None:

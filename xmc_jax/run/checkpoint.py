@@ -26,8 +26,8 @@ from orbax.checkpoint import checkpoint_managers as ocp_managers
 
 from xmc_jax.errors import UserError
 from xmc_jax.train_state import TrainState
+from xmc_jax.types import PyTree
 
-PyTree = Any
 Manifest = dict[str, list]  # Path of an array -> [shape, dtype, checksum].
 
 # How long Orbax waits for a save. It measures by the wall clock, so a clock that is set forth by

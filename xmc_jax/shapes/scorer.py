@@ -24,8 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from xmc_jax import images as pixels
 from xmc_jax.errors import UserError
 from xmc_jax.shapes.accuracy import ParsedObject, ParsedScene
-
-PyTree = Any
+from xmc_jax.types import PyTree
 
 PACKAGED = Path(__file__).with_name("scorer.npz")
 GRID = 3  # Cells along a side.

@@ -9,7 +9,6 @@ pictures have. The run is a function of the seed. The shipped weights came from 
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -18,8 +17,8 @@ from jaxtyping import UInt8
 from xmc_jax import cli
 from xmc_jax.console import Progress
 from xmc_jax.errors import UserError
+from xmc_jax.types import PyTree
 
-PyTree = Any
 Reader = Callable[[UInt8[np.ndarray, "n h w 3"]], list]  # Images to parsed scenes.
 
 _RESOLUTIONS = (32, 64)  # Of batches in turn; larger pictures are easier, and cost more.

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from xmc_jax import images
+from xmc_jax import files, images
 from xmc_jax.console import waiting
 from xmc_jax.errors import UserError
 from xmc_jax.pages import render
-from xmc_jax.run import folder as workdir
+from xmc_jax.run.folder import config_path
 from xmc_jax.study import design
 
 PAGES_FOLDER = "for_raters"
@@ -59,7 +59,7 @@ def build(
             f"there is a study in {out} already, and ratings of it need its key; "
             "choose another --out"
         )
-    workdir.ensure_writable(out)
+    files.ensure_writable(out)
     systems = dict(zip(design.SYSTEMS, sources, strict=True))
     pictures = {s: read_pictures(source, captions, seed) for s, source in systems.items()}
     side = common_side([picture for drawn in pictures.values() for picture in drawn])
@@ -108,7 +108,7 @@ def read_pictures(source: str, captions: Sequence[str], seed: int) -> list[Pixel
       UserError: there is no such folder, no picture for some caption, or one is damaged.
     """
     folder = Path(source).expanduser()
-    if workdir.config_path(source).exists():
+    if config_path(source).exists():
         from xmc_jax.inference import model as trained
 
         model = trained.load(source)

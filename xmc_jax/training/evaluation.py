@@ -15,10 +15,9 @@ from xmc_jax.evaluation import evaluator, results
 from xmc_jax.evaluation.resume import remove
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
-from xmc_jax.run import folder as run
 from xmc_jax.run.checkpoint import Checkpoints
-
-PyTree = Any
+from xmc_jax.run.folder import evaluation_dir
+from xmc_jax.types import PyTree
 
 
 def make_evaluation(
@@ -58,7 +57,7 @@ def make_evaluation(
             writer.write_scalars(step, values)
             measured = True
         if not measured:  # What it drew may be what fills the disk, and training has to save.
-            begun = run.evaluation_dir(workdir, step, "")
+            begun = evaluation_dir(workdir, step, "")
             for folder in begun.parent.glob(f"{begun.name}*"):
                 remove(folder)
         if measured and config.eval.best_metric:

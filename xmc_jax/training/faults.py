@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from xmc_jax.errors import UserError
-from xmc_jax.run import folder as run
+from xmc_jax.run.folder import nonfinite_path
+from xmc_jax.run.records import append_lines, read_lines
 
 
 class NotFinite(UserError):
@@ -69,16 +70,14 @@ def check(step: int, metrics: Mapping[str, Any]) -> None:
 def read_faults(workdir: epath.PathLike) -> list[Fault]:
     """The faults of a run so far, in the order of their steps; damaged lines are passed over."""
     fields = {"step": int, "restored": int, "metric": str, "value": str, "examples": list}
-    faults = [
-        Fault(*map(x.get, fields)) for x in run.read_records(run.nonfinite_path(workdir), fields)
-    ]
+    faults = [Fault(*map(x.get, fields)) for x in read_lines(nonfinite_path(workdir), fields)]
     return sorted(faults, key=lambda fault: fault.step)
 
 
 def write_fault(workdir: epath.PathLike, fault: Fault) -> None:
     """Writes a fault down, once."""
     if fault[:2] not in (known[:2] for known in read_faults(workdir)):
-        run.append_lines(run.nonfinite_path(workdir), [json.dumps(fault._asdict())])
+        append_lines(nonfinite_path(workdir), [json.dumps(fault._asdict())])
 
 
 def step_after(faults: Sequence[Fault], checkpoint_step: int, num_steps: int) -> int:

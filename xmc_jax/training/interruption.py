@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from xmc_jax.parallel import processes
+from xmc_jax.parallel import stopping
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAVED = 0  # Exit code of a run that a signal stopped, with all its steps saved.
@@ -30,7 +30,7 @@ class Interruption:
     """
 
     def __init__(self):
-        self._stop = processes.StopTogether()
+        self._stop = stopping.StopTogether()
         self._requested_at: float | None = None
         self._has_steps = False
 
@@ -91,5 +91,5 @@ def _do_nothing(number: int, frame: object) -> None:
 def _end(message: str, exit_code: int) -> None:
     print(f"{message}; the same command goes on", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    processes.stop_others(message, exit_code)
+    stopping.stop_others(message, exit_code)
     os._exit(exit_code)

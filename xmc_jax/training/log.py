@@ -6,7 +6,7 @@ import jax
 
 from xmc_jax import console
 from xmc_jax.parallel import processes
-from xmc_jax.run import folder as run
+from xmc_jax.run.records import append_metrics
 from xmc_jax.training import faults
 
 # Steps that may wait on the device. A signal waits for them, before it can save.
@@ -63,7 +63,7 @@ class TrainLog:
 
     def _write(self, step: int, values: dict[str, float], rate: float) -> None:
         config = self._config
-        run.append_metrics(
+        append_metrics(
             self._workdir,
             [{"kind": "train", "step": step, **values, "steps_per_second": rate}],
         )

@@ -10,9 +10,10 @@ import numpy as np
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, create_experiment
 from xmc_jax.parallel import processes, sharding
-from xmc_jax.run import folder as run
 from xmc_jax.run.checkpoint import Checkpoints
+from xmc_jax.run.config import check_same_networks
 from xmc_jax.run.config_checks import check_config
+from xmc_jax.run.folder import checkpoints_dir, nonfinite_path
 from xmc_jax.train_state import TrainState
 from xmc_jax.training import faults as nonfinite
 from xmc_jax.training.data import open_splits, open_stream
@@ -34,16 +35,16 @@ def replay(
     Raises:
       UserError: no step was not finite, or its checkpoint is gone.
     """
-    run.check_config(workdir, config)
+    check_same_networks(workdir, config)
     check_config(config)
     if not (faults := nonfinite.read_faults(workdir)):
-        raise UserError(f"nothing to replay: {run.nonfinite_path(workdir)} lists no step")
+        raise UserError(f"nothing to replay: {nonfinite_path(workdir)} lists no step")
     fault = faults[-1]
     with processes.first_process_first("open the data"):
         source, _ = open_splits(config, data_dir)
     experiment = create_experiment(config, fsdp=fsdp)
     if fault.restored:
-        with Checkpoints(run.checkpoints_dir(workdir), read_only=True) as checkpoints:
+        with Checkpoints(checkpoints_dir(workdir), read_only=True) as checkpoints:
             state = checkpoints.restore(experiment.abstract_state(), fault.restored)
     else:
         state = experiment.init_state()

@@ -174,7 +174,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     path.write_bytes(archives.GOOD["plain"])
     script = tmp_path / "convert.py"
     script.write_text(
-        "from xmc_jax.data.builders.pictures import Location, convert_all\n"
+        "from xmc_jax.data.builders.images import Location, convert_all\n"
         "if __name__ == '__main__':\n"
         f"    stream = convert_all([Location({str(path)!r})] * 100_000, 'sq256', num_processes=2)\n"
         "    next(stream); print('going', flush=True)\n"

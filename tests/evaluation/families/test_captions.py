@@ -17,7 +17,7 @@ from xmc_jax.data.builders.captioned import Settings
 from xmc_jax.errors import UserError
 from xmc_jax.evaluation import evaluator
 from xmc_jax.evaluation.families import clip, soa
-from xmc_jax.evaluation.image_sets import Pictures, make_shares
+from xmc_jax.evaluation.image_sets import Pictures, make_shards
 from xmc_jax.evaluation.inputs import Material, Prompt
 from xmc_jax.experiment import create_experiment
 from xmc_jax.frozen.clip import load_clip
@@ -66,7 +66,7 @@ def material(folder, judges):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "make_mesh", lambda fsdp: make_mesh(jax.devices()[:1], fsdp=fsdp))
         experiment = create_experiment(config, training=False)
-    rng, shares = np.random.default_rng(0), make_shares(config.eval.batch_size)
+    rng, shares = np.random.default_rng(0), make_shards(config.eval.batch_size)
     colours = rng.integers(0, 256, (COUNT, 1, 1, 3), np.uint8)
     real = np.tile(colours, (1, SIDE, SIDE, 1))
     drawn = np.where((np.arange(COUNT) % 11 < 2)[:, None, None, None], real, real[::-1])

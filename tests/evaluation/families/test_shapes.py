@@ -11,7 +11,7 @@ from etils import epath
 from configs import shapes_32
 from xmc_jax.evaluate import format_table
 from xmc_jax.evaluation.families import shapes as family
-from xmc_jax.evaluation.image_sets import Pictures, make_shares
+from xmc_jax.evaluation.image_sets import Pictures, make_shards
 from xmc_jax.evaluation.inputs import Material, Prompt
 from xmc_jax.experiment import describe_experiment
 from xmc_jax.shapes import scenes as shapes
@@ -21,7 +21,7 @@ COUNT = 60
 
 
 def pictures(name, images):
-    shares = make_shares(25)  # Rounded up to what the devices divide; the last batch is short.
+    shares = make_shards(25)  # Rounded up to what the devices divide; the last batch is short.
     parts = [images[part.start : part.stop] for part in shares.ranges(len(images))]
     return Pictures(name, len(images), name, shares, lambda: (part for part in parts))
 

@@ -28,7 +28,9 @@ def names(num_prompts: int) -> tuple[str, ...]:
     return ("clip_score", "clip_r_precision", "in_batch_r_precision")
 
 
-def why_unfit(name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None) -> str | None:
+def reason_unavailable(
+    name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
+) -> str | None:
     """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
     if not config.eval.clip:
         return (

@@ -44,7 +44,9 @@ def names(num_prompts: int) -> tuple[str, ...]:
     return tuple(kind + short_count(num_prompts) for kind in _INPUTS)
 
 
-def why_unfit(name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None) -> str | None:
+def reason_unavailable(
+    name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
+) -> str | None:
     """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
     if not config.eval.inception_weights:
         return (

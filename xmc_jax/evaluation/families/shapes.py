@@ -60,7 +60,9 @@ def names(num_prompts: int) -> tuple[str, ...]:
     return METRICS
 
 
-def why_unfit(name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None) -> str | None:
+def reason_unavailable(
+    name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
+) -> str | None:
     """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
     data = evaluation_data(config)
     if data != "shapes":

@@ -23,7 +23,9 @@ def names(num_prompts: int) -> tuple[str, ...]:
     return ("soa_c", "soa_i")
 
 
-def why_unfit(name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None) -> str | None:
+def reason_unavailable(
+    name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
+) -> str | None:
     """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
     if evaluation_data(config) == "shapes":
         return "captions of shapes name none of COCO's objects"

@@ -25,7 +25,9 @@ def names(num_prompts: int) -> tuple[str, ...]:
     return ("fd_vgg16",)
 
 
-def why_unfit(name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None) -> str | None:
+def reason_unavailable(
+    name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
+) -> str | None:
     """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
     if config.loss.image_pretrained_weight and config.loss.image_pretrained_network == "vgg16":
         return "the run was trained against VGG-16's own features"

@@ -2,13 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
-PyTree = Any
+from xmc_jax.types import PyTree
 
 
 def by_platform(default: Callable, **forms: Callable) -> Callable:

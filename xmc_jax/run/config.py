@@ -1,0 +1,128 @@
+"""A run's config on disk: how it is written, read back, and compared with a new one."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from xmc_jax import files
+from xmc_jax.errors import UserError, reason
+from xmc_jax.run.folder import config_path
+
+# Sections that fix the shapes and the meaning of the weights.
+FIXED_SECTIONS = ("model", "text")
+# Fields that earlier versions did not have, with the value that reproduces what these did.
+ADDED_FIELDS = {
+    "accumulation_steps": 1,
+    "remat": "none",
+    "max_nonfinite_skips": 0,
+    "data.eval_name": "",
+    "model.bn_group_size": 0,
+    "model.contrastive_head": "none",
+    "loss.contrastive_group_size": 0,
+    "eval.inception_weights": "",
+    "eval.clip": "",
+    "eval.detector": "",
+    "eval.every_steps": 0,
+    "eval.best_metric": "",
+}
+
+
+def write_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
+    """Writes the resolved config; replaces an older one in a single move.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    files.write_whole(config_path(workdir), to_json(config).encode())
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """The text of ``config.json``."""
+    return json.dumps(config.to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
+    """The run's config, locked. Fields of `ADDED_FIELDS` that it lacks have their value there.
+
+    JSON has no tuples: every sequence comes back as a tuple.
+
+    Raises:
+      UserError: there is no config, or it is not valid JSON.
+    """
+    path = config_path(workdir)
+    try:
+        fields = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"no run in {workdir}: {path.name} is missing; check --workdir, or train there first"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, f"is not valid JSON: {reason(error)}") from error
+    if not isinstance(fields, dict):
+        raise _broken(path, "holds no fields")
+    config = ml_collections.ConfigDict(_lists_to_tuples(fields))
+    for name, value in ADDED_FIELDS.items():
+        section, _, field = name.rpartition(".")
+        target = config.get(section) if section else config
+        if isinstance(target, ml_collections.ConfigDict) and field not in target:
+            target[field] = value
+    return config.lock()
+
+
+def check_same_networks(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
+    """Refuses to resume a run under a config whose networks differ from those of its weights.
+
+    Other sections may change between restarts: steps, periods, learning rates. A folder without a
+    config passes.
+
+    Raises:
+      UserError: naming every field of `FIXED_SECTIONS` that differs.
+    """
+    if not config_path(workdir).exists():
+        return
+    old, new = read_config(workdir).to_dict(), _lists_to_tuples(config.to_dict())
+    old, new = (
+        flatten({section: fields.get(section, {}) for section in FIXED_SECTIONS})
+        for fields in (old, new)
+    )
+    differing = [
+        f"{name} ({old.get(name, 'absent')} there, {new.get(name, 'absent')} now)"
+        for name in sorted(old.keys() | new.keys())
+        if name not in old or name not in new or old[name] != new[name]
+    ]
+    if differing:
+        raise UserError(
+            f"the run in {workdir} has another {', '.join(differing)}; "
+            "undo the change or choose another --workdir"
+        )
+
+
+def flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields of nested sections under one name each, ``section.field``, in their order."""
+    flat = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _broken(path: epath.Path, fault: str) -> UserError:
+    return UserError(
+        f"{path} {fault}; restore it from a copy, or remove it: the next start of training writes "
+        "it again"
+    )
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _lists_to_tuples(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_lists_to_tuples(x) for x in value)
+    return value
