@@ -18,10 +18,10 @@ from tests.frozen.test_text_encoder import CAPTIONS as ODD_CAPTIONS
 from tests.verbs import assert_refused
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
-from xmc_jax.export import export
 from xmc_jax.frozen.text_encoder import load_text_encoder
 from xmc_jax.inference import exported, standalone
-from xmc_jax.sample import sample
+from xmc_jax.inference.export import export
+from xmc_jax.inference.sample import sample
 
 CAPTIONS = ["a red circle", "red circles", "circle"]
 
@@ -73,12 +73,12 @@ class Closed:
             raise ImportError(name + " is closed")
 sys.meta_path.insert(0, Closed())
 from generate import load
-draw = load(".")
+generate = load(".")
 for block in {blocks!r}:  # The card's own examples.
     exec(block)
     assert images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3)
 assert np.any(images[0] != images[1])
-np.save({str(folder / "drawn.npy")!r}, draw({CAPTIONS!r}, seed=7))
+np.save({str(folder / "drawn.npy")!r}, generate({CAPTIONS!r}, seed=7))
 sys.argv = ["generate.py", *{arguments!r}]
 runpy.run_path("generate.py", run_name="__main__")
 """
@@ -161,7 +161,7 @@ def test_changed_and_missing_files_are_named(half, tmp_path, name):
 
 def test_another_text_encoder_is_refused(half, tmp_path):
     other = bert.write(tmp_path / "other", bert.weights(np.random.default_rng(5)))
-    with pytest.raises(UserError, match="is another one than that of the model in"):
+    with pytest.raises(UserError, match="is not the one that the model in"):
         xmc_jax.load(half, text_encoder=other)
 
 
