@@ -102,7 +102,7 @@ def test_memory_holds_the_state(plan):
 
 
 def test_arithmetic_is_near_that_of_the_products(plan):
-    """The generator's pass and its gradients; the discriminator's passes on reals and fakes with three
+    """The generator's pass and gradients; the discriminator's passes on reals and fakes with three
     pull-backs, of which the one of the generator's loss needs no gradients of parameters."""
     generator, discriminator = map(forward_flops, ("generator", "discriminator"))
     expected = 3 * generator + 7 * discriminator
