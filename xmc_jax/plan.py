@@ -34,7 +34,7 @@ def main() -> None:
     plan = make(config, topology, fsdp=fsdp)
     if out:
         files.write_whole(out, f"{planning.to_json(plan)}\n".encode())
-    text = planning.to_json(plan) if flags.FLAGS.json else planning.describe(plan)
+    text = planning.to_json(plan) if flags.FLAGS.json else planning.to_text(plan)
     print(text, flush=True)
 
 

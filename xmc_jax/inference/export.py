@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import jax
 from etils import epath
 
 from xmc_jax.frozen.text_encoder import fingerprint
@@ -50,15 +49,11 @@ def export(
         files[exported.TEXT_WEIGHTS] = exported.to_safetensors(text_params)
         files[exported.PROGRAM] = export_program(model.experiment, weights)
         files[exported.SCRIPT] = Path(standalone.__file__).read_bytes()
-    text = {"fingerprint": fingerprint(encoder), "lowercase": encoder.lowercase}
     card = write_card(
+        model,
         name=out.name,
-        config=config.to_dict(),
-        step=model.step,
         records=read_metrics(workdir),
         dtype=dtype,
-        num_parameters=sum(x.size for x in jax.tree.leaves(model.ema["params"])),
-        text_encoder_fingerprint=text["fingerprint"],
         with_program=with_program,
     )
     manifest = {
@@ -66,7 +61,11 @@ def export(
         "dtype": dtype,
         "num_tokens": config.text.num_tokens,
         "z_dim": config.model.z_dim,
-        "text_encoder": {"name": config.text.encoder, **text},
+        "text_encoder": {
+            "name": config.text.encoder,
+            "fingerprint": fingerprint(encoder),
+            "lowercase": encoder.lowercase,
+        },
     }
     exported.write(out, manifest, {**files, exported.CARD: card.encode()})
     size = sum(map(len, files.values())) / 1e6

@@ -1,9 +1,13 @@
 """The model card of an exported model: its training, metrics, intended use and limits."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
+import jax
+
+from xmc_jax.frozen.text_encoder import fingerprint
+from xmc_jax.inference.model import TrainedModel
 from xmc_jax.pages import render
 from xmc_jax.run.records import latest_evaluations
 
@@ -30,38 +34,33 @@ _LIMITS_OF_PHOTOGRAPHS = (
 
 
 def write_card(
+    model: TrainedModel,
     *,
     name: str,
-    config: Mapping[str, Any],
-    step: int,
     records: Iterable[dict[str, Any]],
     dtype: str,
-    num_parameters: int,
-    text_encoder_fingerprint: str,
     with_program: bool,
 ) -> str:
     """Renders the card as Markdown.
 
     Args:
-      name: Name of the model.
-      config: Config of the run, as nested dictionaries.
-      step: Training step of the weights.
-      records: Records of ``metrics.jsonl``; the card shows the evaluations of this step.
+      model: The model.
+      name: Its name.
+      records: Records of ``metrics.jsonl``; the card shows the evaluations of the model's step.
       dtype: Storage type of the parameters.
-      num_parameters: Number of the generator's parameters.
-      text_encoder_fingerprint: See `text_encoder.fingerprint`.
       with_program: Whether the folder holds the program and the text encoder's weights.
     """
+    config = model.experiment.config.to_dict()
     data = config["data"]["name"]
     return render.render(
         "model_card.md.jinja",
         name=name,
         config=config,
-        step=step,
-        metrics=latest_evaluations(records, step=step),
+        step=model.step,
+        metrics=latest_evaluations(records, step=model.step),
         dtype=dtype,
-        num_parameters=num_parameters,
-        fingerprint=text_encoder_fingerprint,
+        num_parameters=sum(x.size for x in jax.tree.leaves(model.ema["params"])),
+        fingerprint=fingerprint(model.experiment.text_encoder),
         with_program=with_program,
         data_text=_describe_data(data),
         data_licence=DATA_LICENCES[data],

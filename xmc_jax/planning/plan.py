@@ -6,7 +6,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from xmc_jax.console import waiting
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, describe_experiment
+from xmc_jax.pages import render
 from xmc_jax.planning import compiled
 from xmc_jax.planning.topology import ATTACHED, Device, find_chip, find_devices
 from xmc_jax.run.environment import installed_versions
@@ -198,58 +199,9 @@ def to_json(plan: Plan) -> str:
     return json.dumps(fields, indent=2)
 
 
-def describe(plan: Plan) -> str:
-    """The plan as a table for people; MB and GB are 10^6 and 10^9 bytes."""
-    on_chips = ""
-    if plan.num_chips != plan.num_devices:
-        on_chips = f", {plan.num_devices // plan.num_chips} on each of {plan.num_chips} chips"
-    versions = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
-    limit = f" of {plan.memory_limit / 1e9:.2f}" if plan.memory_limit else ""
-    size = {name: f"{value / 1e9:.2f}" for name, value in plan.memory.items()}
-    arithmetic = f"{plan.flops / 1e12:.4g} TFLOP"
-    if plan.peak_flops:
-        peak = f"{plan.peak_flops / 1e12:g} TFLOP/s"
-        arithmetic += f", at least {plan.floor_seconds * 1e3:.4g} ms at {peak}"
-    collectives = [f"{kind} {_megabytes(size)}" for kind, size in plan.collective_bytes.items()]
-    step = {
-        "devices": f"{plan.num_devices} x {plan.device_kind}{on_chips} ({plan.topology}), "
-        f"fsdp {plan.fsdp}",
-        "batch": f"{plan.batch_size} images, {plan.batch_size // plan.num_devices} per device; "
-        f"{plan.num_micro_batches} such micro-batches per step",
-        "parameters": ", ".join(f"{name} {n:,}" for name, n in plan.parameters.items()),
-        "compiled": f"in {plan.compile_seconds:.0f} s with {versions}",
-    }
-    on_each_device = {
-        "memory": f"{size['total']}{limit} GB: arguments {size['arguments']}, temporaries "
-        f"{size['temporaries']}, outputs {size['outputs']} ({size['aliased']} of it in place of "
-        f"arguments), program {size['code']}",
-        "arithmetic": arithmetic,
-        "collectives": ", ".join(collectives) or "none",
-    }
-    return "\n".join(
-        [
-            *_table(step),
-            "\non each device, per step",
-            *_table(on_each_device),
-            "\nlargest results of collectives",
-            *map(_buffer, plan.largest_collectives),
-            "\nlargest other buffers except arguments; not all exist at the same time",
-            *map(_buffer, plan.largest_buffers),
-        ]
-    )
-
-
-def _table(rows: Mapping[str, str]) -> list[str]:
-    return [f"  {name:<12}{row}" for name, row in rows.items()]
-
-
-def _buffer(buffer: compiled.Buffer) -> str:
-    size, count = _megabytes(buffer.num_bytes), buffer.count
-    return f"  {size:>12}  {count:>3} x {buffer.shape}  {buffer.op}  {buffer.name}".rstrip()
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.4g} MB"
+def to_text(plan: Plan) -> str:
+    """The plan as a table for people."""
+    return render.render("plan.txt.jinja", plan=plan).rstrip()
 
 
 def _compile_step(experiment: Experiment, devices: Sequence[Device]) -> jax.stages.Compiled:
