@@ -140,7 +140,7 @@ def print_comparison(ours: Program, released: Program, unit: str, *seconds: floa
       *seconds: Seconds per unit of ours and of the baseline; none if they were not run.
     """
     rows = [
-        (f"seconds a {unit}", *seconds) if seconds else None,
+        (f"seconds per {unit}", *seconds) if seconds else None,
         ("peak temporary memory, MB", ours.megabytes, released.megabytes),
         ("GFLOP", ours.gigaflops, released.gigaflops),
         ("seconds to compile", ours.compile_seconds, released.compile_seconds),
