@@ -4,16 +4,15 @@ Three checks, each for what it needs: `check_model` for generating images, `chec
 measuring them besides, `check_training` for all of a config.
 """
 
-import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from xmc_jax.data.overlap import why_refused
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, did_you_mean
 from xmc_jax.models.discriminator import CONTRASTIVE_HEADS
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS
 from xmc_jax.run.config import flatten
@@ -129,17 +128,11 @@ def check_training(config: ConfigDict) -> None:
     names = flatten(config.to_dict())
     for name in names:
         if name not in FIELDS:
-            raise UserError(unknown_field(name, FIELDS))
+            raise UserError(f"the config has no field {name}{did_you_mean(name, FIELDS)}")
     check_evaluation(config)
     _check_fields(config, ("", "loss", "optimizer"))
     _check_groups(config)
     _check_periods(config)
-
-
-def unknown_field(name: str, known: Iterable[str]) -> str:
-    """The line about a field that a config does not have, with a neighbour if there is one."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"the config has no field {name}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def check_accumulation(batch_size: int, accumulation_steps: int, num_devices: int) -> None:
