@@ -230,6 +230,8 @@ class Checkpoints:
     def _check_space(self, state: TrainState) -> None:
         """Refuses before the first byte: on a full disk Orbax logs hundreds of stack traces."""
         with self._failed_write_is_user_error():
+            if not files.is_remote(self.directory):
+                self.directory.stat()  # A folder that was removed is not created again.
             files.check_space(
                 self.directory,
                 _local_bytes(state),
