@@ -25,7 +25,7 @@ def make_config(**changes) -> ConfigDict:
         }
     )
     config.update_from_flattened_dict(
-        {name: value for name, value in ADDED_FIELDS.items() if not name.startswith(("data", "loss", "eval"))}
+        {n: x for n, x in ADDED_FIELDS.items() if not n.startswith(("data", "loss", "eval"))}
     )
     config.update_from_flattened_dict(changes)
     return config

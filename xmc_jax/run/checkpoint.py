@@ -65,7 +65,9 @@ class Checkpoints:
     ):
         if keep_latest < 1:
             raise UserError(f"keep_latest={keep_latest}: at least one checkpoint must be kept")
-        self.directory = epath.Path(directory).expanduser().absolute()
+        directory = epath.Path(directory).expanduser()
+        # Orbax wants absolute paths, and `absolute` spoils remote ones.
+        self.directory = directory if files.is_remote(directory) else directory.absolute()
         self._read_only = read_only
         self._damaged: set[int] = set()
         self._manager = ocp.CheckpointManager(
