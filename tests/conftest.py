@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 
 from tests.places import ROOT
 from tests.verbs import COMPILE_FAST
@@ -22,6 +23,9 @@ _cache = ROOT / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ["KERAS_BACKEND"] = "jax"
+
+# Shells have background commands ignore Ctrl-C, and children inherit that: tests send it to some.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from jaxtyping import install_import_hook  # noqa: E402
 

@@ -35,10 +35,10 @@ def environment(data_dir, devices=1):
     }
 
 
-def start(verb, *arguments, data_dir, devices=1):
+def start(verb, *arguments, data_dir, devices=1, python=()):
     """``python -m xmc_jax.VERB`` on as many CPU devices, as a process that goes on."""
     return subprocess.Popen(
-        [sys.executable, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
+        [sys.executable, *python, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
         cwd=ROOT,
         env=environment(data_dir, devices),
         stdout=subprocess.PIPE,

@@ -39,8 +39,6 @@ def start(kind):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A test in the background of a shell would have it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     child.stdout.readline()
     return child
