@@ -5,7 +5,7 @@ import os
 import signal
 
 from tests.places import ROOT
-from tests.verbs import COMPILE_FAST
+from tests.verbs import COMPILE_FAST, PATIENT
 
 os.environ["NO_PROXY"] = "127.0.0.1"  # The servers of tests are here, whatever is around.
 
@@ -15,6 +15,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         COMPILE_FAST,
+        PATIENT,
     ]
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
