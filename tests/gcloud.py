@@ -1,8 +1,8 @@
 """A stand-in for the gcloud CLI: it records its calls, and its workers are folders.
 
 The environment variable `CLOUD` names a folder. Its file ``calls`` gets one JSON list per call.
-``ssh`` runs its command in ``workers/N``, like the login shell of such a machine, and ``scp`` copies
-files there; without ``workers`` a call is only recorded. A file ``exists`` stands for a TPU.
+``ssh`` runs its command in ``workers/N``, like the login shell of such a machine, and ``scp``
+copies files there; without ``workers`` a call is only recorded. A file ``exists`` stands for a TPU.
 """
 
 import json

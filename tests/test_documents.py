@@ -213,11 +213,16 @@ def test_the_diagram_shows_the_layers():
     ]
 
 
+def test_the_drawing_of_the_data_flow_names_files():
+    names = re.findall(r"[\w/]+\.py", (ROOT / "docs" / "data_flow.svg").read_text())
+    assert len(names) >= 6 and not [name for name in names if not (PACKAGE / name).exists()]
+
+
 def test_every_folder_is_in_the_layout():
     text = documents.CODE_MD.read_text()
     for init in PACKAGE.glob("*/__init__.py"):
         assert f"      {init.parent.name}/ " in text, init.parent.name
-    for path in [*PACKAGE.glob("*.py")]:
+    for path in PACKAGE.glob("*.py"):
         assert path.name in text or path.name == "__init__.py", path.name
 
 
