@@ -26,7 +26,7 @@ def oracle(images, captions, candidates):
 def test_agrees_with_the_oracle(rng):
     captions = rng.normal(size=(150, 8)).astype(np.float32)
     images = (captions + rng.normal(size=captions.shape)).astype(np.float32)
-    candidates = metric.draw_candidates(range(150), range(150), seed=3)
+    candidates = metric.sample_candidates(range(150), range(150), seed=3)
     result = metric.r_precision(images, captions, candidates)
     assert result.value == pytest.approx(oracle(images, captions, candidates), abs=1e-12)
     assert 0.05 < result.value < 0.95  # Neither chance nor certainty: the test can fail.
@@ -41,7 +41,7 @@ def test_captions_to_compete_with():
 
 def test_lengths_of_embeddings_do_not_matter(rng):
     images, captions = rng.normal(size=(2, 30, 5))
-    candidates = metric.draw_candidates(range(30), range(30), num_others=9, seed=0)
+    candidates = metric.sample_candidates(range(30), range(30), num_others=9, seed=0)
     scales = rng.uniform(0.1, 10, size=(2, 30, 1))
     one = metric.r_precision(images, captions, candidates)
     other = metric.r_precision(scales[0] * images, scales[1] * captions, candidates)
@@ -52,7 +52,7 @@ def test_lengths_of_embeddings_do_not_matter(rng):
 def test_a_constant_encoder_scores_chance(rng, width):
     images = rng.normal(size=(120, width)).astype(np.float32)
     captions = np.tile(rng.normal(size=width).astype(np.float32), (120, 1))
-    candidates = metric.draw_candidates(range(120), range(120), seed=0)
+    candidates = metric.sample_candidates(range(120), range(120), seed=0)
     assert metric.r_precision(images, captions, candidates).value == pytest.approx(0.01)
 
 
@@ -68,20 +68,20 @@ def test_ties_share_the_hit():
 def test_candidates_are_of_other_images_and_meanings(rng):
     images = rng.integers(0, 40, 200)
     meanings = [f"caption {k}" for k in rng.integers(0, 60, 200)]
-    candidates = metric.draw_candidates(images.tolist(), meanings, seed=1)
+    candidates = metric.sample_candidates(images.tolist(), meanings, seed=1)
     assert candidates.shape == (200, 100)
     for i, row in enumerate(candidates):
         assert row[0] == i
         assert len(set(row)) == 100  # Without replacement.
         for j in row[1:]:
             assert images[j] != images[i] and meanings[j] != meanings[i]
-    again = metric.draw_candidates(images.tolist(), meanings, seed=1)
+    again = metric.sample_candidates(images.tolist(), meanings, seed=1)
     np.testing.assert_array_equal(candidates, again)
-    assert (candidates != metric.draw_candidates(images.tolist(), meanings, seed=2)).any()
+    assert (candidates != metric.sample_candidates(images.tolist(), meanings, seed=2)).any()
 
 
 def test_every_fitting_caption_is_drawn_equally_often():
-    draws = [metric.draw_candidates(range(6), "aabcde", num_others=2, seed=s) for s in range(900)]
+    draws = [metric.sample_candidates(range(6), "aabcde", num_others=2, seed=s) for s in range(900)]
     counts = np.bincount(np.concatenate([d[0, 1:] for d in draws]), minlength=6)
     assert not counts[:2].any()  # Itself, and what says the same.
     assert np.all(np.abs(counts[2:] - 450) < 5 * math.sqrt(900 * 0.25))
@@ -89,7 +89,7 @@ def test_every_fitting_caption_is_drawn_equally_often():
 
 def test_too_few_captions():
     with pytest.raises(ValueError, match="caption 0 has 98 captions .* not 99"):
-        metric.draw_candidates(range(100), ["same", "same", *range(98)], seed=0)
+        metric.sample_candidates(range(100), ["same", "same", *range(98)], seed=0)
 
 
 def test_batches_leave_nothing_out_and_nobody_competes_with_their_like():

@@ -137,7 +137,7 @@ def test_a_rater_goes_through_a_study(browser, study, tmp_path, run_verb):
     first.page.close()
 
     again = Rater(browser, page_of(study), 2, context)
-    assert "13 answers are kept" in again.page.locator("#kept").inner_text()
+    assert "13 answers are stored" in again.page.locator("#kept").inner_text()
     again.start()
     assert again.page.locator("#caption").inner_text() == caption
     assert "Pair 7 of 14, about 1 min left" in again.page.locator("#progress").inner_text()
