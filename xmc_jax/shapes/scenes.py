@@ -89,7 +89,7 @@ class Scene(NamedTuple):
     objects: tuple[SceneObject, ...]
 
 
-def direction(right: float, down: float) -> str:
+def direction(right: float | int, down: float | int) -> str:
     """Name of the main direction of an offset: "left of", "right of", "above" or "below"."""
     if abs(right) > abs(down):
         return "left of" if right < 0 else "right of"
