@@ -172,9 +172,9 @@ def _open(
 
     from xmc_jax.evaluation import evaluator
     from xmc_jax.experiment import create_experiment
-    from xmc_jax.run.config_checks import check_config
+    from xmc_jax.run.config_checks import check_evaluation
 
-    check_config(config)
+    check_evaluation(config)
     evaluator.choose_metrics(names, config)  # Before anything slow.
     experiment = create_experiment(config, training=False)
     options = {"workdir": workdir, "data_dir": data_dir}

@@ -105,7 +105,7 @@ def _clip_score(judge: str, material: Material, drawn, real, captions) -> Record
 
 def _r_precision(judge: str, material: Material, drawn, real, captions) -> Record:
     keys = _keys(material.prompts, material.config)
-    candidates = metric.draw_candidates(*keys, seed=material.config.eval.seed)
+    candidates = metric.sample_candidates(*keys, seed=material.config.eval.seed)
     how = f"the true caption before {metric.NUM_OTHERS} others of other images and meanings"
     return _retrieval(how, candidates, judge, material, drawn, real, captions)
 

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from xmc_jax.evaluation.image_sets import Pictures
@@ -12,10 +10,9 @@ from xmc_jax.evaluation.inputs import Material, Prompt, Record, split_name
 from xmc_jax.experiment import Experiment
 from xmc_jax.run.config_checks import evaluation_data
 from xmc_jax.shapes import accuracy as metric
-from xmc_jax.shapes import captions as shapes_captions
-from xmc_jax.shapes import scenes as shapes
-from xmc_jax.shapes import scorer as shapes_scorer
+from xmc_jax.shapes import captions
 from xmc_jax.shapes.parser import make_parser
+from xmc_jax.shapes.scorer import load_scorer
 
 METRICS = ("shapes_accuracy", "shapes_accuracy_trained")
 
@@ -30,7 +27,7 @@ class Reader(NamedTuple):
     """
 
     name: str
-    read: Callable[[UInt8[np.ndarray, "n h w 3"]], list[metric.ParsedScene]]
+    read: metric.Reader
     weights: str | None
 
 
@@ -42,17 +39,9 @@ def make_reader(name: str, resolution: int) -> Reader:
       resolution: Side of the images.
     """
     if name == "shapes_accuracy_trained":
-        scorer = shapes_scorer.load_scorer()
+        scorer = load_scorer()
         return Reader("trained reader", scorer.read, scorer.fingerprint)
-    parse = make_parser(
-        resolution=resolution,
-        palette=shapes.COLOURS,
-        backgrounds=shapes.BACKGROUNDS,
-        shapes=shapes.SHAPES,
-        sizes={name: radius / shapes.GRID for name, radius in shapes.SIZES.items()},
-        silhouette=shapes.silhouette,
-    )
-    return Reader("analytic reader", lambda images: [parse(image) for image in images], None)
+    return Reader("analytic reader", make_parser(resolution), None)
 
 
 def names(num_prompts: int) -> tuple[str, ...]:
@@ -127,13 +116,12 @@ def _records(
     ]
 
 
-def claims(config: ConfigDict, prompt: Prompt) -> tuple[metric.Form, ...]:
+def claims(config: ConfigDict, prompt: Prompt) -> tuple[captions.Form, ...]:
     """The logical forms of a prompt."""
     if config.data.form.startswith("narrative_"):
-        split, _, number = prompt.example_id.rpartition("-")
-        return shapes_captions.make_narrative(split, int(number))[1].forms
-    captions = shapes_captions.example_from_id(prompt.example_id).captions
-    return (captions[prompt.caption_index].form,)
+        return captions.make_narrative(*captions.parse_id(prompt.example_id))[1].forms
+    example = captions.make_example(*captions.parse_id(prompt.example_id))
+    return (example.captions[prompt.caption_index].form,)
 
 
 def _count(pictures: Pictures, scenes: Sequence[metric.ParsedScene], forms: Sequence[tuple]):
