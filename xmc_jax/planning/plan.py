@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from xmc_jax.console import waiting
 from xmc_jax.errors import UserError
-from xmc_jax.experiment import Experiment, describe_experiment
+from xmc_jax.experiment import Experiment, create_experiment
 from xmc_jax.pages import render
 from xmc_jax.planning import compiled
 from xmc_jax.planning.topology import ATTACHED, Device, find_chip, find_devices
@@ -93,7 +93,7 @@ def make_plan(config: ConfigDict, topology: str = ATTACHED, *, fsdp: int = 1) ->
       DoesNotFitError: the step needs more memory than a device has.
     """
     devices = find_devices(topology)
-    experiment = describe_experiment(config, devices, fsdp=fsdp)
+    experiment = create_experiment(config, fsdp=fsdp, devices=devices)
     started = time.monotonic()
     step = _compile_step(experiment, devices)
     seconds = time.monotonic() - started
