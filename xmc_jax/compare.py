@@ -34,7 +34,7 @@ def main(paths: list[str]) -> None:
     generated = None
     if options.pictures and captions:
         cli.set_up_jax()
-        from xmc_jax.inference.sample import generate_for_runs  # Only images need models.
+        from xmc_jax.inference.compare import generate_for_runs  # Only images need models.
 
         generated = generate_for_runs(runs, captions, seed=options.seed)
     written = pages.write_comparison(runs, out, generated)

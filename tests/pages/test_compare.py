@@ -10,7 +10,7 @@ from tests import small_run
 from tests.page import CAPTIONS, Page, assert_needs_no_network, evaluation, make_run, train_records
 from tests.verbs import assert_refused
 from xmc_jax.errors import UserError
-from xmc_jax.inference.sample import generate_for_runs
+from xmc_jax.inference.compare import generate_for_runs
 from xmc_jax.pages import compare
 
 CONFIG = {"seed": 0, "model": {"resolution": 16, "z_dim": 4}, "loss": {"word_weight": 1.0}}

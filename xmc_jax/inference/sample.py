@@ -1,4 +1,4 @@
-"""Image files of captions: what the verb `sample` writes, and the images that `compare` shows."""
+"""The image files that the verb `sample` writes."""
 
 import re
 import sys
@@ -10,11 +10,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from xmc_jax import files, images
-from xmc_jax.console import waiting
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.inference import exported
 from xmc_jax.inference.model import load
-from xmc_jax.pages.compare import GeneratedImages, Run
 
 _SHOWN_SIDE = 128  # Small images are enlarged to about this many pixels in the grid.
 
@@ -52,25 +50,6 @@ def sample(
     rows = generated.reshape(len(captions), num_images, *generated.shape[1:])
     files.write_whole(out / "grid.png", _captioned_rows(captions, rows))
     print(f"generated {len(generated)} images with step {model.step}; see {out / 'grid.png'}")
-
-
-def generate_for_runs(
-    runs: Sequence[Run], captions: Sequence[str], *, seed: int = 0
-) -> GeneratedImages:
-    """Generates images of the captions with each run's newest checkpoint and the same noise.
-
-    Raises:
-      UserError: a run has no checkpoint.
-    """
-    steps, pngs, sides = [], [], []
-    for run in runs:
-        with waiting(f"generating images of {len(captions)} captions with {run.name}"):
-            model = load(run.path)
-            generated = model.generate(captions, seed=seed)
-        steps.append(model.step)
-        sides.append(generated.shape[1])
-        pngs.append([images.encode_png(pixels) for pixels in generated])
-    return GeneratedImages(list(captions), seed, steps, pngs, min(sides))
 
 
 def _warn_of_losses(tokenizer: Tokenizer, captions: Sequence[str]) -> None:

@@ -4,7 +4,6 @@ import collections
 import datetime
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,9 +81,7 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    if files.is_remote(path):
-        return epath.Path(path).parts
-    return Path(os.path.abspath(path)).parts
+    return (epath.Path(path) if files.is_remote(path) else Path(path).absolute()).parts
 
 
 def grid_captions(run: Run) -> list[str]:

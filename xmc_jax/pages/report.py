@@ -188,6 +188,11 @@ def _tiles(captions_path: epath.Path, grid: bytes, side: int) -> list[dict[str, 
 
 
 THROUGHPUT = "Throughput"
+_GROUPS = {  # By the last word of a metric's name.
+    "accuracy": "retrieval accuracy within the batch",
+    "norm": "norm of the gradient",
+    "logit": "logits",
+}
 
 
 def training_curves(records: Iterable[Record], config: Mapping[str, Any]) -> list[curves.Curves]:
@@ -217,10 +222,4 @@ def _group(name: str) -> str:
     player = {"d": "Discriminator", "g": "Generator"}.get(name.split("/")[0])
     if player is None:
         return THROUGHPUT if name == "steps_per_second" else name
-    if name.endswith("_accuracy"):
-        return f"{player}: retrieval accuracy within the batch"
-    if name.endswith("_norm"):
-        return f"{player}: norm of the gradient"
-    if name.endswith("_logit"):
-        return f"{player}: logits"
-    return f"{player}: losses"
+    return f"{player}: {_GROUPS.get(name.rpartition('_')[2], 'losses')}"
