@@ -97,7 +97,7 @@ def train(
             append_metrics(workdir, [{"kind": "start", "step": int(state.step), **around}])
 
         # Act 3: the steps.
-        from xmc_jax.training.evaluation import make_evaluation
+        from xmc_jax.training.evaluation import make_periodic_evaluation
 
         writer = stack.enter_context(_live_view(config, workdir, preview))
         training = _Training(
@@ -107,7 +107,7 @@ def train(
             open_stream=functools.partial(open_stream, experiment, source, reader_workers),
             writer=writer,
             draw=_make_preview(experiment, preview, workdir, writer),
-            evaluate=make_evaluation(experiment, workdir, data_dir, checkpoints, writer),
+            evaluate=make_periodic_evaluation(experiment, workdir, data_dir, checkpoints, writer),
             interruption=interruption,
         )
         step = _train_through_faults(training, state, experiment, checkpoints, workdir, source)
@@ -250,13 +250,13 @@ def _make_preview(experiment, preview, workdir: str, writer):
 
 def _make_up_evaluation(experiment, workdir, data_dir, checkpoints, preview, state) -> bool:
     """Measures the last step, if a run was cut off before that was over; whether it did."""
-    from xmc_jax.training.evaluation import is_missing, make_evaluation
+    from xmc_jax.training.evaluation import is_missing, make_periodic_evaluation
 
     config, step = experiment.config, int(state.step)
     if not is_missing(config, workdir, step):
         return False
     with _live_view(config, workdir, preview) as writer:
-        evaluate = make_evaluation(experiment, workdir, data_dir, checkpoints, writer)
+        evaluate = make_periodic_evaluation(experiment, workdir, data_dir, checkpoints, writer)
         return evaluate(step, state.ema)
 
 
