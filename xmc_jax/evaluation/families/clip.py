@@ -60,7 +60,7 @@ def make_measure(
     config: ConfigDict, mesh: Mesh, names: Sequence[str]
 ) -> Callable[[EvalInputs], list[MetricRecord]]:
     """See `families`. Floor: captions of other images. Ceiling: real images."""
-    # Keras takes seconds to import, and only these metrics need it.
+    # Keras takes seconds to import: no wrong name of a metric waits for it.
     from xmc_jax.frozen.clip import load_clip
 
     clip = load_clip(config.eval.clip, field="config.eval.clip")

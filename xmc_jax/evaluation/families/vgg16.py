@@ -10,7 +10,6 @@ from xmc_jax import images
 from xmc_jax.evaluation.distances import frechet_between
 from xmc_jax.evaluation.features import Features, InputFeatures, Network
 from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
-from xmc_jax.frozen.image_features import PACKAGED, load_image_features
 from xmc_jax.run.records import MetricRecord
 
 _RESOLUTION = 64  # Pixels; VGG-16 halves them five times.
@@ -57,6 +56,9 @@ def make_measure(
 
 
 def _load_vgg16() -> Network:
+    # Keras takes seconds to import: no wrong name of a metric waits for it.
+    from xmc_jax.frozen.image_features import PACKAGED, load_image_features
+
     network = load_image_features("vgg16", PACKAGED, _RESOLUTION)
 
     def apply(params, pixels: jax.Array) -> jax.Array:
