@@ -2,9 +2,10 @@
 
 import functools
 import os
+import signal
 
 from tests.places import ROOT
-from tests.verbs import COMPILE_FAST
+from tests.verbs import COMPILE_FAST, PATIENT
 
 os.environ["NO_PROXY"] = "127.0.0.1"  # The servers of tests are here, whatever is around.
 
@@ -14,6 +15,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         COMPILE_FAST,
+        PATIENT,
     ]
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -22,6 +24,9 @@ _cache = ROOT / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ["KERAS_BACKEND"] = "jax"
+
+# Shells have background commands ignore Ctrl-C, and children inherit that: tests send it to some.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from jaxtyping import install_import_hook  # noqa: E402
 

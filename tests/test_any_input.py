@@ -23,7 +23,7 @@ from xmc_jax.data.download import narratives
 from xmc_jax.errors import UserError
 from xmc_jax.planning import topology
 from xmc_jax.run.config import flatten, read_config
-from xmc_jax.run.config_checks import check_config
+from xmc_jax.run.config_checks import check_training
 from xmc_jax.run.folder import config_path
 from xmc_jax.run.records import append_metrics, latest_evaluations, read_metrics, truncate_metrics
 from xmc_jax.training import faults
@@ -76,7 +76,7 @@ def test_overrides_are_taken_or_refused_in_one_line(monkeypatch, capsys, name, v
     monkeypatch.setattr(cli.flags, "FLAGS", values)
     try:
         cli._parse_flags(["train", "--config=configs/shapes_32.py", f"--config.{name}={value}"])
-        check_config(values.config)
+        check_training(values.config)
     except UserError as error:
         assert_told(error)
     except SystemExit as end:
@@ -100,7 +100,7 @@ def test_a_config_edited_by_hand_is_taken_or_refused_in_one_line(tmp_path, edits
         (written[section[0]] if section else written)[field] = value
     config_path(tmp_path).write_text(json.dumps(written))
     try:
-        check_config(read_config(tmp_path))
+        check_training(read_config(tmp_path))
     except UserError as error:
         assert_told(error)
 
@@ -109,7 +109,7 @@ def test_a_config_edited_by_hand_is_taken_or_refused_in_one_line(tmp_path, edits
 def test_a_config_of_any_bytes_is_refused_in_one_line(tmp_path, data):
     config_path(tmp_path).write_bytes(data)
     try:
-        check_config(read_config(tmp_path))
+        check_training(read_config(tmp_path))
     except UserError as error:
         assert_told(error)
 

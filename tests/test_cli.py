@@ -19,7 +19,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130 and done.stdout == ""
-    assert done.stderr == "interrupted; the same command starts or goes on again\n"
+    assert done.stderr == "interrupted; the same command starts again or resumes\n"
 
 
 def test_jax_says_nothing_of_a_tpu_that_is_not_there():

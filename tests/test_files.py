@@ -49,7 +49,7 @@ def test_buckets_have_no_lock_and_a_notice_says_so(capsys):
 
 
 def test_a_disk_without_room_is_refused_and_buckets_are_not(tmp_path):
-    with pytest.raises(UserError, match="the task needs 1000000000000 MB in .*; make room, or less"):
+    with pytest.raises(UserError, match="needs 1000000000000 MB in .*; make room, or less"):
         check_space(tmp_path / "not" / "yet", 10**18, task="the task", mend=", or less")
     check_space(tmp_path / "not" / "yet", 1, task="the task", mend="")
     check_space("gs://bucket/run", 10**18, task="the task", mend="")

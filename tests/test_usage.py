@@ -3,13 +3,15 @@
 import pytest
 
 from tests.test_imports import VERBS
-from tests.verbs import TINY, assert_refused
+from tests.verbs import TINY, assert_refused, finish
 
 
 def test_wrong_settings_are_one_clear_line(folder, run_verb):
     workdir = f"--workdir={folder / 'bad'}"
+    done = run_verb("train", *TINY, workdir, "--config.model.widht=4")
+    assert_refused(done, "no field model.widht; did you mean", "model.generator_width")
     assert_refused(
-        run_verb("train", *TINY, workdir, "--config.batchsize=4"), "batchsize", "batch_size"
+        run_verb("train", *TINY, workdir, "--config.batchsize=4"), "batchsize", "batch_size?"
     )
     assert_refused(
         run_verb("train", *TINY, workdir, "--config.batch_size=many"), "batch_size", "many"
@@ -59,9 +61,12 @@ def test_prepare(folder, run_verb):
     assert_refused(run_verb("prepare", "--dataset=imagenet"), "imagenet", "shapes")
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS))
-def test_help_explains(verb, run_verb):
-    result = run_verb(verb, "--help")
-    assert result.returncode == 0
-    text = result.stdout
-    assert f"python -m xmc_jax.{verb}" in text and "--" in text
+def test_help_explains_and_waits_for_nothing_heavy(start_verb):
+    verbs = sorted({*VERBS, "study", "shapes.train_scorer"})
+    children = {verb: start_verb(verb, "--help", python=["-X", "importtime"]) for verb in verbs}
+    for verb, child in children.items():
+        done = finish(child)
+        assert done.returncode == 0, verb
+        assert f"python -m xmc_jax.{verb}" in done.stdout and "--" in done.stdout
+        loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert not loaded & {"jax", "flax", "tensorflow", "keras", "orbax", "grain"}, verb

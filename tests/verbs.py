@@ -11,6 +11,12 @@ from tests.places import ROOT
 # Tests compile much and run little: code that is not optimised, and loops emitted the plain way,
 # compile in a third of the time.
 COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# Fake devices on busy cores meet late: XLA would end the process after 40 s.
+PATIENT = (
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=1200"
+    " --xla_cpu_collective_timeout_seconds=1200"
+)
 TINY = [
     "--config=configs/shapes_32.py",
     "--config.data.form=sq32_n40",
@@ -31,14 +37,14 @@ def environment(data_dir, devices=1):
     return os.environ | {
         "TFDS_DATA_DIR": str(data_dir),
         "XDG_CACHE_HOME": str(pathlib.Path(data_dir) / "cache"),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {COMPILE_FAST}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {COMPILE_FAST} {PATIENT}",
     }
 
 
-def start(verb, *arguments, data_dir, devices=1):
+def start(verb, *arguments, data_dir, devices=1, python=()):
     """``python -m xmc_jax.VERB`` on as many CPU devices, as a process that goes on."""
     return subprocess.Popen(
-        [sys.executable, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
+        [sys.executable, *python, "-m", f"xmc_jax.{verb}", *map(str, arguments)],
         cwd=ROOT,
         env=environment(data_dir, devices),
         stdout=subprocess.PIPE,

@@ -5,24 +5,24 @@
     model = xmc_jax.load("runs/shapes_32")
     images = model.generate(["a red circle above a blue square"], seed=0)
 
-Importing it is cheap: JAX and all the rest are loaded when they are needed.
+Importing this package is cheap: JAX and everything else is loaded when it is needed.
 """
 
 import os
 
-# Before anything imports Keras, as TensorFlow's friends do.
+# Before anything imports Keras, as TensorFlow's companions do.
 os.environ["KERAS_BACKEND"] = "jax"
 
 
 def load(folder, **options):
-    """A trained model, ready to draw: see `trained.load`, which is imported when it is called."""
-    from xmc_jax.inference import model
+    """Loads a trained model that generates images: see `inference.model.load`."""
+    from xmc_jax.inference import model  # Loads JAX and Keras.
 
     return model.load(folder, **options)
 
 
 def load_demo():
-    """The model that comes with the package: see `trained.load_demo`."""
-    from xmc_jax.inference import model
+    """Loads the model that comes with the package: see `inference.model.load_demo`."""
+    from xmc_jax.inference import model  # As above.
 
     return model.load_demo()

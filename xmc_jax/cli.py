@@ -1,6 +1,6 @@
-"""What every verb's command line shares: flags, one-line errors, exit codes.
+"""What the command lines of all verbs share: flags, one-line errors, exit codes.
 
-Kept light: `--help` must not wait for JAX or TensorFlow.
+Kept light: `--help` does not wait for JAX or TensorFlow.
 """
 
 import os
@@ -15,10 +15,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from ml_collections.config_dict import ConfigDict
 
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, did_you_mean, reason
 
 USAGE_ERROR = 2
-INTERRUPTED = 130  # As shells have it for Ctrl-C.
+INTERRUPTED = 130  # The exit code of shells for Ctrl-C.
 
 
 # The flags below belong to the verb that asks for them, so that its --help shows them.
@@ -26,7 +26,7 @@ flags.disclaim_key_flags()
 
 
 def define_config_flag() -> None:
-    """The flag ``--config=configs/NAME.py[:ARGUMENT]`` and its overrides ``--config.a.b=value``."""
+    """Defines ``--config=configs/NAME.py[:ARGUMENT]`` and its overrides ``--config.a.b=value``."""
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -37,26 +37,26 @@ def define_config_flag() -> None:
 
 
 def define_workdir_flag() -> None:
-    """The flag ``--workdir``: the folder of a run."""
+    """Defines ``--workdir``: the folder of a run."""
     flags.DEFINE_string("workdir", None, "Folder of the training run.")
 
 
 def define_data_dir_flag() -> None:
-    """The flag ``--data_dir``: where prepared data sets are; the TFDS convention by default."""
+    """Defines ``--data_dir``: where prepared data sets are; TFDS's convention by default."""
     flags.DEFINE_string(
         "data_dir",
         os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"),
-        "Folder of the prepared data sets (also: the environment's TFDS_DATA_DIR).",
+        "Folder of the prepared data sets (or the environment's TFDS_DATA_DIR).",
     )
 
 
 def define_process_flags() -> None:
-    """The flags by which several processes become one run."""
+    """Defines the flags by which several processes become one run."""
     flags.DEFINE_string(
         "coordinator_address",
         None,
-        "HOST:PORT of process 0, for a run of several processes. With --num_processes and "
-        "--process_id; none of them is needed on Cloud TPU, GKE and Slurm.",
+        "HOST:PORT of process 0, for a run of several processes. Needs --num_processes and "
+        "--process_id; Cloud TPU, GKE and Slurm need none of the three.",
     )
     flags.DEFINE_integer("num_processes", None, "Processes of the run.", lower_bound=1)
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
@@ -66,7 +66,7 @@ def required(name: str) -> Any:
     """The value of a flag that the verb cannot do without.
 
     Raises:
-      UserError: it was not given.
+      UserError: the flag was not given.
     """
     value = flags.FLAGS[name].value
     if value is None or value == "":
@@ -76,7 +76,7 @@ def required(name: str) -> Any:
 
 
 def read_captions_file(name: str) -> list[str]:
-    """The captions in the text file that a flag names, one a line; empty lines are left out.
+    """The captions in the text file that a flag names, one a line, without empty lines.
 
     Raises:
       UserError: the flag was not given, or its file cannot be read.
@@ -85,7 +85,7 @@ def read_captions_file(name: str) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(f"cannot read --{name}={path}: {error.strerror}") from error
+        raise UserError(f"cannot read --{name}={path}: {reason(error)}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"--{name}={path} is not UTF-8 text ({error.reason})") from error
     return [line.strip() for line in lines if line.strip()]
@@ -95,7 +95,7 @@ def required_config() -> ConfigDict:
     """The value of the config flag.
 
     Raises:
-      UserError: it was not given, or its file is not there.
+      UserError: the flag was not given, or its file does not exist.
     """
     config = required("config")
     try:
@@ -123,30 +123,28 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
 
     Args:
       main: The verb.
-      takes_arguments: Whether it is called with the arguments that are no flags, as a list; they
-        are refused otherwise.
+      takes_arguments: Whether `main` takes the arguments that are no flags, as a list; they are
+        refused otherwise.
     """
 
     def main_on_one_line(argv: Sequence[str]) -> None:
         if len(argv) > 1 and not takes_arguments:
             _fail(f"unexpected argument {argv[1]!r}; flags are written --name=value")
-        # The verbs print their own progress; libraries speak when something is wrong.
+        # The verbs print their own progress; libraries only warn.
         logging.set_verbosity(logging.WARNING)
         try:
             main(argv[1:]) if takes_arguments else main()
         except UserError as error:
-            # A name in it may have any character: one line all the same.
+            # A name in the message may contain line breaks.
             _leave(f"error: {' '.join(str(error).splitlines())}", USAGE_ERROR)
         except KeyboardInterrupt:
-            _leave("interrupted; the same command starts or goes on again", INTERRUPTED)
+            _leave("interrupted; the same command starts again or resumes", INTERRUPTED)
         except Exception as error:
-            if _is_one_of_several():
-                from xmc_jax.parallel import stopping
-
+            if stopping := _stopping_of_several():
                 if dead := stopping.give_way():
                     _leave(f"error: {dead}", 1)
                 traceback.print_exc()
-                _leave(f"{type(error).__name__}: {error}", 1)
+                _leave(f"{type(error).__name__}: {reason(error)}", 1)
             raise
 
     app.run(main_on_one_line, flags_parser=_parse_flags)
@@ -156,22 +154,22 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except SystemExit:
-        sys.exit(0)  # Help was asked for and given; absl would leave with 1.
+        sys.exit(0)  # --help was given; absl would leave with 1.
     except flags.UnrecognizedFlagError as error:
-        _fail(f"{_one_line(error)}; --help lists the flags")
+        _fail(f"{reason(error)}; --help lists the flags")
     except flags.Error as error:
-        _fail(_one_line(error))
+        _fail(_last_line(error))
     except OSError:
         _fail(_no_config_file())
     except (AttributeError, KeyError) as error:
-        _fail(_explain_unknown_field(error))
+        _fail(_unknown_field(argv, error))
     except (TypeError, ValueError) as error:
-        _fail(f"--config: {_one_line(error)}")
+        _fail(f"--config: {_last_line(error)}")
 
 
 def _no_config_file() -> str:
     given = [a for a in sys.argv if re.match(r"--?config=", a)]
-    name = given[0].partition("=")[2] if given else "--config"
+    name = given[-1].partition("=")[2] if given else "--config"
     hint = f"; there are {', '.join(known)}" if (known := _configs()) else ""
     return f"no config file {name}{hint}"
 
@@ -180,21 +178,34 @@ def _configs() -> list[str]:
     return [str(path) for path in sorted(Path("configs").glob("*_[0-9]*.py"))]
 
 
-def _explain_unknown_field(error: Exception) -> str:
-    suggestion = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', str(error))
-    if not suggestion:
-        given = _one_line(error).strip("'")
-        return f"the config has no field {given}"
-    near, given = suggestion.groups()
-    return f"the config has no field {given}; did you mean {near}?"
+def _unknown_field(argv: Sequence[str], error: Exception) -> str:
+    """The line about an override of a field that the config does not have."""
+    overrides = [found[1] for a in argv if (found := re.match(r"--?(?:no)?config\.([\w.]+)", a))]
+    files = [a.partition("=")[2] for a in argv if re.match(r"--?config=", a)]
+    if not files:
+        return f"--config: {_last_line(error)}"
+    config = flags.FLAGS["config"].parser.parse(files[-1])
+    known = _field_names(config)
+    for name in overrides:
+        if name not in known:
+            return f"the config has no field {name}{did_you_mean(name, known)}"
+    return f"--config: {_last_line(error)}"
 
 
-def _one_line(error: Exception) -> str:
-    """The line of a message that tells most; a config's own error ends a quoted stack trace."""
-    lines = (str(error.args[0]) if error.args else type(error).__name__).strip().splitlines()
+def _field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+    names = []
+    for name, value in config.items():
+        is_section = isinstance(value, ConfigDict)
+        names += _field_names(value, f"{prefix}{name}.") if is_section else [prefix + name]
+    return names
+
+
+def _last_line(error: Exception) -> str:
+    """The line of a message that tells most: a config's own error ends a quoted stack trace."""
+    lines = str(error).strip().splitlines()
     if any(line.startswith("Traceback") for line in lines):
         return re.sub(r"^[\w.]+: ", "", lines[-1])
-    return lines[0]
+    return reason(error)
 
 
 def _fail(message: str) -> None:
@@ -204,12 +215,15 @@ def _fail(message: str) -> None:
 def _leave(message: str, exit_code: int) -> None:
     """Ends this process with one line, and with it the others of its run."""
     print(message, file=sys.stderr, flush=True)
-    if _is_one_of_several():
-        from xmc_jax.parallel import stopping
-
+    if stopping := _stopping_of_several():
         stopping.stop_others(message.removeprefix("error: "), exit_code)
     sys.exit(exit_code)
 
 
-def _is_one_of_several() -> bool:
-    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+def _stopping_of_several() -> Any:
+    """The module `stopping` if this process is one of several; None otherwise."""
+    if "jax" not in sys.modules or not sys.modules["jax"].distributed.is_initialized():
+        return None
+    from xmc_jax.parallel import stopping  # Loads JAX, which --help does not wait for.
+
+    return stopping

@@ -1,4 +1,4 @@
-"""How long work tells where it is: counts, a rate and the time that is left."""
+"""Progress of long work on the console: counts, a rate and the time that is left."""
 
 import contextlib
 import sys
@@ -21,13 +21,13 @@ def format_duration(seconds: float) -> str:
 
 
 class Progress:
-    """Tells of work on stderr, every few seconds: ``train 1200/82783  850 pictures/s  ETA 1:36``.
+    """Reports work on stderr every few seconds: ``train 1200/82783  850 images/s  ETA 1:36``.
 
     Args:
-      total: How much there is; None if nobody knows.
-      name: What it is, at the start of a line.
-      unit: What one is called, in the plural.
-      silent: Tells nothing, since another process does.
+      total: Number of items; None if unknown.
+      name: Starts each line.
+      unit: Plural of what is counted.
+      silent: Prints nothing, because another process does.
     """
 
     def __init__(self, total: int | None, *, name: str, unit: str, silent: bool = False):
@@ -36,11 +36,11 @@ class Progress:
         self._is_over = silent
 
     def tell(self, done: int, *, num_before: int = 0, note: str = "") -> None:
-        """Prints a line if it is time for one, or if all is done.
+        """Prints a line if it is time for one, or if everything is done.
 
         Args:
-          done: How much is done.
-          num_before: How much of that took no time, and makes no rate.
+          done: Number of items that are done.
+          num_before: Number of these that an earlier run did; they do not count into the rate.
           note: More words for the line.
         """
         now = time.monotonic()
@@ -60,11 +60,11 @@ class Progress:
 
 
 def with_progress(items: Iterable[T], total: int, *, name: str, unit: str) -> Iterator[T]:
-    """Passes items on and tells of them as `Progress` does.
+    """Yields items and reports them as `Progress` does.
 
     Args:
-      items: What is worked through.
-      total: How many there are.
+      items: The items.
+      total: See `Progress`.
       name: See `Progress`.
       unit: See `Progress`.
     """
@@ -76,10 +76,10 @@ def with_progress(items: Iterable[T], total: int, *, name: str, unit: str) -> It
 
 @contextlib.contextmanager
 def waiting(task: str) -> Iterator[None]:
-    """Tells on stderr of a task without parts: that it begins, how long it takes, that it is over.
+    """Reports a task without parts on stderr: its beginning, how long it takes, its end.
 
     Args:
-      task: What is done: "compiling for 4 devices".
+      task: What is done, such as "compiling for 4 devices".
     """
     started, is_over = time.monotonic(), threading.Event()
 

@@ -1,6 +1,6 @@
-"""From a configuration to the objects of a run: networks, optimizers, text, steps.
+"""From a config to the objects of a run: networks, optimizers, frozen networks, compiled steps.
 
-The one place where `ml_collections` meets the library; what is built here takes typed arguments.
+Networks, losses and steps take typed arguments; `ml_collections` ends here for them.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
 from xmc_jax.objectives import LossWeights
 from xmc_jax.parallel import sharding
-from xmc_jax.run.config_checks import check_accumulation, check_config
+from xmc_jax.run.config_checks import check_accumulation, check_model, check_training
 from xmc_jax.train_state import TrainState, create_train_state, init_generator
 from xmc_jax.train_step import (
     FrozenParams,
@@ -49,9 +49,9 @@ class Experiment:
       generator: The `Generator`.
       discriminator: The `Discriminator`.
       text_encoder: The frozen text encoder.
-      tokenizer: Captions to its token ids; None in a described experiment.
+      tokenizer: Captions to its token ids; None for devices that are not attached.
       image_features: The frozen network of the pretrained-image term, or None.
-      frozen: The frozen weights, on the devices; their shapes in a described experiment.
+      frozen: The frozen weights on the devices; their shapes for devices that are not attached.
     """
 
     config: ConfigDict
@@ -65,7 +65,8 @@ class Experiment:
 
     def init_state(self) -> TrainState:
         """The state before the first step, on the devices; a pure function of the config."""
-        # Runs once. For CPUs LLVM takes half a minute to optimise it, and a few seconds not to.
+        # It runs once. On CPUs, LLVM would spend half a minute to optimise it, and a few seconds
+        # without.
         is_cpu = self.mesh.devices.flat[0].platform == "cpu"
         init = jax.jit(
             self._create_state,
@@ -76,7 +77,7 @@ class Experiment:
 
     def make_rng(self) -> Array:
         """The key of the run's noise, on all devices."""
-        # Made on all at once: a key of one process cannot be sent to another's.
+        # Created on all devices at once: a key of one process cannot be sent to another's.
         make_key = jax.jit(jax.random.key, out_shardings=sharding.replicated(self.mesh))
         return make_key(self.config.seed + 1)
 
@@ -86,7 +87,7 @@ class Experiment:
         return jax.tree.map(_abstract, shapes, self._state_shardings())
 
     def abstract_ema(self) -> PyTree:
-        """The same of the generator's moving averages, whole on every device, to draw with."""
+        """The same of the generator's averages, whole on every device, as sampling uses them."""
         init = functools.partial(
             init_generator, generator=self.generator, text_width=self.text_encoder.width
         )
@@ -108,7 +109,7 @@ class Experiment:
 
     @functools.cached_property
     def _create_state(self) -> Callable[[UInt32[Array, ""]], TrainState]:
-        """One object, and no method: JAX traces it once, whoever asks for shapes or programs."""
+        """One function object, so that JAX traces it once for shapes and programs."""
         return functools.partial(
             _create_state,
             generator=self.generator,
@@ -175,68 +176,63 @@ class Experiment:
         return optax.adam(section[learning_rate], b1=section.beta1, b2=section.beta2)
 
 
-def create_experiment(config: ConfigDict, *, training: bool = True, fsdp: int = 1) -> Experiment:
-    """Builds the parts of an experiment; loads the frozen networks.
+def create_experiment(
+    config: ConfigDict,
+    *,
+    training: bool = True,
+    fsdp: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Experiment:
+    """Builds the parts of an experiment and loads the frozen networks.
 
     Args:
       config: A resolved configuration; see `configs/shapes_32.py` for every field.
-      training: Whether losses will be computed. Sampling needs no image features.
+      training: Whether losses will be computed. Otherwise only the sections ``model`` and ``text``
+        need to be right, and there are no image features.
       fsdp: See `sharding.make_mesh`.
+      devices: Devices to compile for that need not be attached, described by a compiler. The
+        experiment then has no frozen weights, only their shapes, and no tokenizer. None: all
+        attached devices.
 
     Raises:
       UserError: a field is missing or has a value that cannot work, or weights are missing.
     """
-    check_config(config)
-    mesh = sharding.make_mesh(fsdp=fsdp)
     if training:
-        _check_shares(config, mesh)
-    generator, discriminator = _create_networks(config)
-    text_encoder = load_text_encoder(config.text.encoder)
-    image_features = _image_features(config, load_image_features) if training else None
-    return Experiment(
-        config=config,
-        mesh=mesh,
-        generator=generator,
-        discriminator=discriminator,
-        text_encoder=text_encoder,
-        tokenizer=Tokenizer(
-            text_encoder.vocabulary_file, config.text.num_tokens, text_encoder.lowercase
-        ),
-        image_features=image_features,
-        frozen=sharding.put(
-            _frozen_params(text_encoder, image_features), sharding.replicated(mesh)
-        ),
-    )
-
-
-def describe_experiment(
-    config: ConfigDict, devices: Sequence[jax.Device], *, fsdp: int = 1
-) -> Experiment:
-    """An experiment for devices that need not be there, without frozen weights: to be compiled.
-
-    Args:
-      config: A resolved configuration.
-      devices: All of the mesh, attached or described by a compiler.
-      fsdp: See `sharding.make_mesh`.
-
-    Raises:
-      UserError: a field is missing or has a value that cannot work.
-    """
-    check_config(config)
+        check_training(config)
+    else:
+        check_model(config)
     mesh = sharding.make_mesh(devices, fsdp=fsdp)
-    _check_shares(config, mesh)
+    if training:
+        sharding.check_batch_size(config.batch_size, mesh)
+        check_accumulation(config.batch_size, config.accumulation_steps, mesh.size)
     generator, discriminator = _create_networks(config)
-    text_encoder = describe_text_encoder(config.text.encoder)
-    image_features = _image_features(config, describe_image_features)
+    is_attached = devices is None
+    text_encoder = (load_text_encoder if is_attached else describe_text_encoder)(
+        config.text.encoder
+    )
+    image_features = None
+    if training and config.loss.image_pretrained_weight:
+        image_features = (load_image_features if is_attached else describe_image_features)(
+            config.loss.image_pretrained_network,
+            config.loss.image_pretrained_weights,
+            config.loss.image_pretrained_resolution,
+        )
+    frozen = FrozenParams(text_encoder.params, image_features.params if image_features else None)
+    tokenizer = None
+    if is_attached:
+        frozen = sharding.put(frozen, sharding.replicated(mesh))
+        tokenizer = Tokenizer(
+            text_encoder.vocabulary_file, config.text.num_tokens, text_encoder.lowercase
+        )
     return Experiment(
         config=config,
         mesh=mesh,
         generator=generator,
         discriminator=discriminator,
         text_encoder=text_encoder,
-        tokenizer=None,
+        tokenizer=tokenizer,
         image_features=image_features,
-        frozen=_frozen_params(text_encoder, image_features),
+        frozen=frozen,
     )
 
 
@@ -246,11 +242,6 @@ def _create_state(seed: UInt32[Array, ""], **parts: Any) -> TrainState:
 
 def _abstract(x: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-
-
-def _check_shares(config: ConfigDict, mesh: Mesh) -> None:
-    sharding.check_batch_size(config.batch_size, mesh)
-    check_accumulation(config, mesh)
 
 
 def _create_networks(config: ConfigDict) -> tuple[Generator, Discriminator]:
@@ -274,20 +265,3 @@ def _create_networks(config: ConfigDict) -> tuple[Generator, Discriminator]:
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
     return generator, discriminator
-
-
-def _image_features(config: ConfigDict, get: Callable[..., ImageFeatures]) -> ImageFeatures | None:
-    loss = config.loss
-    if not loss.image_pretrained_weight:
-        return None
-    return get(
-        loss.image_pretrained_network,
-        loss.image_pretrained_weights,
-        loss.image_pretrained_resolution,
-    )
-
-
-def _frozen_params(text_encoder: TextEncoder, image_features: ImageFeatures | None) -> FrozenParams:
-    return FrozenParams(
-        text=text_encoder.params, image=image_features.params if image_features else None
-    )

@@ -5,7 +5,7 @@ import pytest
 from configs import coco_256, ln_coco_256, shapes_32
 from xmc_jax.data.overlap import why_refused
 from xmc_jax.errors import UserError
-from xmc_jax.run.config_checks import check_config, evaluation_data
+from xmc_jax.run.config_checks import check_training, evaluation_data
 
 
 @pytest.mark.parametrize("one,other", [("coco", "ln_coco"), ("ln_coco", "coco")])
@@ -22,20 +22,20 @@ def test_configs_are_refused(module, other):
     config.data.eval_name = other
     assert evaluation_data(config) == other
     with pytest.raises(UserError, match=f"eval_name='{other}': COCO-2014 and Localized"):
-        check_config(config)
+        check_training(config)
     config.data.eval_name = config.data.name
-    check_config(config)
+    check_training(config)
 
 
-def test_pictures_smaller_than_the_model_are_refused():
+def test_images_smaller_than_the_model_are_refused():
     config = shapes_32.get_config()
     config.model.resolution = 64
-    with pytest.raises(UserError, match="form='sq32' has pictures of 32 pixels"):
-        check_config(config)
+    with pytest.raises(UserError, match="form='sq32' has images of 32 pixels"):
+        check_training(config)
     for form in ("narrative_sq32", "sq32_n40", "holidays_sq32"):
         config.data.form = form
         with pytest.raises(UserError, match="32 pixels"):
-            check_config(config)
+            check_training(config)
     for form in ("sq64", "sq128_n40", "original", "holidays_original"):
         config.data.form = form
-        check_config(config)
+        check_training(config)

@@ -18,7 +18,7 @@ from xmc_jax.evaluation import run
 from xmc_jax.evaluation.evaluator import Evaluator
 from xmc_jax.evaluation.request import read_request, wait_for_run
 from xmc_jax.evaluation.resume import ResumableRows
-from xmc_jax.experiment import create_experiment, describe_experiment
+from xmc_jax.experiment import create_experiment
 from xmc_jax.export import export
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config import write_config
@@ -211,7 +211,7 @@ def test_a_failed_evaluation_leaves_no_images(tmp_path, config, monkeypatch, cap
     monkeypatch.setattr(training_evaluation, "create_evaluator", lambda *args, **options: evaluator)
     config = config.copy_and_resolve_references()
     config.eval.every_steps = config.checkpoint_every_steps = 2
-    experiment = describe_experiment(config, jax.devices()[:1])
+    experiment = create_experiment(config, training=False, devices=jax.devices()[:1])
     write_config(tmp_path, experiment.config)
     ResumableRows(evaluation_dir(tmp_path, 1, "cd" * 32), "generated").write(0, np.zeros(3))
     with Checkpoints(checkpoints_dir(tmp_path)) as checkpoints:

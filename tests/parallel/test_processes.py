@@ -267,7 +267,7 @@ def test_when_one_is_killed_the_other_ends_and_says_why(killed):
         assert code == 1, errors
         assert errors.splitlines()[-1] == (
             "error: process 1 of 2 died, or cannot be reached any more; start all processes again: "
-            "the run goes on from its last checkpoint"
+            "the run resumes from its last checkpoint"
         )
 
 

@@ -290,7 +290,7 @@ def test_a_disk_that_is_full_leaves_the_older_checkpoint(tmp_path):
         (disk / "other").write_bytes(bytes(1_500_000))
         with Checkpoints(disk / "run") as checkpoints:
             with pytest.raises(
-                UserError, match=r"needs .* MB and .* MB are free; make room.*\(1\)"
+                UserError, match=r"needs .* MB in .* and .* MB are free; make room.*\(1\)"
             ):
                 checkpoints.save(2, make_state(2, width=4000))
         (disk / "other").unlink()
@@ -329,7 +329,7 @@ def test_a_full_disk_is_refused_before_the_first_byte(tmp_path, monkeypatch):
     save(tmp_path, 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(UserError, match=r"needs .* MB and 0 MB are free.*\(1\)"):
+        with pytest.raises(UserError, match=r"needs .* MB in .* and 0 MB are free.*\(1\)"):
             checkpoints.save(2, make_state(2))
     assert sorted(f.name for f in tmp_path.iterdir()) == ["1"]
 

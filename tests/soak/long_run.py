@@ -52,8 +52,8 @@ def main() -> int:
     import jax
 
     from configs import shapes_32
-    from xmc_jax.train import train
     from xmc_jax.training import log as train_log
+    from xmc_jax.training.start import train
 
     config = shapes_32.get_config()
     config.batch_size, config.num_steps = 4, options.steps

@@ -1,11 +1,11 @@
-"""nonfinite.py and replay.py: what is named, what is written down, and where a run goes on."""
+"""faults.py and replay.py: what is named, what is written down, and where a run goes on."""
 
 import pytest
 
 from tests.verbs import TINY, assert_refused
 from xmc_jax.run.folder import nonfinite_path
 from xmc_jax.run.records import read_metrics
-from xmc_jax.training import faults as nonfinite
+from xmc_jax.training import faults
 from xmc_jax.training.faults import Fault, NotFinite
 
 NAN = float("nan")
@@ -13,41 +13,41 @@ NAN = float("nan")
 
 def test_a_term_is_named_before_its_sum_and_both_before_their_gradient():
     metrics = {"d/grad_norm": NAN, "d/loss": NAN, "d/word": 1.0, "g/loss": NAN, "g/word": NAN}
-    assert nonfinite.first_not_finite(metrics) == "g/word"
-    assert nonfinite.first_not_finite(metrics | {"g/word": 0.0}) == "d/loss"
-    assert nonfinite.first_not_finite({"d/loss": 1.0, "g/grad_norm": float("inf")}) == "g/grad_norm"
-    assert nonfinite.first_not_finite({"d/loss": 1.0}) is None
-    nonfinite.check(1, {"d/loss": 1.0})
+    assert faults.first_not_finite(metrics) == "g/word"
+    assert faults.first_not_finite(metrics | {"g/word": 0.0}) == "d/loss"
+    assert faults.first_not_finite({"d/loss": 1.0, "g/grad_norm": float("inf")}) == "g/grad_norm"
+    assert faults.first_not_finite({"d/loss": 1.0}) is None
+    faults.check(1, {"d/loss": 1.0})
     with pytest.raises(NotFinite, match="^d/loss is nan at step 3$") as caught:
-        nonfinite.check(3, {"d/loss": NAN})
+        faults.check(3, {"d/loss": NAN})
     assert (caught.value.step, caught.value.metric) == (3, "d/loss")
 
 
 def test_faults_are_written_once_and_survive_a_torn_line(tmp_path):
     first = Fault(9, 6, "g/word", "nan", [{"micro_batch": 0, "id": "a", "caption": "ä"}])
     second = Fault(5, 4, "d/loss", "inf", [])
-    assert nonfinite.read_faults(tmp_path) == []
+    assert faults.read_faults(tmp_path) == []
     for fault in (first, second, first):
-        nonfinite.write_fault(tmp_path, fault)
+        faults.write_fault(tmp_path, fault)
     with nonfinite_path(tmp_path).open("a") as file:
         file.write('{"step": 1, "rest')
-    assert nonfinite.read_faults(tmp_path) == [second, first]
+    assert faults.read_faults(tmp_path) == [second, first]
     third = first._replace(restored=0)
-    nonfinite.write_fault(tmp_path, third)
-    assert third in nonfinite.read_faults(tmp_path)
+    faults.write_fault(tmp_path, third)
+    assert third in faults.read_faults(tmp_path)
 
 
 def test_where_a_run_goes_on():
-    faults = [Fault(step, restored, "d/loss", "nan", []) for step, restored in ((5, 4), (9, 4))]
-    assert nonfinite.step_after([], 4, 20) == 4
-    assert nonfinite.step_after(faults, 4, 20) == 9  # The second came after the first was left out.
-    assert nonfinite.step_after(faults, 2, 20) == 2  # Another way to step 4, which may be fine.
-    assert nonfinite.step_after(faults, 12, 20) == 12
-    assert nonfinite.step_after(faults, 4, 9) == 5  # A step must be left to take.
+    known = [Fault(step, restored, "d/loss", "nan", []) for step, restored in ((5, 4), (9, 4))]
+    assert faults.step_after([], 4, 20) == 4
+    assert faults.step_after(known, 4, 20) == 9  # The second came after the first was skipped.
+    assert faults.step_after(known, 2, 20) == 2  # Another way to step 4, which may be fine.
+    assert faults.step_after(known, 12, 20) == 12
+    assert faults.step_after(known, 4, 9) == 5  # A step must be left to take.
 
 
 @pytest.mark.long
-def test_a_run_stops_is_replayed_and_goes_on_after_what_it_leaves_out(folder, run_verb):
+def test_a_run_stops_is_replayed_and_skips_what_failed(folder, run_verb):
     workdir = folder / "run"
     command = [*TINY, f"--workdir={workdir}", "--config.num_steps=6"]
     hot = [
@@ -56,7 +56,7 @@ def test_a_run_stops_is_replayed_and_goes_on_after_what_it_leaves_out(folder, ru
     ]
     done = run_verb("train", *command, *hot)
     assert_refused(done, "is nan at step 2", "checkpoints up to step 0 are good", "--replay", "=1,")
-    (fault,) = nonfinite.read_faults(workdir)
+    (fault,) = faults.read_faults(workdir)
     assert (fault.step, fault.restored) == (2, 0)
     assert [x["micro_batch"] for x in fault.examples] == [0] * 4 + [1] * 4
     assert all(x["id"].startswith("train-") and x["caption"] for x in fault.examples)
@@ -70,7 +70,7 @@ def test_a_run_stops_is_replayed_and_goes_on_after_what_it_leaves_out(folder, ru
 
     done = run_verb("train", *command, "--config.max_nonfinite_skips=1")
     assert done.returncode == 0, done.stderr
-    assert "leaving out steps 1 to 2" in done.stdout and "at step 6" in done.stdout
+    assert "skipping steps 1 to 2" in done.stdout and "at step 6" in done.stdout
     assert [r["step"] for r in read_metrics(workdir)] == [4, 6]
     assert_refused(
         run_verb("train", *command[:-2], f"--workdir={folder / 'no'}", "--replay"),

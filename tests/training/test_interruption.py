@@ -39,8 +39,6 @@ def start(kind):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A test in the background of a shell would have it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     child.stdout.readline()
     return child
@@ -77,7 +75,7 @@ def test_the_second_signal_ends_at_once(number):
     child.send_signal(number)
     _, errors = child.communicate(timeout=20)
     assert child.returncode == 128 + number
-    assert errors == f"{number.name} again: ended without saving; the same command goes on\n"
+    assert errors == f"{number.name} again: ended without saving; the same command resumes\n"
 
 
 def test_handlers_are_as_before_when_it_is_left():

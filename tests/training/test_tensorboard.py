@@ -1,4 +1,4 @@
-"""live_view.py: what TensorBoard finds in the events of a run, read back with its own reader."""
+"""tensorboard.py: what TensorBoard finds in the events of a run, read back with its own reader."""
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -18,12 +18,11 @@ def read(folder):
     }
 
 
-def test_a_run_tells_of_itself(tmp_path):
+def test_events_describe_the_run(tmp_path):
     config = shapes_32.get_config()
-    writer = tensorboard.make_writer(str(tmp_path), config, CAPTIONS, 2)
-    writer.write_scalars(3, {"d/loss": 1.5, "steps_per_second": 2.0})
-    writer.write_images(3, {"samples": np.zeros((1, 4, 4, 3), np.uint8)})
-    writer.close()
+    with tensorboard.open_writer(str(tmp_path), config, CAPTIONS, 2) as writer:
+        writer.write_scalars(3, {"d/loss": 1.5, "steps_per_second": 2.0})
+        writer.write_images(3, {"samples": np.zeros((1, 4, 4, 3), np.uint8)})
 
     events, tensors = read(tmp_path)
     assert {"d/loss", "steps_per_second", "samples", "captions", "config"} <= tensors.keys()

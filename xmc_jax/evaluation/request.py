@@ -15,7 +15,7 @@ from xmc_jax.evaluation.selection import choose_metrics
 from xmc_jax.inference.exported import is_exported
 from xmc_jax.parallel import processes
 from xmc_jax.run.config import read_config
-from xmc_jax.run.config_checks import check_config
+from xmc_jax.run.config_checks import check_evaluation
 from xmc_jax.run.folder import config_path
 
 POLL_SECONDS = 5.0  # Between two looks for a new file.
@@ -51,7 +51,7 @@ def read_request(
         config.data.eval_split = split
     if processes.is_first():
         files.ensure_writable(workdir)
-    check_config(config)
+    check_evaluation(config)
     choose_metrics(names, config)
     return config
 

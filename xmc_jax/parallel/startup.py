@@ -6,14 +6,15 @@ import sys
 
 import jax
 
-from xmc_jax.errors import UserError
+from xmc_jax import files
+from xmc_jax.errors import UserError, reason
 from xmc_jax.parallel import stopping
 
 
 def hide_missing_tpu() -> None:
-    """Keeps the compiler, where it is installed, from complaining at length of a missing TPU.
+    """Stops libtpu, where it is installed, from printing errors if the machine has no TPU.
 
-    To be called before anything touches a device.
+    Has to be called before anything touches a device.
     """
     if not any(map(glob.glob, ("/dev/accel*", "/dev/vfio/*"))):
         os.environ.setdefault("TPU_LOAD_LIBRARY", "0")
@@ -22,9 +23,9 @@ def hide_missing_tpu() -> None:
 def join(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Makes this process one of a run; to be called before anything touches a device.
+    """Connects this process with the others of its run, before anything touches a device.
 
-    Without arguments, a cluster that JAX knows (Cloud TPU, GKE, Slurm, Open MPI) is joined, and
+    Without arguments it joins the cluster that JAX detects (Cloud TPU, GKE, Slurm, Open MPI);
     elsewhere the process stays alone.
 
     Args:
@@ -33,7 +34,7 @@ def join(
       process_id: Which one this is, from 0.
 
     Raises:
-      UserError: one of the arguments is missing or wrong, or the others were not reached.
+      UserError: one of the arguments is missing or wrong, or the others cannot be reached.
     """
     hide_missing_tpu()
     given = {
@@ -53,29 +54,27 @@ def join(
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
     except ValueError as error:
         if missing and "coordinator_address should be defined" in str(error):
-            return  # No cluster around: one process.
-        raise UserError(f"could not join the run's processes: {error}") from error
+            return  # No cluster: a single process.
+        raise UserError(f"could not join the run's processes: {reason(error)}") from error
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"could not meet the other processes at {coordinator_address}: {reason}; start all "
-            "of them within five minutes, with the address at which they reach process 0"
+            f"could not meet the other processes at {coordinator_address}: {reason(error)}; start "
+            "all of them within five minutes, with the address at which they reach process 0"
         ) from error
     if jax.process_count() > 1:
         stopping.watch_others()
 
 
 def set_up_jax() -> None:
-    """Hides a TPU that is not there, and keeps compiled programs for the next start."""
+    """Hides a missing TPU, and keeps compiled programs on disk for the next start."""
     hide_missing_tpu()
     if jax.default_backend() == "cpu" and jax.device_count() > 1:
-        # A CPU program loaded from the cache no longer keeps its collectives in order (jaxlib
-        # 0.10.2): between processes they then receive each other's data, and within one they hang.
+        # Programs for CPUs that are loaded from the cache run their collectives out of order
+        # (jaxlib 0.10.2): processes receive each other's data, and a single process hangs.
         jax.config.update("jax_enable_compilation_cache", False)
         return
 
-    cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "xmc_jax", "jax"))
-    # Small programs too: loading a network runs dozens of them.
+        jax.config.update("jax_compilation_cache_dir", str(files.cache_dir() / "jax"))
+    # Small programs, too: loading a network runs dozens of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -12,27 +12,29 @@ import jax
 
 from xmc_jax.parallel.processes import client, is_first, wait_for_all
 
-_STOPPED = "xmc_jax/stopped"  # The key under which the first process that fails says why.
-_SAVE = "xmc_jax/save"  # The key that asks all processes to stop, and the place of their steps.
+_STOPPED = "xmc_jax/stopped"  # Key under which the first process that fails says why.
+_SAVE = "xmc_jax/save"  # Key that asks all processes to stop; their steps are below it.
 _LEFT = "left"
-_ALIVE = "xmc_jax/alive"  # Where each process counts, to show that it lives.
+_ALIVE = "xmc_jax/alive"  # Below it each process counts up, as a sign of life.
 _POLL_SECONDS = 1.0
-# After this long without a sign of life, a process counts as dead: where a collective has failed
-# for it, and where nothing has. An import or a compilation may keep a living one silent for some
-# seconds. JAX itself would wait for 100 s, and then abort with a stack trace.
+# A process counts as dead after this long without a sign of life: the shorter time after a
+# collective failed, the longer one otherwise. Imports and compilations may keep a living process
+# silent for some seconds. JAX's own heartbeat (100 s) aborts with a stack trace instead, and its
+# public API has no place for a message.
 _SUSPICIOUS_SECONDS, _DEAD_SECONDS = 10.0, 60.0
-# Process 0, which the others ask for that reason, leaves this much later than they.
+# Process 0 holds the reason that the others ask for, so it leaves this much later.
 _LAST_WORDS_SECONDS = 4.0
 _ANSWER_SECONDS = 30
 
 
 def give_way() -> str:
-    """Waits a moment, in which a failure of another process ends this one with its reason.
+    """Waits a moment after a failure that another process may have caused.
 
-    For failures that may be the other's: a collective fails in all when one is gone.
+    A collective fails in all processes when one of them is gone. If another one says why it
+    stopped, this process ends here with that reason.
 
     Returns:
-      Which process has died, and what to do; empty if none has.
+      Which process died, and what to do; empty if none did.
     """
     deadline = time.monotonic() + _SUSPICIOUS_SECONDS + 3 * _POLL_SECONDS
     while time.monotonic() < deadline and not (dead := _find_dead(_SUSPICIOUS_SECONDS)):
@@ -41,25 +43,25 @@ def give_way() -> str:
 
 
 def stop_others(reason: str, exit_code: int) -> None:
-    """Ends all processes of the run; returns only if there is no other.
+    """Ends all processes of the run; returns only in a single process.
 
-    The others would wait in their next collective for one that is gone.
+    Otherwise the others would wait for this process in their next collective.
     """
     connection = client()
     if connection is None:
         return
     message = f"{exit_code} process {jax.process_index()} stopped: {reason}"
-    with contextlib.suppress(Exception):  # Another process was first.
+    with contextlib.suppress(Exception):  # Another process has set it already.
         connection.key_value_set(_STOPPED, message)
     _exit(exit_code)
 
 
 class StopTogether:
-    """Agreement of all processes on the step after which they stop.
+    """Lets all processes agree on the step after which they stop.
 
-    A step is a collective: nobody may be at another one than the others. Whoever is asked to stop
-    asks all; each says how far it has come, waits for the others to say so, and all go on to the
-    step after the farthest. JAX's own protocol is alike, but hears of SIGTERM only.
+    A step contains collectives, so all processes must take the same ones. The process that is asked
+    to stop asks all others; each tells its step, waits until all have told theirs, and all continue
+    to the step after the largest. JAX has a similar protocol that only knows SIGTERM.
     """
 
     def __init__(self):
@@ -70,7 +72,7 @@ class StopTogether:
         self.close = _when_set(_SAVE, self._agree) if self._client else lambda: None
 
     def ask(self) -> None:
-        """Asks all processes to stop; may be called by any thread, more than once."""
+        """Asks all processes to stop. Any thread may call it, more than once."""
         if self._client:
             self._client.key_value_set(_SAVE, "", allow_overwrite=True)
         else:
@@ -78,13 +80,13 @@ class StopTogether:
                 self._last_step = self._step + 1
 
     def is_due(self, step: int) -> bool:
-        """Whether this step, which was taken, is the last one; to be called after every step."""
-        with self._lock:  # Whoever has told a step waits here until all have.
+        """Whether this step, which is done, is the last; has to be called after every step."""
+        with self._lock:  # Waits here while `_agree` does.
             self._step = step
             return self._last_step is not None and step >= self._last_step
 
     def _agree(self, _: str) -> None:
-        # Without an answer there is no agreement, and training goes on: another process has ended.
+        # Without agreement training continues: another process has ended.
         with self._lock, contextlib.suppress(Exception):
             self._client.key_value_set(f"{_SAVE}/{jax.process_index()}", str(self._step))
             wait_for_all("agree on the last step", seconds=_ANSWER_SECONDS)
@@ -95,12 +97,12 @@ class StopTogether:
 def _exit(exit_code: int) -> None:
     if is_first():
         time.sleep(_LAST_WORDS_SECONDS)
-    # Not sys.exit: leaving the run in order means waiting for the others to leave.
+    # Not sys.exit, which would wait for the other processes to leave.
     os._exit(exit_code)
 
 
 def watch_others() -> None:
-    """Ends this process with the others of its run: when one says so, and when one has died."""
+    """Ends this process when another one of its run says so or has died."""
     own = f" process {jax.process_index()} stopped: "
 
     def leave(message: str) -> None:
@@ -115,9 +117,9 @@ def watch_others() -> None:
 
 
 class _LifeSigns:
-    """A thread that shows that this process lives, and ends it when another does not."""
+    """A thread that gives signs of life, and ends this process when another gives none."""
 
-    # What each process said last, and when that was heard.
+    # The last sign of each process, and when it arrived.
     heard: dict[int, tuple[str, float]] = {}
 
     def __init__(self):
@@ -131,7 +133,7 @@ class _LifeSigns:
         count = 0
         while not self._over.wait(_POLL_SECONDS):
             count += 1
-            # Fails when process 0 is gone, and with it what all others need: JAX ends them.
+            # Fails when process 0 is gone; then JAX ends all others.
             with contextlib.suppress(Exception):
                 self._client.key_value_set(self._key, str(count), allow_overwrite=True)
                 for key, sign in self._client.key_value_dir_get(f"{_ALIVE}/"):
@@ -150,7 +152,7 @@ class _LifeSigns:
 
 
 def _find_dead(seconds: float) -> str:
-    """A line on the processes that were silent for so long; empty if there are none."""
+    """A line about the processes that were silent for so long; empty if there are none."""
     now = time.monotonic()
     signs = dict(_LifeSigns.heard)
     dead = [i for i, (sign, at) in sorted(signs.items()) if sign != _LEFT and now - at > seconds]
@@ -159,19 +161,19 @@ def _find_dead(seconds: float) -> str:
     names = f"process {dead[0]}" if len(dead) == 1 else f"processes {', '.join(map(str, dead))}"
     return (
         f"{names} of {jax.process_count()} died, or cannot be reached any more; start all "
-        "processes again: the run goes on from its last checkpoint"
+        "processes again: the run resumes from its last checkpoint"
     )
 
 
 def _when_set(key: str, react: Callable[[str], None]) -> Callable[[], None]:
-    """Calls back, in a thread, once any process sets a key; returns what ends the thread."""
+    """Calls `react` in a thread once any process sets a key; returns a function that ends it."""
     connection, over = client(), threading.Event()
 
     def watch() -> None:
         while not over.wait(_POLL_SECONDS):
             try:
                 value = connection.key_value_try_get(key)
-            except Exception:  # Nothing is there, or the run is about to end.
+            except Exception:  # The key is not set, or the run is about to end.
                 continue
             return react(value)
 
@@ -182,5 +184,5 @@ def _when_set(key: str, react: Callable[[str], None]) -> Callable[[], None]:
         over.set()
         thread.join()
 
-    atexit.register(stop_watching)  # Before JAX leaves the run, as it registered first.
+    atexit.register(stop_watching)  # Runs before JAX leaves the run, which registered first.
     return stop_watching

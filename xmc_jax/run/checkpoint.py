@@ -1,15 +1,14 @@
-"""Checkpoints of a run: saved in the background, verified when read.
+"""Checkpoints of a run: saved in the background, verified when they are read.
 
-One checkpoint is one folder, ``<directory>/<step>``, with the items ``ema`` (what images are drawn
-with; restorable alone), ``state`` (everything else) and ``manifest`` (shape, type and checksum of
-every array).
+A checkpoint is a folder, ``<directory>/<step>``, with the items ``ema`` (the averages that
+generate images; it can be restored alone), ``state`` (everything else) and ``manifest`` (shape,
+type and checksum of every array).
 """
 
 import contextlib
 import dataclasses
 import errno
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,17 +23,18 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, UInt32
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
-from xmc_jax.errors import UserError
+from xmc_jax import files
+from xmc_jax.errors import UserError, reason
 from xmc_jax.train_state import TrainState
 from xmc_jax.types import PyTree
 
 Manifest = dict[str, list]  # Path of an array -> [shape, dtype, checksum].
 
-# How long Orbax waits for a save. It measures by the wall clock, so a clock that is set forth by
-# more in mid-save would end the run; dead processes and disks are noticed by other means.
+# How long Orbax waits for a save. It measures by the wall clock, so a clock that jumps forward by
+# more during a save would end the run. Dead processes and disks are noticed by other means.
 _PATIENCE_SECONDS = 7 * 86_400
 _WRITE_ERRORS = (
-    errno.ENOENT,  # Somebody removed the folder.
+    errno.ENOENT,  # The folder was removed.
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -48,12 +48,12 @@ _WRITE_ERRORS = (
 class Checkpoints:
     """The checkpoints in a folder. A context manager: leaving it waits for the last save.
 
-    Every process of a run makes one and calls the same methods in the same order.
+    Every process of a run creates one and calls the same methods in the same order.
 
     Args:
-      directory: The folder, local or remote; made if it is not there, unless `read_only`.
-      keep_latest: How many of the newest checkpoints stay.
-      read_only: Never writes: for evaluating and sampling beside a run that trains.
+      directory: The folder, local or remote; created if it does not exist, unless `read_only`.
+      keep_latest: How many of the newest checkpoints are kept.
+      read_only: Never writes: for evaluating and sampling while the run trains.
     """
 
     def __init__(
@@ -64,8 +64,10 @@ class Checkpoints:
         read_only: bool = False,
     ):
         if keep_latest < 1:
-            raise UserError(f"keep_latest={keep_latest}: at least one checkpoint must stay")
-        self.directory = epath.Path(directory).expanduser().absolute()
+            raise UserError(f"keep_latest={keep_latest}: at least one checkpoint must be kept")
+        directory = epath.Path(directory).expanduser()
+        # Orbax wants absolute paths, and `absolute` spoils remote ones.
+        self.directory = directory if files.is_remote(directory) else directory.absolute()
         self._read_only = read_only
         self._damaged: set[int] = set()
         self._manager = ocp.CheckpointManager(
@@ -88,18 +90,18 @@ class Checkpoints:
 
     def __exit__(self, exc_type, *_) -> None:
         if exc_type is not None:
-            # Something is wrong already: finish what can be finished, and let that be told.
+            # Finish what can be finished; the error that is on its way is the one to report.
             try:
                 self._manager.close()
             except Exception as error:
-                self._say(f"closing the checkpoints failed too: {_first_line(error)}")
+                self._say(f"closing the checkpoints failed too: {reason(error)}")
             return
         self.wait()
         self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints on disk, oldest first."""
-        # Read anew, since another process may be the one that writes; Orbax' own list is cached.
+        # Not from Orbax, whose list is cached: another process may be the one that writes.
         return complete_steps(self.directory)
 
     def latest_step(self) -> int | None:
@@ -107,17 +109,17 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def save(self, step: int, state: TrainState) -> bool:
-        """Saves a state in the background; it may be donated as soon as this returns.
+        """Saves a state in the background; the caller may donate it as soon as this returns.
 
         Args:
           step: Names the checkpoint.
           state: Arrays on devices.
 
         Returns:
-          Whether it is being saved: False if a checkpoint of this step is there already.
+          Whether it is being saved: False if a checkpoint of this step exists.
 
         Raises:
-          UserError: if this write or the one before it failed; the older checkpoints stand.
+          UserError: this save or the one before it failed; the older checkpoints are whole.
         """
         if self._read_only:
             raise ValueError("these checkpoints were opened with read_only=True")
@@ -142,30 +144,30 @@ class Checkpoints:
         """Waits until the last save is complete on disk.
 
         Raises:
-          UserError: if it failed.
+          UserError: the save failed.
         """
         with self._failed_write_is_user_error():
             self._manager.wait_until_finished()
 
     def restore(self, abstract_state: TrainState, step: int | None = None) -> TrainState:
-        """Reads a whole state, onto the shardings of the abstract one.
+        """Restores a whole state onto the shardings of an abstract one.
 
         Args:
           abstract_state: Shapes, types and shardings (`jax.ShapeDtypeStruct`, or arrays).
-          step: Which checkpoint; None: the newest good one. A damaged one is passed over with a
+          step: Which checkpoint; None for the newest good one. Damaged ones are skipped with a
             notice on stderr, and moved aside at the next save.
 
         Raises:
-          UserError: if there is no such checkpoint, it is damaged, or it holds another model.
+          UserError: there is no such checkpoint, it is damaged, or it is of another model.
         """
         _, items = self._restore(_split(abstract_state), step)
         return dataclasses.replace(abstract_state, **items["state"], ema=items["ema"])
 
     def restore_ema(self, abstract_ema: PyTree, step: int | None = None) -> tuple[int, PyTree]:
-        """Reads only what images are drawn with; see `restore`.
+        """Restores only the averages that generate images; see `restore`.
 
         Returns:
-          The step that was read, and ``{"params", "batch_stats"}`` of the averaged generator.
+          The step, and ``{"params", "batch_stats"}`` of the averaged generator.
         """
         found, items = self._restore({"ema": abstract_ema}, step)
         return found, items["ema"]
@@ -181,7 +183,7 @@ class Checkpoints:
         abstract = jax.tree.map(_with_sharding, abstract)
         for candidate in reversed(steps) if step is None else [step]:
             items, damage = self._try_to_restore(abstract, candidate)
-            # One process may meet damage that another does not: all must take the same one.
+            # Damage may show in one process only, and all must restore the same checkpoint.
             if _everywhere(not damage):
                 return candidate, items
             self._say(f"checkpoint {candidate} in {self.directory} is damaged: {damage}")
@@ -194,24 +196,24 @@ class Checkpoints:
         )
 
     def _try_to_restore(self, abstract: Mapping[str, PyTree], step: int) -> tuple[dict, str]:
-        """The items and what is wrong with them: empty, if nothing is.
+        """The items, and what is wrong with them: empty if nothing is.
 
         Raises:
-          UserError: if the checkpoint is sound but its arrays are others than the abstract ones.
+          UserError: the checkpoint is sound, but its arrays are not the abstract ones.
         """
-        # Truncation surfaces as a great many kinds of exception, depending on what was cut.
+        # Truncation raises many kinds of exception, depending on what was cut.
         try:
             args = ocp.args.Composite(manifest=ocp.args.JsonRestore())
             manifests = self._manager.restore(step, args=args)["manifest"]
         except Exception as error:
-            return {}, f"its manifest cannot be read ({_first_line(error)})"
+            return {}, f"its manifest cannot be read ({reason(error)})"
         for name, tree in abstract.items():
             self._check_fit(step, _manifest(tree), manifests[name])
         try:
             args = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
             items = dict(self._manager.restore(step, args=ocp.args.Composite(**args)).items())
         except Exception as error:
-            return {}, _first_line(error)
+            return {}, reason(error)
         for name, tree in items.items():
             for path, entry in _manifest(tree).items():
                 if entry != manifests[name][path]:
@@ -229,20 +231,18 @@ class Checkpoints:
 
     def _check_space(self, state: TrainState) -> None:
         """Refuses before the first byte: on a full disk Orbax logs hundreds of stack traces."""
-        if "://" in str(self.directory):
-            return
         with self._failed_write_is_user_error():
-            free = shutil.disk_usage(self.directory).free
-        needed = _local_bytes(state)
-        if free < needed:
-            raise UserError(
-                f"cannot save a checkpoint in {self.directory}: it needs {needed / 1e6:.0f} MB and "
-                f"{free / 1e6:.0f} MB are free; make room and start again: the run goes on from "
-                f"the last complete one ({_listed(self.steps())})"
+            if not files.is_remote(self.directory):
+                self.directory.stat()  # A folder that was removed is not created again.
+            files.check_space(
+                self.directory,
+                _local_bytes(state),
+                task="cannot save a checkpoint: it",
+                mend=f" and start again: {self._resumption()}",
             )
 
     def _move_damaged_aside(self) -> None:
-        """Frees the steps of damaged checkpoints, which the run is about to save again."""
+        """Moves damaged checkpoints aside: the run is about to save their steps again."""
         while self._damaged:
             folder = self.directory / str(self._damaged.pop())
             if jax.process_index() == 0:
@@ -258,13 +258,16 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            reason = _write_failure(error)
-            if not reason:
+            cause = _write_failure(error)
+            if isinstance(error, UserError) or not cause:
                 raise
             raise UserError(
-                f"cannot save a checkpoint in {self.directory}: {reason}; mend that and start "
-                f"again: the run goes on from the last complete one ({_listed(self.steps())})"
+                f"cannot save a checkpoint in {self.directory}: {cause}; mend that and start "
+                f"again: {self._resumption()}"
             ) from error
+
+    def _resumption(self) -> str:
+        return f"training resumes from the last complete one ({_listed(self.steps())})"
 
     def _say(self, message: str) -> None:
         if jax.process_index() == 0:
@@ -272,7 +275,7 @@ class Checkpoints:
 
 
 def complete_steps(directory: epath.PathLike) -> list[int]:
-    """Steps of the complete checkpoints in a folder, oldest first; none if it is not there."""
+    """Steps of the complete checkpoints in a folder, oldest first; none without a folder."""
     directory = epath.Path(directory)
     if not directory.exists():
         return []
@@ -286,11 +289,11 @@ def _split(state: TrainState) -> dict[str, PyTree]:
 
 
 def _manifest(tree: PyTree) -> Manifest:
-    """What every array is: for abstract ones, without the checksum."""
+    """Shape, type and, unless it is abstract, checksum of every array."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     entries = {jax.tree_util.keystr(path): [list(x.shape), str(x.dtype)] for path, x in leaves}
-    # All are started before the first is waited for. An array at a time, and not all in one
-    # program: parameters, averages and moments share their shapes, hence their compiled programs.
+    # All checksums are started before the first is waited for. One program per array instead of
+    # one for all: parameters, averages and moments share shapes, hence compiled programs.
     checksums = [_checksum(x) for _, x in leaves if isinstance(x, jax.Array)]
     for entry, checksum in zip(entries.values(), checksums, strict=bool(checksums)):
         entry.append(int(checksum))
@@ -299,16 +302,16 @@ def _manifest(tree: PyTree) -> Manifest:
 
 @jax.jit
 def _checksum(x: Array) -> UInt32[Array, ""]:
-    """A checksum, summed where the array is: integers add up alike in any order and split.
+    """A checksum, computed where the array is: a sum of integers is equal in any order and split.
 
-    Each element's bits are mixed, one to one, with its place before they are added modulo 2^32:
-    a change of one element always shows, any other change but for one chance in four billion.
+    The bits of each element are mixed with its place by a bijection, then added modulo 2^32: a
+    change of one element always shows, and any other change with a chance of 1 - 2^-32.
     """
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     bits = jax.lax.bitcast_convert_type(x, f"uint{min(8 * x.dtype.itemsize, 32)}")
     bits = bits.astype(jnp.uint32)
-    # No reshape to one axis: that would gather an array which is split over devices.
+    # No reshape to one axis, which would gather an array that is split over devices.
     place, stride = jnp.zeros(bits.shape, jnp.uint32), 1
     for axis in reversed(range(bits.ndim)):
         iota = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
@@ -321,13 +324,13 @@ def _checksum(x: Array) -> UInt32[Array, ""]:
 
 
 def _local_bytes(tree: PyTree) -> int:
-    """What this process writes: each shard once, however many devices hold a copy."""
+    """Bytes that this process writes: each shard once, however many devices hold a copy."""
     shards = (s for x in jax.tree.leaves(tree) for s in x.addressable_shards)
     return sum(shard.data.nbytes for shard in shards if shard.replica_id == 0)
 
 
 def _with_sharding(x: Any) -> jax.ShapeDtypeStruct:
-    """The abstract form of a leaf: without a sharding it goes to this process's first device."""
+    """The abstract leaf; one without a sharding goes to the first device of this process."""
     sharding = getattr(x, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
@@ -339,10 +342,10 @@ def _everywhere(good: bool) -> bool:
 
 
 def _write_failure(error: BaseException | None) -> str:
-    """The system's words, if the disk is behind the error; else empty."""
+    """The operating system's words if the disk caused the error; empty otherwise."""
     while error is not None:
         for words in map(os.strerror, _WRITE_ERRORS):
-            # TensorStore raises a ValueError that quotes them.
+            # TensorStore raises a ValueError that quotes the words.
             if words in str(error):
                 return words
         error = error.__cause__ or error.__context__
@@ -351,8 +354,3 @@ def _write_failure(error: BaseException | None) -> str:
 
 def _listed(steps: list[int]) -> str:
     return ", ".join(map(str, steps)) or "none"
-
-
-def _first_line(error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text[:200]}{'…' * (len(text) > 200)}"

@@ -65,13 +65,7 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
         raise _broken(path, f"is not valid JSON: {reason(error)}") from error
     if not isinstance(fields, dict):
         raise _broken(path, "holds no fields")
-    config = ml_collections.ConfigDict(_lists_to_tuples(fields))
-    for name, value in ADDED_FIELDS.items():
-        section, _, field = name.rpartition(".")
-        target = config.get(section) if section else config
-        if isinstance(target, ml_collections.ConfigDict) and field not in target:
-            target[field] = value
-    return config.lock()
+    return ml_collections.ConfigDict(_complete(_lists_to_tuples(fields))).lock()
 
 
 def check_same_networks(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
@@ -85,10 +79,12 @@ def check_same_networks(workdir: epath.PathLike, config: ml_collections.ConfigDi
     """
     if not config_path(workdir).exists():
         return
-    old, new = read_config(workdir).to_dict(), _lists_to_tuples(config.to_dict())
     old, new = (
         flatten({section: fields.get(section, {}) for section in FIXED_SECTIONS})
-        for fields in (old, new)
+        for fields in (
+            read_config(workdir).to_dict(),
+            _complete(_lists_to_tuples(config.to_dict())),
+        )
     )
     differing = [
         f"{name} ({old.get(name, 'absent')} there, {new.get(name, 'absent')} now)"
@@ -111,6 +107,17 @@ def flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def _complete(fields: dict[str, Any]) -> dict[str, Any]:
+    """Adds the fields of `ADDED_FIELDS` that an older version did not write."""
+    fields = {name: dict(x) if isinstance(x, Mapping) else x for name, x in fields.items()}
+    for name, value in ADDED_FIELDS.items():
+        section, _, field = name.rpartition(".")
+        target = fields.get(section) if section else fields
+        if isinstance(target, dict):
+            target.setdefault(field, value)
+    return fields
 
 
 def _broken(path: epath.Path, fault: str) -> UserError:

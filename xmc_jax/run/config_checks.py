@@ -1,39 +1,95 @@
-"""Values of the config that no run can use, refused before anything is loaded."""
+"""Configs that cannot work, refused before anything slow begins.
 
+Three checks, each for what it needs: `check_model` for generating images, `check_evaluation` for
+measuring them besides, `check_training` for all of a config.
+"""
+
+import math
 import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from xmc_jax.data.overlap import why_refused
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, did_you_mean
 from xmc_jax.models.discriminator import CONTRASTIVE_HEADS
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS
+from xmc_jax.run.config import flatten
 from xmc_jax.train_step import REMAT_POLICIES
 
-AT_LEAST_1 = (
-    "batch_size",
-    "d_steps",
-    "accumulation_steps",
-    "num_steps",
-    "log_every_steps",
-    "sample_every_steps",
-    "checkpoint_every_steps",
-    "model.generator_width",
-    "model.discriminator_width",
-    "model.z_dim",
-    "eval.num_examples",
-    "eval.batch_size",
-)
-CHOICES = {
-    "model.resolution": tuple(CHANNEL_MULTIPLIERS),
-    "model.modulation": MODULATIONS,
-    "model.contrastive_head": tuple(CONTRASTIVE_HEADS),
-    "remat": tuple(REMAT_POLICIES),
-    "model.dtype": ("float32", "bfloat16"),
-    "data.crop": ("squash", "short_crop", "center_crop"),
+
+class Field(NamedTuple):
+    """What a field of the config may be.
+
+    Attributes:
+      kind: Its type. An int may stand where a float is wanted.
+      minimum: Smallest value of a number.
+      choices: All values, if there are few.
+    """
+
+    kind: type
+    minimum: float | None = None
+    choices: tuple = ()
+
+
+_COUNT, _SIZE_OR_0, _NUMBER = Field(int, 1), Field(int, 0), Field(float, 0)
+_SEED, _SWITCH, _TEXT = Field(int), Field(bool), Field(str)
+
+# Every field of a config; configs/shapes_32.py says what each means.
+FIELDS = {
+    "seed": _SEED,
+    "num_steps": _COUNT,
+    "batch_size": _COUNT,
+    "d_steps": _COUNT,
+    "accumulation_steps": _COUNT,
+    "remat": Field(str, choices=tuple(REMAT_POLICIES)),
+    "log_every_steps": _COUNT,
+    "sample_every_steps": _COUNT,
+    "checkpoint_every_steps": _COUNT,
+    "keep_checkpoints": _COUNT,
+    "max_nonfinite_skips": _SIZE_OR_0,
+    "data.name": _TEXT,
+    "data.form": _TEXT,
+    "data.eval_name": _TEXT,
+    "data.flip": _SWITCH,
+    "data.crop": Field(str, choices=("squash", "short_crop", "center_crop")),
+    "data.antialias": _SWITCH,
+    "data.train_split": _TEXT,
+    "data.eval_split": _TEXT,
+    "text.encoder": _TEXT,
+    "text.num_tokens": Field(int, 3),  # [CLS], a word, [SEP].
+    "model.resolution": Field(int, choices=tuple(CHANNEL_MULTIPLIERS)),
+    "model.generator_width": _COUNT,
+    "model.discriminator_width": _COUNT,
+    "model.z_dim": _COUNT,
+    "model.modulation": Field(str, choices=MODULATIONS),
+    "model.contrastive_head": Field(str, choices=tuple(CONTRASTIVE_HEADS)),
+    "model.bn_group_size": _SIZE_OR_0,
+    "model.region_resolution": _COUNT,
+    "model.dtype": Field(str, choices=("float32", "bfloat16")),
+    "loss.sentence_weight": _NUMBER,
+    "loss.word_weight": _NUMBER,
+    "loss.image_d_weight": _NUMBER,
+    "loss.image_pretrained_weight": _NUMBER,
+    "loss.image_pretrained_network": _TEXT,
+    "loss.image_pretrained_weights": _TEXT,
+    "loss.image_pretrained_resolution": _COUNT,
+    "loss.contrastive_group_size": _SIZE_OR_0,
+    "optimizer.generator_learning_rate": _NUMBER,
+    "optimizer.discriminator_learning_rate": _NUMBER,
+    "optimizer.beta1": _NUMBER,
+    "optimizer.beta2": _NUMBER,
+    "optimizer.ema_decay": _NUMBER,
+    "eval.num_examples": _COUNT,
+    "eval.batch_size": _COUNT,
+    "eval.seed": _SEED,
+    "eval.inception_weights": _TEXT,
+    "eval.clip": _TEXT,
+    "eval.detector": _TEXT,
+    "eval.every_steps": _SIZE_OR_0,
+    "eval.best_metric": _TEXT,
 }
-GROUP_SIZES = ("loss.contrastive_group_size", "model.bn_group_size")
 
 
 def evaluation_data(config: ConfigDict) -> str:
@@ -41,87 +97,103 @@ def evaluation_data(config: ConfigDict) -> str:
     return config.data.eval_name or config.data.name
 
 
-def check_accumulation(config: ConfigDict, mesh: Mesh) -> None:
-    """Refuses a number of parts that does not divide the batch of a device.
+def check_model(config: ConfigDict) -> None:
+    """Refuses networks that cannot be built: what generating images needs, and no more.
+
+    Fields of other sections may be absent, unknown or wrong.
 
     Raises:
-      UserError: naming the numbers that work.
+      UserError: naming a field of ``model`` or ``text``, its value and the values that work.
     """
-    on_device = config.batch_size // mesh.size
-    if on_device % config.accumulation_steps:
-        divisors = [n for n in range(1, on_device + 1) if on_device % n == 0]
-        raise UserError(
-            f"config.accumulation_steps={config.accumulation_steps} does not divide the "
-            f"{on_device} images of a device; use one of {', '.join(map(str, divisors))}"
-        )
+    _check_fields(config, ("model", "text"))
 
 
-def check_config(config: ConfigDict) -> None:
-    """Refuses values that no run can use, and a config that lacks a field.
+def check_evaluation(config: ConfigDict) -> None:
+    """Refuses what cannot be measured: `check_model`, and what evaluations need besides.
+
+    Raises:
+      UserError: naming a field of ``model``, ``text``, ``data`` or ``eval``.
+    """
+    check_model(config)
+    _check_fields(config, ("data", "eval"))
+    _check_data(config)
+
+
+def check_training(config: ConfigDict) -> None:
+    """Refuses a config that training cannot use, one that lacks a field or has one too many.
 
     Raises:
       UserError: naming the field, its value and the values that work.
     """
-    try:
-        _check_types(config)
-        _check_values(config)
-        _check_periods(config)
-        _check_data(config)
-    except (AttributeError, KeyError) as error:
-        name = str(error).strip("\"'")
+    names = flatten(config.to_dict())
+    for name in names:
+        if name not in FIELDS:
+            raise UserError(f"the config has no field {name}{did_you_mean(name, FIELDS)}")
+    check_evaluation(config)
+    _check_fields(config, ("", "loss", "optimizer"))
+    _check_groups(config)
+    _check_periods(config)
+
+
+def check_accumulation(batch_size: int, accumulation_steps: int, num_devices: int) -> None:
+    """Refuses a number of parts that does not divide the images of a device.
+
+    Raises:
+      UserError: naming the numbers that work.
+    """
+    on_device = batch_size // num_devices
+    if on_device % accumulation_steps:
+        divisors = [n for n in range(1, on_device + 1) if on_device % n == 0]
         raise UserError(
-            f"the config has no field {name}; if another version of this package wrote it, "
-            "train anew, or use that version"
-        ) from error
-    except TypeError as error:
-        raise UserError(f"a field of the config has a value of the wrong type: {error}") from error
-
-
-def _value(config: ConfigDict, name: str):
-    for part in name.split("."):
-        config = config[part]
-    return config
-
-
-def _check_types(config: ConfigDict) -> None:
-    for name, value in config.items():
-        fields = value.items() if isinstance(value, ConfigDict) else [("", value)]
-        for field, x in fields:
-            if x is None or isinstance(x, ConfigDict) or x != x:
-                full = f"{name}.{field}".strip(".")
-                raise UserError(f"config.{full}={x!r} is neither a number nor text")
-
-
-def _check_values(config: ConfigDict) -> None:
-    for name in AT_LEAST_1:
-        if (value := _value(config, name)) < 1:
-            raise UserError(f"config.{name}={value} must be at least 1")
-    for name, known in CHOICES.items():
-        if (value := _value(config, name)) not in known:
-            raise UserError(f"config.{name}={value!r} is not one of {', '.join(map(str, known))}")
-    for name in GROUP_SIZES:
-        size = _value(config, name)
-        if size < 0 or (size and config.batch_size % size):
-            raise UserError(
-                f"config.{name}={size} does not divide config.batch_size={config.batch_size}; "
-                "0 makes one group of the whole batch"
-            )
-    if config.text.num_tokens < 3:
-        raise UserError(
-            f"config.text.num_tokens={config.text.num_tokens} leaves no room for a word between "
-            "[CLS] and [SEP]; give at least 3"
+            f"config.accumulation_steps={accumulation_steps} does not divide the "
+            f"{on_device} images of a device; use one of {', '.join(map(str, divisors))}"
         )
+
+
+def _check_fields(config: ConfigDict, sections: tuple[str, ...]) -> None:
+    values = flatten(config.to_dict())
+    for name, field in FIELDS.items():
+        if name.rpartition(".")[0] in sections:
+            _check_field(name, field, values)
+
+
+def _check_field(name: str, field: Field, values: Mapping[str, Any]) -> None:
+    if name not in values:
+        raise UserError(
+            f"the config lacks the field {name}; configs/ has it: add it, or use the version of "
+            "this package that the config was written for"
+        )
+    value = values[name]
+    wanted = (int, float) if field.kind is float else field.kind
+    if not isinstance(value, wanted) or isinstance(value, bool) != (field.kind is bool):
+        raise UserError(f"config.{name}={value!r} is not of type {field.kind.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"config.{name}={value} is not a finite number")
+    if field.choices and value not in field.choices:
+        raise UserError(
+            f"config.{name}={value!r} is not one of {', '.join(map(str, field.choices))}"
+        )
+    if field.minimum is not None and value < field.minimum:
+        raise UserError(f"config.{name}={value} must be at least {field.minimum}")
+
+
+def _check_groups(config: ConfigDict) -> None:
+    for section, field in (("loss", "contrastive_group_size"), ("model", "bn_group_size")):
+        size = config[section][field]
+        if size and config.batch_size % size:
+            raise UserError(
+                f"config.{section}.{field}={size} does not divide config.batch_size="
+                f"{config.batch_size}; 0 makes one group of the whole batch"
+            )
 
 
 def _check_periods(config: ConfigDict) -> None:
     every_steps = config.eval.every_steps
-    if every_steps < 0:
-        raise UserError(f"config.eval.every_steps={every_steps}: 0 means never")
     if config.eval.best_metric and every_steps % config.checkpoint_every_steps:
         raise UserError(
             f"config.eval.every_steps={every_steps} is no multiple of "
-            f"config.checkpoint_every_steps={config.checkpoint_every_steps}: the best may have no "
-            "checkpoint to keep"
+            f"config.checkpoint_every_steps={config.checkpoint_every_steps}: the best step may "
+            "have no checkpoint to keep"
         )
 
 
@@ -130,13 +202,13 @@ def _check_data(config: ConfigDict) -> None:
     side = re.search(r"(?:^|_)sq([0-9]{1,5})(?:_|$)", data.form)
     if side and int(side[1]) < resolution:
         raise UserError(
-            f"config.data.form={data.form!r} has pictures of {side[1]} pixels, fewer than "
+            f"config.data.form={data.form!r} has images of {side[1]} pixels, fewer than "
             f"config.model.resolution={resolution}; prepare and name a larger form"
         )
     if side and data.crop != "squash" and data.name != "shapes":
         raise UserError(
             f"config.data.crop={data.crop!r} comes too late for config.data.form={data.form!r}, "
-            "whose pictures were squashed when they were prepared; use a form of original pictures"
+            "whose images were squashed when they were prepared; use a form of original images"
         )
     if reason := why_refused(data.name, evaluation_data(config)):
         raise UserError(

@@ -1,8 +1,8 @@
-"""Losses and gradients that are not finite: which one, in which step, and how to go on after it.
+"""Losses and gradients that are not finite: which one, in which step, and how a run resumes.
 
-A run whose step N is not finite goes back to its last checkpoint C and, if the config lets it,
-leaves steps C+1 to N out: it goes on with step N+1 from the parameters of C, on data that it has
-not seen. That is written down, so that a run which is killed and started again leaves out the same.
+A run whose step N is not finite goes back to its last checkpoint C. If the config tolerates it, the
+run skips steps C+1 to N: it continues with step N+1 from the parameters of C, on data that it has
+not seen. This is written down, so that a run that is killed and restarted skips the same steps.
 """
 
 import json
@@ -11,8 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
+from ml_collections import ConfigDict
 
+from xmc_jax.data.records import Records
+from xmc_jax.data.streams import read_train_step
 from xmc_jax.errors import UserError
+from xmc_jax.parallel import processes
 from xmc_jax.run.folder import nonfinite_path
 from xmc_jax.run.records import append_lines, read_lines
 
@@ -36,8 +40,8 @@ class Fault(NamedTuple):
 
     Attributes:
       step: The step.
-      restored: Step of the checkpoint that the run goes back to; 0: its beginning.
-      metric: What was not finite.
+      restored: Step of the checkpoint that the run goes back to; 0 for its beginning.
+      metric: The metric that was not finite.
       value: "nan", "inf" or "-inf".
       examples: ``{"micro_batch", "id", "caption"}`` of each example of the step.
     """
@@ -50,7 +54,7 @@ class Fault(NamedTuple):
 
 
 def first_not_finite(metrics: Mapping[str, Any]) -> str | None:
-    """The metric to name: a term before the sum it is part of, and both before their gradient."""
+    """The metric to name: a term before the sum that it is part of, and both before a gradient."""
 
     def rank(name: str) -> tuple:
         return name.endswith("/grad_norm"), name.endswith("/loss"), name
@@ -60,15 +64,17 @@ def first_not_finite(metrics: Mapping[str, Any]) -> str | None:
 
 
 def check(step: int, metrics: Mapping[str, Any]) -> None:
-    """Raises:
-    NotFinite: a metric of the step is not finite.
+    """Checks the metrics of a step.
+
+    Raises:
+      NotFinite: one of them is not finite.
     """
     if name := first_not_finite(metrics):
         raise NotFinite(step, name, float(metrics[name]))
 
 
 def read_faults(workdir: epath.PathLike) -> list[Fault]:
-    """The faults of a run so far, in the order of their steps; damaged lines are passed over."""
+    """The faults of a run so far, in the order of their steps; without damaged lines."""
     fields = {"step": int, "restored": int, "metric": str, "value": str, "examples": list}
     faults = [Fault(*map(x.get, fields)) for x in read_lines(nonfinite_path(workdir), fields)]
     return sorted(faults, key=lambda fault: fault.step)
@@ -81,12 +87,51 @@ def write_fault(workdir: epath.PathLike, fault: Fault) -> None:
 
 
 def step_after(faults: Sequence[Fault], checkpoint_step: int, num_steps: int) -> int:
-    """The step that a run goes on from which was restored from a checkpoint.
+    """The step that a run continues from after it restored a checkpoint.
 
     Args:
-      faults: Those that may be left out.
-      checkpoint_step: Of the checkpoint; 0 without any.
-      num_steps: Of the run: at least one step follows what is left out.
+      faults: Those that are tolerated.
+      checkpoint_step: Step of the checkpoint; 0 without any.
+      num_steps: Steps of the run: at least one must follow what is skipped.
     """
-    left_out = [x.step for x in faults if x.restored == checkpoint_step and x.step < num_steps]
-    return max(left_out, default=checkpoint_step)
+    skipped = [x.step for x in faults if x.restored == checkpoint_step and x.step < num_steps]
+    return max(skipped, default=checkpoint_step)
+
+
+def record(
+    fault: NotFinite, restored: int, workdir: str, config: ConfigDict, source: Records
+) -> None:
+    """Writes a step that is not finite down, with its examples. All processes call it.
+
+    Args:
+      fault: What was found.
+      restored: Step of the checkpoint to go back to; 0 for the beginning.
+      workdir: Folder of the run.
+      config: Config of the run.
+      source: The training split.
+
+    Raises:
+      UserError: the config tolerates no more faults.
+    """
+    with processes.first_process_first(f"write down step {fault.step}"):
+        if processes.is_first():
+            examples = read_train_step(
+                source,
+                batch_size=config.batch_size,
+                num_micro_batches=config.d_steps,
+                seed=config.seed,
+                step=fault.step - 1,
+            )
+            write_fault(
+                workdir, Fault(fault.step, restored, fault.metric, str(fault.value), examples)
+            )
+    num_faults, num_skips = len(read_faults(workdir)), config.max_nonfinite_skips
+    if num_faults > num_skips or fault.step >= config.num_steps:
+        raise UserError(
+            f"{fault}: the run stops, and its checkpoints up to step {restored} are good; "
+            f"{nonfinite_path(workdir)} has the step's examples, and --replay tells which term "
+            "fails first. Try a lower learning rate, --config.model.dtype=float32, or "
+            f"--config.max_nonfinite_skips={max(num_faults, num_skips + 1)}, which goes back to "
+            "the checkpoint and skips the steps up to the fault"
+        )
+    processes.say(f"{fault}: going back to step {restored}")

@@ -1,8 +1,8 @@
-"""SIGTERM and Ctrl-C in training: the first has it save and end, the second ends it at once.
+"""SIGTERM and Ctrl-C in training: the first saves and ends the run, the second ends it at once.
 
 Python runs signal handlers between two of its instructions; a compilation or a collective may keep
-the main thread from that for minutes. So a thread listens, on the pipe that signals are written to
-the moment they come.
+the main thread from that for minutes. So a thread waits on the pipe to which Python writes signals
+the moment they arrive.
 """
 
 import os
@@ -16,17 +16,17 @@ from xmc_jax.parallel import stopping
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAVED = 0  # Exit code of a run that a signal stopped, with all its steps saved.
-# One request may come twice: to all processes of a job, and from the script among them that passes
-# it on.
+# One request may arrive twice: sent to all processes of a job, and passed on by the script among
+# them.
 _ECHO_SECONDS = 1.0
 
 
 class Interruption:
     """What signals ask of a run; a context manager, entered once, in the main thread.
 
-    As long as no step was taken nothing would be lost, and the first signal too ends the process
-    at once, with `SAVED`. A second signal ends it with 128 + its number, as shells have it; a
-    checkpoint is complete or not there, so that the steps since the last one are lost and no more.
+    Before the first step there is nothing to lose, and the first signal, too, ends the process at
+    once, with `SAVED`. A second signal ends it with 128 + its number, as shells do; checkpoints are
+    complete or absent, so that only the steps since the last one are lost.
     """
 
     def __init__(self):
@@ -36,13 +36,13 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is not threading.main_thread():
-            return self  # Only the main thread may say what a signal does.
+            return self  # Only the main thread may set signal handlers.
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        # Warning of a full pipe would be noise: one byte is as good as two thousand.
+        # A full pipe is no reason to warn: one byte says as much as two thousand.
         self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        # What whoever started this has it ignore stays ignored: shells do so with Ctrl-C where a
-        # script runs a command in the background, to which the script then passes it on.
+        # An ignored signal stays ignored: shells ignore Ctrl-C in background commands of a script,
+        # and the script passes it on.
         heard = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
         self._handlers = {number: signal.signal(number, _do_nothing) for number in heard}
         self._thread = threading.Thread(target=self._listen, daemon=True, name="listen for signals")
@@ -61,7 +61,7 @@ class Interruption:
         self._stop.close()
 
     def is_due(self, step: int) -> bool:
-        """Whether to save and end after this step, which is taken; the same in every process."""
+        """Whether to save and end after this step, which is done; the same in every process."""
         self._has_steps = True
         return self._stop.is_due(step)
 
@@ -85,11 +85,11 @@ class Interruption:
 
 
 def _do_nothing(number: int, frame: object) -> None:
-    """A signal with a handler does not end the process, and is written to the pipe."""
+    """Handles a signal: it then does not end the process, and is written to the pipe."""
 
 
 def _end(message: str, exit_code: int) -> None:
-    print(f"{message}; the same command goes on", file=sys.stderr, flush=True)
+    print(f"{message}; the same command resumes", file=sys.stderr, flush=True)
     sys.stdout.flush()
     stopping.stop_others(message, exit_code)
     os._exit(exit_code)

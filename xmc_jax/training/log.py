@@ -1,4 +1,4 @@
-"""The numbers of training: to the screen, to metrics.jsonl and to TensorBoard."""
+"""The numbers of training: written to the screen, to metrics.jsonl and to TensorBoard."""
 
 import time
 
@@ -9,19 +9,19 @@ from xmc_jax.parallel import processes
 from xmc_jax.run.records import append_metrics
 from xmc_jax.training import faults
 
-# Steps that may wait on the device. A signal waits for them, before it can save.
+# Steps that may be queued on the device. After a signal they have to end before the run can save.
 _STEPS_AHEAD = 2
 
 
 class TrainLog:
-    """Takes the metrics of every step, and writes those that are due.
+    """Collects the metrics of every step and writes those that are due.
 
-    They stay on the device until `flush`: the loop waits for none of the last steps to end.
+    They stay on the device until `flush`, so that the loop does not wait for its last steps.
 
     Args:
-      config: Of the experiment.
+      config: Config of the run.
       workdir: Folder of the run.
-      writer: Of TensorBoard events.
+      writer: See `tensorboard.open_writer`.
     """
 
     def __init__(self, config, workdir: str, writer):
@@ -30,18 +30,18 @@ class TrainLog:
         self._compiled = False
 
     def begin(self) -> None:
-        """Starts the clock; forgets what was not finite."""
+        """Starts the clock, and drops metrics that were not written: of steps after a fault."""
         self._pending.clear()
         self._flushed_at = time.monotonic()
 
     def add(self, step: int, metrics: dict) -> None:
-        """Takes the metrics of one step, still on the device."""
+        """Adds the metrics of one step, which are still on the device."""
         self._pending.append((step, metrics))
         if len(self._pending) > _STEPS_AHEAD:
             jax.block_until_ready(self._pending[-1 - _STEPS_AHEAD])
 
     def flush(self) -> None:
-        """Fetches what has been added, checks it, and writes the lines that are due.
+        """Fetches the metrics added so far, checks them, and writes the lines that are due.
 
         Raises:
           NotFinite: a metric is not finite; the lines before it are written.

@@ -1,0 +1,60 @@
+"""A run whose folder is in a bucket: trained, resumed, evaluated, sampled, by the real clients."""
+
+import subprocess
+import sys
+
+from tests.places import ROOT
+from tests.verbs import environment
+
+# In one process, which alone has the bucket. TensorFlow has a client of its own for gs:// that only
+# speaks to Google: epath goes without it, and so do TensorBoard's events.
+CODE = """
+import sys
+from etils.epath import gpath
+gpath._is_tf_installed = lambda: False
+from tests import bucket
+bucket.mount()
+from clu import metric_writers
+metric_writers.SummaryWriter = lambda workdir: metric_writers.LoggingWriter()
+
+import numpy as np
+import xmc_jax
+from configs import shapes_32
+from xmc_jax.evaluation.run import evaluate
+from xmc_jax.run.records import read_metrics
+from xmc_jax.training.start import train
+
+config = shapes_32.get_config()
+config.text.encoder = "tests/golden/earlier/bert"
+config.data.form = "sq32_n40"
+config.batch_size = 4
+config.log_every_steps, config.checkpoint_every_steps, config.sample_every_steps = 1, 2, 2
+config.model.generator_width = config.model.discriminator_width = 1
+config.eval.num_examples, config.eval.batch_size = 4, 2
+workdir, data_dir = "gs://bucket/runs/one", sys.argv[1]
+for config.num_steps in (2, 4):
+    train(config, workdir, data_dir)
+assert [r["step"] for r in read_metrics(workdir) if r["kind"] == "train"] == [1, 2, 3, 4]
+
+records = evaluate(workdir, data_dir, ["fd_vgg16"])
+assert records[0].step == 4 and records[0].value > 0
+model = xmc_jax.load(workdir)
+images = model.generate(["a red circle"], seed=0, num_images=2)
+assert model.step == 4 and images.shape == (2, 32, 32, 3) and images.std() > 0
+names = {path.split("/")[4] for path in bucket.Bucket.store if path.startswith("/bucket/runs/one/")}
+assert {"config.json", "metrics.jsonl", "samples", "checkpoints"} <= names, names
+print("done", *sorted(names))
+"""
+
+
+def test_a_run_in_a_bucket(folder):
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(folder / "data")],
+        cwd=ROOT,
+        env=environment(folder / "data") | {"KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1].startswith("done ")
+    assert "training from step 2 to 4" in done.stdout

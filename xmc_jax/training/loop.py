@@ -1,0 +1,189 @@
+"""The training loop: resumes a run, takes its steps, saves, previews and measures on the way."""
+
+import contextlib
+import functools
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from xmc_jax.data.records import Records
+from xmc_jax.experiment import Experiment, create_experiment
+from xmc_jax.parallel import processes, sharding
+from xmc_jax.run import environment
+from xmc_jax.run.checkpoint import Checkpoints
+from xmc_jax.run.config import write_config
+from xmc_jax.run.config_checks import check_training
+from xmc_jax.run.folder import checkpoints_dir
+from xmc_jax.run.records import append_metrics, truncate_metrics
+from xmc_jax.train_state import TrainState
+from xmc_jax.training import faults, tensorboard
+from xmc_jax.training.data import open_splits, open_stream
+from xmc_jax.training.evaluation import is_missing, make_periodic_evaluation
+from xmc_jax.training.interruption import Interruption
+from xmc_jax.training.log import TrainLog
+from xmc_jax.training.preview import NUM_COLUMNS, Preview
+from xmc_jax.types import PyTree
+
+
+def train(
+    config: ConfigDict,
+    workdir: str,
+    data_dir: str,
+    interruption: Interruption,
+    reader_workers: int | None,
+    fsdp: int,
+) -> None:
+    """Trains in a folder that is claimed; see `start.train`."""
+    check_training(config)
+    with processes.first_process_first("open the data"):
+        source, eval_source = open_splits(config, data_dir)
+    around = environment.describe()
+    processes.say(f"devices: {around['devices']}")
+    experiment = create_experiment(config, fsdp=fsdp)
+    preview = Preview(experiment, eval_source, workdir)
+    if processes.is_first():
+        write_config(workdir, config)
+        preview.write_captions()
+    with (
+        Checkpoints(checkpoints_dir(workdir), keep_latest=config.keep_checkpoints) as checkpoints,
+        tensorboard.open_writer(workdir, config, preview.captions, NUM_COLUMNS) as writer,
+    ):
+        training = Training(
+            experiment, checkpoints, workdir, data_dir, source, preview, writer, interruption
+        )
+        state = training.restore_or_init()
+        if (step := int(state.step)) >= config.num_steps:
+            measured = training.measure_missed_evaluation(step, state.ema)
+            what = "nothing more to do" if measured else "nothing to do"
+            processes.say(f"{what}: {workdir} is at step {step} of {config.num_steps}")
+            return
+        if processes.is_first():
+            append_metrics(workdir, [{"kind": "start", "step": step, **around}])
+        step = training.run(state, reader_workers)
+    end = "done" if step == config.num_steps else f"stopped before {config.num_steps}, and saved"
+    processes.say(f"{end}: {workdir} is at step {step}")
+
+
+class Training:
+    """A run that trains: its parts, and the loop over its steps.
+
+    Args:
+      experiment: Networks, mesh and config.
+      checkpoints: Checkpoints of the run.
+      workdir: Folder of the run.
+      data_dir: Folder of the prepared data sets.
+      source: The training split.
+      preview: Generates the grids of samples.
+      writer: Of TensorBoard's events.
+      interruption: Tells when a signal asks to stop.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        checkpoints: Checkpoints,
+        workdir: str,
+        data_dir: str,
+        source: Records,
+        preview: Preview,
+        writer: Any,
+        interruption: Interruption,
+    ):
+        self._experiment, self._config = experiment, experiment.config
+        self._checkpoints, self._workdir = checkpoints, workdir
+        self._source, self._preview, self._writer = source, preview, writer
+        self._interruption = interruption
+        self._make_evaluation = functools.partial(
+            make_periodic_evaluation, experiment, workdir, data_dir, checkpoints, writer
+        )
+
+    def restore_or_init(self) -> TrainState:
+        """State to resume from; drops logged metrics of steps that will be repeated."""
+        config, checkpoints = self._config, self._checkpoints
+        checkpoints.wait()
+        if checkpoints.latest_step() is None:
+            state = self._experiment.init_state()
+        else:
+            state = checkpoints.restore(self._experiment.abstract_state())
+        step = int(state.step)
+        if step >= config.num_steps:
+            return state
+        if processes.is_first():
+            truncate_metrics(self._workdir, step)
+        known = faults.read_faults(self._workdir)
+        if len(known) <= config.max_nonfinite_skips:
+            after = faults.step_after(known, step, config.num_steps)
+            if after > step:
+                processes.say(f"skipping steps {step + 1} to {after}: the last is not finite")
+                step = after
+                whole = sharding.replicated(self._experiment.mesh)
+                state = state.replace(step=sharding.put(np.int32(step), whole))
+        processes.say(f"training from step {step} to {config.num_steps}")
+        return state
+
+    def run(self, state: TrainState, reader_workers: int | None) -> int:
+        """Trains to the end; after a tolerated fault, restores the last checkpoint and continues.
+
+        Args:
+          state: State to start from; it is donated.
+          reader_workers: See `start.train`.
+
+        Returns:
+          The last step, which is saved: that of the end, or of the signal to stop.
+
+        Raises:
+          UserError: a metric is not finite, and the config tolerates no more of these faults.
+        """
+        evaluate = self._make_evaluation()
+        log = TrainLog(self._config, self._workdir, self._writer)
+        train_step, rng = self._experiment.jit_train_step(), self._experiment.make_rng()
+        while True:
+            stream = open_stream(self._experiment, self._source, reader_workers, int(state.step))
+            try:
+                with contextlib.closing(stream):
+                    return self._take_steps(state, stream, train_step, rng, log, evaluate)
+            except faults.NotFinite as fault:
+                self._checkpoints.wait()
+                restored = self._checkpoints.latest_step() or 0
+                faults.record(fault, restored, self._workdir, self._config, self._source)
+                state = self.restore_or_init()
+
+    def _take_steps(self, state: TrainState, stream, train_step, rng, log, evaluate) -> int:
+        """Trains to the end, or to where a signal asks to stop; returns the last step.
+
+        Raises:
+          NotFinite: a metric is not finite; nothing that depends on it is saved.
+        """
+        config, first_step = self._config, int(state.step)
+        mesh, frozen = self._experiment.mesh, self._experiment.frozen
+        eval_every_steps = config.eval.every_steps
+        if eval_every_steps and first_step and first_step % eval_every_steps == 0:
+            evaluate(first_step, state.ema)  # Unless it was measured before the run was cut off.
+        log.begin()
+        for step in range(first_step + 1, config.num_steps + 1):
+            batch = sharding.put_batch(next(stream), mesh, batch_axis=1)
+            state, metrics = train_step(state, batch, frozen, rng)
+            done, stopped = step == config.num_steps, self._interruption.is_due(step)
+            log.add(step, metrics)
+            # Losses are checked before every checkpoint: what is not finite is never saved.
+            if done or step % config.log_every_steps == 0 or step == first_step + 1:
+                log.flush()
+            if done or step % config.sample_every_steps == 0:
+                self._preview.generate(step, state.ema, self._writer)
+            if done or stopped or step % config.checkpoint_every_steps == 0:
+                log.flush()
+                self._checkpoints.save(step, state)
+            if stopped:
+                break
+            if eval_every_steps and step % eval_every_steps == 0:
+                log.flush()
+                evaluate(step, state.ema)
+                log.begin()  # Time spent on other things than training does not count.
+        return step
+
+    def measure_missed_evaluation(self, step: int, ema: PyTree) -> bool:
+        """Measures the last step if the run was cut off before that was done; whether it did."""
+        if not is_missing(self._config, self._workdir, step):
+            return False
+        return self._make_evaluation()(step, ema)
