@@ -40,15 +40,15 @@ def main() -> None:
 
     if values.watch:
         request.wait_for_run(workdir)
-    config = request.read_request(workdir, names, settings, values.split)
+    request.read_request(workdir, names, settings, values.split)
 
-    # TensorFlow and Keras take several more: a refused folder, metric or field must not either.
+    # TensorFlow and Keras take several: what `request` refuses must not wait for them.
     from xmc_jax.evaluation.run import evaluate, watch
 
     if values.watch:
-        watch(workdir, config, values.data_dir, names)
+        watch(workdir, values.data_dir, names, settings)
     else:
-        evaluate(workdir, config, values.data_dir, names, values.step)
+        evaluate(workdir, values.data_dir, names, values.step, settings, values.split)
 
 
 def _parse_settings(given: Sequence[str]) -> dict[str, str]:

@@ -14,10 +14,9 @@ from configs.shapes_32 import get_config
 from tests import small_run
 from tests.verbs import ROOT, TINY, assert_refused, environment
 from xmc_jax.errors import UserError
-from xmc_jax.evaluation import run
 from xmc_jax.evaluation.evaluator import Evaluator
-from xmc_jax.evaluation.request import read_request, wait_for_run
 from xmc_jax.evaluation.resume import ResumableRows
+from xmc_jax.evaluation.run import evaluate, watch
 from xmc_jax.experiment import create_experiment
 from xmc_jax.export import export
 from xmc_jax.run.checkpoint import Checkpoints
@@ -65,12 +64,6 @@ def states(config):
 
 def eval_records(workdir):
     return [r for r in read_metrics(workdir) if r["kind"] == "eval"]
-
-
-def evaluate(workdir, data_dir, names=(), step=None, settings=None, split=None):
-    """As the verb does it; returns lines of metrics.jsonl."""
-    config = read_request(str(workdir), names, settings or {}, split)
-    return [r.to_json() for r in run.evaluate(str(workdir), config, data_dir, names, step)]
 
 
 def wait_until(condition, child, seconds=300):
@@ -234,15 +227,16 @@ def test_an_exported_model_is_measured_like_its_run(folder):
     settings = {"num_examples": "5", "batch_size": "5", "best_metric": "shapes_accuracy/colour"}
     options = [str(folder / "data"), ["shapes_accuracy"], None, settings]
     for name, place in folders.items():
-        found[name] = evaluate(place, *options)
-        assert found[name] and read_metrics(place)[-len(found[name]) :] == found[name]
+        found[name] = evaluate(str(place), *options)
+        lines = [record.to_json() for record in found[name]]
+        assert lines and read_metrics(place)[-len(lines) :] == lines
     assert found["float32"] == found["run"]
-    generators = {name: {r["generator"] for r in records} for name, records in found.items()}
+    generators = {name: {r.generator for r in records} for name, records in found.items()}
     assert len(generators["run"]) == len(generators["float16"]) == 1
     assert generators["float16"].isdisjoint(generators["run"])
     for this, other in zip(found["float16"], found["run"], strict=True):
-        assert (this["step"], this["protocol"]) == (small_run.STEP, other["protocol"])
-    assert evaluate(folders["float16"], *options) == found["float16"]
+        assert (this.step, this.protocol) == (small_run.STEP, other.protocol)
+    assert evaluate(str(folders["float16"]), *options) == found["float16"]
     assert len(read_metrics(folders["float16"])) == len(found["float16"])  # Written once.
 
     assert {path: path.read_bytes() for path in before} == before
@@ -250,9 +244,9 @@ def test_an_exported_model_is_measured_like_its_run(folder):
         assert xmc_jax.load(folders[dtype]).step == small_run.STEP  # Whole, as it was exported.
         assert not best_dir(folders[dtype]).exists()
     with pytest.raises(UserError, match="exported model of step 3; it has no step 9"):
-        evaluate(folders["float16"], options[0], options[1], 9, settings)
+        evaluate(str(folders["float16"]), options[0], options[1], 9, settings)
     with pytest.raises(UserError, match="float16 is an exported model, .*; leave out --watch"):
-        wait_for_run(str(folders["float16"]))
+        watch(str(folders["float16"]), options[0])
     export(str(workdir), str(folders["float16"]), with_program=False)
     assert not read_metrics(folders["float16"])  # They were of the model that is gone.
 
@@ -263,9 +257,9 @@ def test_what_prompts_rule_out(folder, tmp_path, capsys):
     settings = {"clip": "nowhere", "batch_size": "5"}
     data_dir = str(folder / "data")
     with pytest.raises(UserError, match="clip_r_precision cannot .* of 5 captions of val one has"):
-        evaluate(workdir, data_dir, ["clip_r_precision"], None, settings)
+        evaluate(str(workdir), data_dir, ["clip_r_precision"], None, settings)
     with pytest.raises(UserError, match="nowhere"):  # The others of CLIP can, and it is missing.
-        evaluate(workdir, data_dir, [], None, settings)
+        evaluate(str(workdir), data_dir, [], None, settings)
     assert "notice: no clip_r_precision: of 5 captions of val one has" in capsys.readouterr().out
     assert not (workdir / "evaluation").exists()
 
@@ -285,9 +279,9 @@ def test_mistakes(tmp_path, folder, run_verb, config):
         ("fid40", {"num_examples": "many"}, "num_examples=many: "),
     ):
         with pytest.raises(UserError, match=words):
-            evaluate(tmp_path, str(folder / "data"), [name], None, settings)
+            evaluate(str(tmp_path), str(folder / "data"), [name], None, settings)
     with pytest.raises(UserError, match="'tset'.*val"):
-        evaluate(tmp_path, str(folder / "data"), ["shapes_accuracy"], split="tset")
+        evaluate(str(tmp_path), str(folder / "data"), ["shapes_accuracy"], split="tset")
     assert config_path(tmp_path).read_bytes() == before
 
     for flag in ("--step=3", "--split=test_comp"):

@@ -1,14 +1,15 @@
 """Evaluation of a finished run, of a run while it trains, or of an exported model."""
 
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from xmc_jax.evaluation import results
 from xmc_jax.evaluation.evaluator import Evaluator, create_evaluator
-from xmc_jax.evaluation.request import POLL_SECONDS
+from xmc_jax.evaluation.request import POLL_SECONDS, read_request, wait_for_run
 from xmc_jax.experiment import Experiment, create_experiment
 from xmc_jax.inference import model
 from xmc_jax.inference.exported import is_exported
@@ -22,10 +23,11 @@ from xmc_jax.types import PyTree
 
 def evaluate(
     workdir: str,
-    config: ConfigDict,
     data_dir: str,
     names: Sequence[str] = (),
     step: int | None = None,
+    settings: Mapping[str, str] = types.MappingProxyType({}),
+    split: str | None = None,
 ) -> list[MetricRecord]:
     """Measures a checkpoint or an exported model: appends to metrics.jsonl, prints a table.
 
@@ -33,34 +35,43 @@ def evaluate(
 
     Args:
       workdir: Folder of a run, or of an exported model.
-      config: See `request.read_request`.
       data_dir: Folder of the prepared data sets.
       names: Metrics; empty for all that are available.
       step: Step of the checkpoint; None for the newest.
+      settings: See `read_request`.
+      split: See `read_request`.
 
     Raises:
       UserError: a metric is not available for this run, or something is missing.
     """
+    config = read_request(workdir, names, settings, split)
     experiment, evaluator = _open(workdir, config, data_dir, names)
     step, ema = model.restore(workdir, experiment, step)
     return _measure(workdir, experiment, evaluator, step, ema)
 
 
-def watch(workdir: str, config: ConfigDict, data_dir: str, names: Sequence[str] = ()) -> None:
+def watch(
+    workdir: str,
+    data_dir: str,
+    names: Sequence[str] = (),
+    settings: Mapping[str, str] = types.MappingProxyType({}),
+) -> None:
     """Measures every checkpoint of a run once, as they come, until the run's last step.
 
-    It may be stopped and started again: what metrics.jsonl has is not measured again. It only reads
+    It may start before training does, and may be stopped and started again: what metrics.jsonl has is not measured again. It only reads
     what training writes, and links a checkpoint into a folder of its own while it measures it.
 
     Args:
-      workdir: Folder of a run; see `request.wait_for_run`.
-      config: See `evaluate`.
+      workdir: Folder of a run.
       data_dir: See `evaluate`.
       names: See `evaluate`.
+      settings: See `evaluate`.
 
     Raises:
       UserError: see `evaluate`.
     """
+    wait_for_run(workdir)
+    config = read_request(workdir, names, settings)
     experiment, evaluator = _open(workdir, config, data_dir, names)
     done = results.measured_steps(workdir, evaluator.names)
     processes.say(f"watching {workdir}: {len(done)} checkpoints are measured already")
