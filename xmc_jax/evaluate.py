@@ -23,6 +23,7 @@ from absl import flags
 
 from xmc_jax import cli
 from xmc_jax.errors import UserError
+from xmc_jax.run.config import read_config
 
 
 def main() -> None:
@@ -34,6 +35,8 @@ def main() -> None:
     if values.watch and values.split:
         raise UserError("--watch measures on the run's own evaluation split; leave out --split")
     settings = _parse_settings(values.set)
+    if not values.watch:
+        read_config(workdir)  # Refuses a wrong folder before JAX is loaded.
     cli.set_up_jax()
     # JAX and Flax take two seconds to load: --help must not wait for them.
     from xmc_jax.evaluation import request

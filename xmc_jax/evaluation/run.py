@@ -58,8 +58,9 @@ def watch(
 ) -> None:
     """Measures every checkpoint of a run once, as they come, until the run's last step.
 
-    It may start before training does, and may be stopped and started again: what metrics.jsonl has is not measured again. It only reads
-    what training writes, and links a checkpoint into a folder of its own while it measures it.
+    It may start before training does, and may be stopped and started again: what metrics.jsonl has
+    is not measured again. It only reads what training writes, and links a checkpoint into a folder
+    of its own while it measures it.
 
     Args:
       workdir: Folder of a run.
