@@ -13,12 +13,7 @@ from xmc_jax.evaluation.generation import (
 )
 from xmc_jax.evaluation.inputs import EvalInputs
 from xmc_jax.evaluation.resume import remove
-from xmc_jax.evaluation.selection import (
-    FAMILIES,
-    choose_metrics,
-    family_of_each,
-    recorded_names,
-)
+from xmc_jax.evaluation.selection import FAMILIES, choose_metrics, family_of_each, recorded_names
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
 from xmc_jax.run.folder import evaluation_dir

@@ -8,15 +8,9 @@ import PIL
 
 from xmc_jax.data import catalog, streams
 from xmc_jax.data.prefetch import ReadAhead
-from xmc_jax.data.records import ExampleReader, Examples, Records, Selection, draw_caption
+from xmc_jax.data.records import ExampleReader, Records, Selection, draw_caption
 from xmc_jax.errors import UserError
-from xmc_jax.evaluation.image_sets import (
-    ImageSet,
-    Pixels,
-    ProcessShards,
-    fingerprint,
-    make_shards,
-)
+from xmc_jax.evaluation.image_sets import ImageSet, Pixels, ProcessShards, fingerprint, make_shards
 from xmc_jax.evaluation.inputs import Prompt
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
@@ -60,16 +54,13 @@ def read_examples(experiment: Experiment, data_dir: str) -> EvalExamples:
     resolution, shards = config.model.resolution, make_shards(config.eval.batch_size)
     reader = ExampleReader(source, resolution, data.crop, data.antialias, seed)
     resizing = (resolution, data.crop, data.antialias, PIL.__version__)
-
-    def image_set(name: str, indices: Sequence[int], files: str) -> ImageSet:
-        return _real_images(name, reader, indices, fingerprint(files, resizing), shards)
-
     prompts, files = _read_prompts(source, chosen[:count], seed, experiment)
     _, other_files = _read_prompts(source, chosen[count:], seed)
+    real, other_real = fingerprint(files, resizing), fingerprint(other_files, resizing)
     return EvalExamples(
         prompts,
-        image_set("real", chosen[:count], files),
-        image_set("other real", chosen[count:], other_files),
+        _real_images("real", reader, chosen[:count], real, shards),
+        _real_images("other real", reader, chosen[count:], other_real, shards),
     )
 
 
@@ -105,16 +96,9 @@ def _real_images(
     def open_batches() -> Iterator[Pixels]:
         ranges = shards.ranges(len(indices))
         counts = iter(map(len, ranges))
-
-        def selections() -> Iterator[Selection]:
-            for part in ranges:
-                # A reader needs at least one record; `finish` drops it.
-                chosen = [indices[i] for i in part] or [indices[-1]]
-                yield Selection(chosen, chosen)
-
-        def finish(examples: Examples) -> Pixels:
-            return examples.image[: next(counts)]
-
-        return ReadAhead(reader, selections(), finish)
+        # A reader needs at least one record; where this process has none, the count drops it.
+        chosen = ([indices[i] for i in part] or [indices[-1]] for part in ranges)
+        selections = (Selection(part, part) for part in chosen)
+        return ReadAhead(reader, selections, lambda examples: examples.image[: next(counts)])
 
     return ImageSet(name, len(indices), fingerprint, shards, open_batches)

@@ -14,6 +14,7 @@ from xmc_jax.errors import UserError
 from xmc_jax.evaluation.image_sets import ImageSet, fingerprint, make_progress
 from xmc_jax.evaluation.inputs import EvalInputs
 from xmc_jax.evaluation.resume import ResumableRows, from_npy, to_npy
+from xmc_jax.images import from_uint8
 from xmc_jax.parallel import processes, sharding
 from xmc_jax.types import PyTree
 
@@ -127,6 +128,11 @@ class InputFeatures:
     def whole(self, images: ImageSet) -> Float32[np.ndarray, "n ..."]:
         """One row for each image, in every process; all processes must call it."""
         return images.gather(self.own(images))
+
+
+def on_pixels(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Makes a function of images in [-1, 1] one of pixels, as `Network.apply` is."""
+    return lambda params, pixels: apply(params, from_uint8(pixels))
 
 
 def _load(path: epath.Path) -> Shaped[np.ndarray, "n ..."] | None:

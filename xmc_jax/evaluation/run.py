@@ -5,7 +5,6 @@ import types
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from xmc_jax.evaluation import results
 from xmc_jax.evaluation.evaluator import Evaluator, create_evaluator
@@ -44,8 +43,7 @@ def evaluate(
     Raises:
       UserError: a metric is not available for this run, or something is missing.
     """
-    config = read_request(workdir, names, settings, split)
-    experiment, evaluator = _open(workdir, config, data_dir, names)
+    experiment, evaluator = _open(workdir, data_dir, names, settings, split)
     step, ema = model.restore(workdir, experiment, step)
     return _measure(workdir, experiment, evaluator, step, ema)
 
@@ -72,8 +70,7 @@ def watch(
       UserError: see `evaluate`.
     """
     wait_for_run(workdir)
-    config = read_request(workdir, names, settings)
-    experiment, evaluator = _open(workdir, config, data_dir, names)
+    experiment, evaluator = _open(workdir, data_dir, names, settings)
     done = results.measured_steps(workdir, evaluator.names)
     processes.say(f"watching {workdir}: {len(done)} checkpoints are measured already")
     while True:
@@ -108,8 +105,13 @@ def format_table(records: Sequence[MetricRecord]) -> str:
 
 
 def _open(
-    workdir: str, config: ConfigDict, data_dir: str, names: Sequence[str]
+    workdir: str,
+    data_dir: str,
+    names: Sequence[str],
+    settings: Mapping[str, str],
+    split: str | None = None,
 ) -> tuple[Experiment, Evaluator]:
+    config = read_request(workdir, names, settings, split)
     experiment = create_experiment(config, training=False)
     return experiment, create_evaluator(experiment, names, workdir=workdir, data_dir=data_dir)
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 from xmc_jax.evaluation import results
 from xmc_jax.evaluation.evaluator import create_evaluator
 from xmc_jax.evaluation.resume import remove
@@ -101,7 +101,8 @@ def _failure_is_a_notice(what: str) -> Iterator[None]:
     except Exception as error:
         if jax.process_count() > 1:
             raise
+        message = " ".join(str(error).splitlines())
         if not isinstance(error, UserError):
             traceback.print_exc()  # A fault of this package or of a library, worth a report.
-        message = " ".join(str(error).splitlines()) or type(error).__name__
+            message = reason(error)
         print(f"notice: {what}: {message}; training goes on", file=sys.stderr, flush=True)

@@ -11,9 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Float32
 from ml_collections import ConfigDict
 
-from xmc_jax import images
 from xmc_jax.evaluation.families import shapes
-from xmc_jax.evaluation.features import Features, InputFeatures, Network
+from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
 from xmc_jax.evaluation.image_sets import make_progress
 from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
 from xmc_jax.metrics import r_precision as metric
@@ -64,7 +63,8 @@ def make_measure(
     from xmc_jax.frozen.clip import load_clip
 
     clip = load_clip(config.eval.clip, field="config.eval.clip")
-    features = Features(_network(clip), mesh)
+    apply, name = on_pixels(clip.embed_images), f"CLIP {clip.name}, bicubic"
+    features = Features(Network(name, apply, clip.image_params, clip.fingerprint), mesh)
     embed_captions = _CaptionEmbedder(clip, mesh, config.eval.batch_size)
 
     def measure(inputs: EvalInputs) -> list[MetricRecord]:
@@ -142,13 +142,6 @@ def _keys(prompts: Sequence[Prompt], config: ConfigDict) -> tuple[list[Hashable]
     else:
         meanings = [" ".join(re.findall(r"\w+", p.caption.lower())) for p in prompts]
     return [prompt.example_id for prompt in prompts], meanings
-
-
-def _network(clip) -> Network:
-    def apply(params, pixels: jax.Array) -> jax.Array:
-        return clip.embed_images(params, images.from_uint8(pixels))
-
-    return Network(f"CLIP {clip.name}, bicubic", apply, clip.image_params, clip.fingerprint)
 
 
 class _CaptionEmbedder:

@@ -59,10 +59,9 @@ def make_measure(
     """See `families`. Floor: other real images instead of generated ones."""
     kinds = [_kind(name, config) for name in names]
     weights = load_inception_weights(config.eval.inception_weights)
-    networks = {
-        port: Features(_network(port, weights), mesh)
-        for port in {_KINDS[kind].port for kind in kinds}
-    }
+    # No set of ports: its order may differ between processes, which compute features in lockstep.
+    ports = dict.fromkeys(_KINDS[kind].port for kind in kinds)
+    networks = {port: Features(_network(port, weights), mesh) for port in ports}
 
     def measure(inputs: EvalInputs) -> list[MetricRecord]:
         records = []

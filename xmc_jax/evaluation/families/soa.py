@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
-from xmc_jax import images
-from xmc_jax.evaluation.features import Features, InputFeatures, Network
+from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
 from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
 from xmc_jax.metrics import soa as metric
 from xmc_jax.run.config_checks import evaluation_data
@@ -53,7 +51,9 @@ def make_measure(
     from xmc_jax.frozen.detector import load_detector
 
     detector = load_detector(config.eval.detector, field="config.eval.detector")
-    features, seed = Features(_network(detector), mesh), config.eval.seed
+    apply, name = on_pixels(detector.apply), f"D-FINE {detector.name}"
+    features = Features(Network(name, apply, detector.params, detector.fingerprint), mesh)
+    seed = config.eval.seed
 
     def measure(inputs: EvalInputs) -> list[MetricRecord]:
         scores, named = InputFeatures(features, inputs), _named(inputs.prompts)
@@ -98,10 +98,3 @@ def _protocol(mean: str, detector_name: str, config: ConfigDict) -> str:
         f"linearly; {split_name(config)}, one caption an image drawn with seed "
         f"{config.eval.seed}; ceiling: real images; floor: captions of other images"
     )
-
-
-def _network(detector) -> Network:
-    def apply(params, pixels: jax.Array) -> jax.Array:
-        return detector.apply(params, images.from_uint8(pixels))
-
-    return Network(f"D-FINE {detector.name}", apply, detector.params, detector.fingerprint)

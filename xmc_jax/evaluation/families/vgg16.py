@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from xmc_jax import images
 from xmc_jax.evaluation.distances import frechet_between
-from xmc_jax.evaluation.features import Features, InputFeatures, Network
+from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
 from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
 from xmc_jax.run.records import MetricRecord
 
@@ -61,7 +59,5 @@ def _load_vgg16() -> Network:
 
     network = load_image_features("vgg16", PACKAGED, _RESOLUTION)
 
-    def apply(params, pixels: jax.Array) -> jax.Array:
-        return network.apply(params, images.from_uint8(pixels))
-
+    apply = on_pixels(network.apply)
     return Network(f"vgg16 at {_RESOLUTION} px", apply, network.params, network.fingerprint)
