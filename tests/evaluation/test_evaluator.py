@@ -227,6 +227,9 @@ def test_fid_and_prdc_of_images(rng, tmp_path, monkeypatch, capsys):
         *(f"prdc8/{n}" for n in ("precision", "recall", "density", "coverage")),
     }
     assert abs(values["fid8"].value) < 1e-6 < values["fid8"].floor
+    fields = {"kind", "step", "generator", "split", "num_samples", "seed", "metric", "protocol"}
+    fields |= {"value", "floor", "ceiling", "weights", "better"}
+    assert all(r.to_json().keys() == fields for r in found)
     assert values["prdc8/precision"].value == values["prdc8/coverage"].value == 1
     assert values["prdc8/coverage"].ceiling < 1
     assert all(r.weights.startswith(prefix) for r in found)
@@ -263,7 +266,7 @@ def test_names_have_the_number():
     config.eval.inception_weights = ""
     config.data.name = "coco"
     config.loss.image_pretrained_weight = 1.0
-    with pytest.raises(UserError, match="no metric can judge this run; .*logical forms.*VGG-16"):
+    with pytest.raises(UserError, match="no metric can measure this run; .*logical forms.*VGG-16"):
         choose_metrics((), config)
 
 

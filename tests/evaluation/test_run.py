@@ -271,9 +271,9 @@ def test_mistakes(tmp_path, folder, run_verb, config):
     bad.write_bytes(b"no weights")
     weights = {"inception_weights": str(bad)}
     for name, settings, words in (
-        ("fid40", {}, "fid40 cannot judge .* Inception of 2015, .*6726825d.pth"),
+        ("fid40", {}, "fid40 cannot measure .* Inception of 2015, .*6726825d.pth"),
         ("fid30k", {}, "no metric 'fid30k' for this run; there are .*fid40"),
-        ("kid40", weights, "kid40 cannot judge .* 1000 or more"),
+        ("kid40", weights, "kid40 cannot measure .* 1000 or more"),
         ("fid40", weights, "bad.pth is not pt_inception.* sha256"),
         ("fid40", {"num_exampels": "3"}, "no field num_exampels; there are .*num_examples"),
         ("fid40", {"num_examples": "many"}, "num_examples=many: "),

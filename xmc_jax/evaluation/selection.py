@@ -33,7 +33,7 @@ def choose_metrics(
         if name not in known:
             raise UserError(f"no metric {name!r} for this run; there are {', '.join(known)}")
         if reason := known[name].reason_unavailable(name, config, prompts):
-            raise UserError(f"{name} cannot judge this run: {reason}")
+            raise UserError(f"{name} cannot measure this run: {reason}")
     if names:
         return tuple(names)
     reasons = {
@@ -42,7 +42,7 @@ def choose_metrics(
     chosen = tuple(name for name, reason in reasons.items() if not reason)
     if not chosen:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise UserError(f"no metric can judge this run; {listed}")
+        raise UserError(f"no metric can measure this run; {listed}")
     return chosen
 
 

@@ -30,6 +30,9 @@ COUNT = 110
 # Some that the small detector sees in plain colours, some that it does not, and no class.
 KINDS = ("bench", "cow", "zebra", "dining table", "keyboard", "refrigerator", "toothbrush")
 KINDS += ("cat", "bus", "vase", "stone")
+# Fields of every record of these metrics in metrics.jsonl.
+FIELDS = {"kind", "step", "generator", "split", "num_samples", "seed", "metric", "protocol"}
+FIELDS |= {"value", "low", "high", "floor", "ceiling", "weights", "better"}
 
 
 def caption(number):
@@ -109,7 +112,7 @@ def test_clip_metrics(inputs, mesh, presets_of):
     score = records["clip_score"]
     assert score.value == pytest.approx(100 * np.maximum(np.diag(of_generated), 0).mean(), rel=1e-4)
     assert score.ceiling == pytest.approx(100 * np.maximum(np.diag(of_real), 0).mean(), rel=1e-4)
-    assert score.low < score.value < score.high
+    assert score.low < score.value < score.high and score.to_json().keys() == FIELDS
     assert "CLIP clip" in score.protocol and "32 px" in score.protocol
 
     # One batch: every caption competes.
@@ -117,6 +120,7 @@ def test_clip_metrics(inputs, mesh, presets_of):
     first = np.mean(of_generated.argmax(axis=1) == np.arange(COUNT))
     assert batch.value == pytest.approx(first, abs=1e-6)
     assert batch.chance == pytest.approx(1 / COUNT)
+    assert batch.to_json().keys() == FIELDS | {"chance"}
     assert (batch.low, batch.high) == pytest.approx(wilson_interval(first, COUNT))
 
     hundred = records["clip_r_precision"]
@@ -145,7 +149,7 @@ def test_semantic_object_accuracy(inputs, mesh, presets_of):
     tally = tally_of(generated)
     assert by_class.classes == {kind: list(tally[kind]) for kind in by_class.classes}
     assert len(by_class.classes) == len(tally) == 10
-    assert by_class.num_samples == 100
+    assert by_class.num_samples == 100 and by_class.to_json().keys() == FIELDS | {"classes"}
     hits = sum(hits for hits, _ in tally.values())
     assert 0 < hits < 100
     assert by_image.value == pytest.approx(hits / 100)
@@ -162,7 +166,7 @@ def test_why_metrics_are_not_available():
         "clip_score": "no CLIP is named: set config.eval.clip",
         "soa_c": "captions of shapes name none",
     }.items():
-        with pytest.raises(UserError, match=f"{name} cannot judge this run: {words}"):
+        with pytest.raises(UserError, match=f"{name} cannot measure this run: {words}"):
             choose_metrics([name], config)
     config.eval.clip, config.eval.num_examples = "somewhere", 99
     with pytest.raises(UserError, match="clip_r_precision cannot .* needs 100 prompts or more"):
