@@ -114,8 +114,8 @@ def test_lines_of_earlier_versions_come_back_field_by_field(name):
 
 def test_a_record_is_plain_numbers_and_has_no_nan():
     fields = {"step": 1, "metric": "m", "protocol": "p", "weights": None, "num_samples": 3}
-    record = MetricRecord(**fields, value=np.float32(0.5), low=float("nan"), floor=np.float64(2))
-    assert type(record.value) is float and record.low is None and record.floor == 2.0
+    record = MetricRecord(**fields, value=np.float64(0.5), low=float("nan"), floor=2)
+    assert type(record.value) is float and record.low is None and record.floor == 2
     assert "low" not in record.to_json() and record.to_json()["ceiling"] is None
     assert MetricRecord.from_json(record.to_json()) == record
 

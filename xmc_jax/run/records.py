@@ -28,8 +28,8 @@ Number = int | float
 class MetricRecord:
     """One number of an evaluation, with everything that it depends on.
 
-    Fields without a default are in every line of the file. Scalars of NumPy or JAX become Python's
-    numbers, and what is not finite becomes None, as JSON has no NaN.
+    Fields without a default are in every line of the file. Numbers that are not finite become None,
+    as JSON has no NaN.
 
     Attributes:
       step: Training step of the generator.
