@@ -1,17 +1,17 @@
-"""The paper's ablation on shapes: rows x seeds at one budget, and their table.
+"""The paper's ablation on shapes: trains rows x seeds with one budget, and prints a table.
 
     python -m benchmarks.ablation --folder=runs/ablation
     python -m benchmarks.ablation --folder=runs/ablation --rows=none,s_w --seeds=5 --jobs=4
     python -m benchmarks.ablation --folder=runs/ablation --out=docs/ablation.png
 
-Trains every row (an argument of the config, see configs/ablations.py) with every seed through the
-`train` verb, and measures its checkpoints through `evaluate --watch`. Both go on where they were
-cut off, and find nothing to do where they were done. Fields are overridden after `--`:
+Trains every row (an argument of the config, see configs/ablations.py) with every seed with
+`python -m xmc_jax.train`, and measures its checkpoints with `evaluate --watch`. Started again, both
+resume, and skip what is complete. Fields are overridden after `--`:
 
     python -m benchmarks.ablation --folder=runs/longer -- --config.num_steps=4000
 
-Prints the mean over seeds at the last step, with the 95 % interval that Student's t gives for as
-few and the floor (the same with captions shuffled), and draws the curves.
+Prints the mean over seeds at the last step, with Student's 95 % interval and the floor (the same
+with shuffled captions), and plots the curves.
 """
 
 import concurrent.futures
@@ -30,19 +30,19 @@ from configs import ablations
 from xmc_jax.errors import UserError
 from xmc_jax.run.records import evaluations, read_metrics
 
-FOLDER = flags.DEFINE_string("folder", None, "Folder of all the runs.", required=True)
-CONFIG = flags.DEFINE_string("config", "configs/shapes_ablation_32.py", "The rows' base.")
+FOLDER = flags.DEFINE_string("folder", None, "Folder of all runs.", required=True)
+CONFIG = flags.DEFINE_string("config", "configs/shapes_ablation_32.py", "Config of the rows.")
 ROWS = flags.DEFINE_list(
     "rows", "none,s,w,d,s_w,s_w_d,per_device_negatives,self_modulation", "Rows of the ablation."
 )
 SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each row: seeds 0, 1, ….", lower_bound=1)
-JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time; each gets its share of the CPU cores.")
-OUT = flags.DEFINE_string("out", None, "File for a drawing of the curves, *.png or *.svg.")
+JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time; they share the CPU cores.")
+OUT = flags.DEFINE_string("out", None, "File for a plot of the curves, *.png or *.svg.")
 
 METRIC = "shapes_accuracy"
 ATTRIBUTES = ("colour", "shape", "size", "count", "background", "object", "all_correct")
-DRAWN = ("colour", "object")
-UNMEASURED = (np.nan, np.nan)  # No caption of a run claims it.
+PLOTTED = ("colour", "object")
+UNMEASURED = (np.nan, np.nan)  # No caption makes a claim about the attribute.
 
 
 def run_folder(row, seed):
@@ -50,7 +50,7 @@ def run_folder(row, seed):
 
 
 def values_of(row, seed):
-    """``{attribute: {step: (accuracy, floor)}}`` that a run has; no caption may claim some."""
+    """``{attribute: {step: (accuracy, floor)}}`` of a run; attributes without a claim are empty."""
     values = {attribute: {} for attribute in ATTRIBUTES}
     for record in evaluations(read_metrics(run_folder(row, seed))):
         attribute = record.metric.removeprefix(f"{METRIC}/")
@@ -60,10 +60,10 @@ def values_of(row, seed):
 
 
 def run(row, seed, overrides, cores):
-    """Trains and measures one cell of the table, on some CPU cores.
+    """Trains and measures one cell of the table on given CPU cores.
 
     Raises:
-      UserError: a verb failed; its output is in the run's folder.
+      UserError: A command failed; its output is in the run's folder.
     """
     folder = run_folder(row, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,11 +83,11 @@ def run(row, seed, overrides, cores):
 
 
 def run_all(cells, overrides):
-    """Runs cells side by side; the first failure ends it."""
+    """Runs cells in parallel; the first failure cancels the others."""
     shares = queue.SimpleQueue()
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     for job in range(JOBS.value):
-        # Two programs on a core each get more done than either on both in turn.
+        # Two programs with one core each are faster than one after the other with both cores.
         shares.put(cores[job :: JOBS.value] if len(cores) >= JOBS.value > 1 else None)
 
     def run_with_share(cell):
@@ -107,9 +107,9 @@ def run_all(cells, overrides):
 
 
 def describe(measured):
-    """``mean ± half-width (floor)``, in percent, of a few runs' ``(accuracy, floor)``.
+    """``mean ± half-width (floor)``, in percent, of the ``(accuracy, floor)`` of several runs.
 
-    The 95 % interval is that of a mean of as many normal values.
+    The 95 % interval assumes normally distributed values.
     """
     values, floors = 100 * np.transpose(measured)
     half = np.nan
@@ -128,15 +128,15 @@ def print_results(results):
     measure.print_table(("row", *ATTRIBUTES), rows)
 
 
-def draw(results, path):
-    """Accuracy over steps: the mean of the seeds, and from the least to the most of them."""
+def plot(results, path):
+    """Plots accuracy over steps: the mean of the seeds, and their range."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(DRAWN), figsize=(11, 3.8), layout="constrained")
-    for axis, attribute in zip(axes, DRAWN, strict=True):
+    figure, axes = plt.subplots(1, len(PLOTTED), figsize=(11, 3.8), layout="constrained")
+    for axis, attribute in zip(axes, PLOTTED, strict=True):
         for index, (row, runs) in enumerate(results.items()):
             steps = sorted(runs[0][attribute])
             values = np.array(
@@ -165,7 +165,7 @@ def main(argv):
     results = {row: [values_of(row, seed) for seed in range(SEEDS.value)] for row in ROWS.value}
     print_results(results)
     if OUT.value:
-        draw(results, OUT.value)
+        plot(results, OUT.value)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The Fréchet distance's forms against the textbook's, by scipy's matrix square root.
+"""Our forms of the Fréchet distance against the textbook formula with scipy's matrix square root.
 
     python -m benchmarks.frechet                      # 2048 dimensions, 5000 and 500 vectors
     python -m benchmarks.frechet --num_vectors=300 --dimensions=128
 
-Both sides get the same features, of a decaying spectrum as networks' features have; statistics are
-made before. Seconds are of the processor: a shared machine's clock says little.
+All forms get the same features, whose spectrum decays like that of networks' features. Times are
+processor seconds, which a shared machine affects less, and exclude the moments.
 """
 
 import time
@@ -16,12 +16,12 @@ from absl import app, flags
 from benchmarks import measure
 from xmc_jax.metrics import frechet
 
-DIMENSIONS = flags.DEFINE_integer("dimensions", 2048, "Of the features.")
+DIMENSIONS = flags.DEFINE_integer("dimensions", 2048, "Dimensions of the features.")
 NUM_VECTORS = flags.DEFINE_multi_integer("num_vectors", [5000, 500], "Vectors of each set.")
 
 
 def textbook(one: frechet.Moments, other: frechet.Moments) -> float:
-    """As pytorch-fid has it."""
+    """The formula of pytorch-fid."""
     root = scipy.linalg.sqrtm(one.covariance @ other.covariance)
     shift = one.mean - other.mean
     traces = np.trace(one.covariance) + np.trace(other.covariance)
@@ -29,7 +29,7 @@ def textbook(one: frechet.Moments, other: frechet.Moments) -> float:
 
 
 def timed(function, *arguments) -> tuple[float, float]:
-    """The value, and seconds of all processor cores."""
+    """The value, and the seconds of all processor cores."""
     begin = time.process_time()
     value = function(*arguments)
     return value, time.process_time() - begin

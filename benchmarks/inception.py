@@ -1,11 +1,11 @@
-"""Features of the FID's Inception a second, against pytorch-fid in the same process.
+"""Throughput of the FID's Inception network, against pytorch-fid in the same process.
 
-    pip install torch torchvision pytorch-fid         # In an environment of its own
+    pip install torch torchvision pytorch-fid         # In a separate environment
     python -m benchmarks.inception [--batch_size=16] [--repeats=3]
 
-Weights are random: speed does not depend on them. Without torch, ours alone.
-Seconds are of the clock, in turns, and of the processors, which a busy machine moves less; features
-are compared.
+Weights are random: speed does not depend on them. Without torch, only ours runs. Prints images per
+second of wall time (both sides take turns) and of processor time, which a busy machine affects
+less, and the largest difference of the features.
 """
 
 import functools
@@ -21,13 +21,13 @@ from absl import app, flags
 from benchmarks import measure
 from xmc_jax.frozen import inception
 
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Pictures a batch.")
-RESOLUTION = flags.DEFINE_integer("resolution", 256, "Their side.")
-REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each side.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images in a batch.")
+RESOLUTION = flags.DEFINE_integer("resolution", 256, "Side of the images.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each implementation.", lower_bound=1)
 
 
 def random_state():
-    """Arrays under the published names, of a size that keeps activations in bounds."""
+    """Random arrays under the published names, scaled to keep activations bounded."""
     rng, state = np.random.default_rng(0), {}
     for name, shape in inception.entries().items():
         scale = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1
@@ -60,7 +60,7 @@ def make_reference(state, pixels):
         reference.FIDInceptionE_2(2048),
     )
     network.load_state_dict({name: torch.tensor(x) for name, x in state.items()}, strict=False)
-    # The class builds its own network, from the published file; ours takes that one's place.
+    # The class would load the published file; give it this network instead.
     reference.fid_inception_v3 = lambda: network
     model = reference.InceptionV3([3]).eval()
     batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
@@ -81,7 +81,7 @@ def main(argv) -> None:
     if importlib.util.find_spec("pytorch_fid"):
         sides["pytorch-fid"] = make_reference(state, pixels)
     else:
-        print("pytorch-fid is not installed here: ours alone (see the top of this file)")
+        print("pytorch-fid is not installed: only ours runs (see the top of this file)")
     features = {name: run() for name, run in sides.items()}
     used: dict[str, list[float]] = {name: [] for name in sides}
 
@@ -104,7 +104,7 @@ def main(argv) -> None:
         ]
         for name, clock, processor in zip(sides, seconds, processor_seconds, strict=True)
     ]
-    head = ["side", "pictures a second", "ratio", "a processor second", "ratio"]
+    head = ["side", "images/s", "ratio", "images/processor second", "ratio"]
     measure.print_table(head, rows)
     if len(features) > 1:
         ours, other = features.values()

@@ -1,11 +1,12 @@
-"""Convolutions that change the resolution: merged with the change, against one after the other.
+"""Convolutions that change the resolution, merged with resampling or separate from it.
 
     python -m benchmarks.resampling                                       # the CPU setting
     python -m benchmarks.resampling --width=96 --batch_size=32 --dtype=bfloat16
 
-For every resolution of the networks: enlarge-then-convolve as in the generator's blocks,
-convolve-then-pool as in the discriminator's; value and gradients. "plain" is what the library falls
-back to on small maps, "automatic" the merged form with the gradients that JAX derives itself.
+Times value and gradients for every resolution of the networks: enlarge and convolve as in the
+generator's blocks, convolve and pool as in the discriminator's. "merged" is the library's form with
+its own gradients, "plain" is its fallback for small maps, and "automatic" is the merged form with
+the gradients that JAX derives.
 """
 
 import functools
@@ -23,8 +24,8 @@ from xmc_jax.models.ops.convolution import convolve, transpose_kernel
 
 RESOLUTION = flags.DEFINE_integer("resolution", 128, "Side of the images.")
 WIDTH = flags.DEFINE_integer("width", 16, "Base channels; 96 in the paper.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images.")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the convolutions.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images per batch.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the convolutions.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each side.", lower_bound=1)
 
 
@@ -63,7 +64,7 @@ POOL = {"merged": pool_merged, "plain": pool_plain, "automatic": pool_automatic}
 
 
 def layers():
-    """``(name, forms, side, channels in, channels out)`` of every such layer."""
+    """``(name, forms, side, channels in, channels out)`` of every such layer of the networks."""
     side, channels = 4, G_MULTIPLIERS[RESOLUTION.value][0]
     for multiplier in G_MULTIPLIERS[RESOLUTION.value]:
         yield f"enlarge {side} to {2 * side}", ENLARGE, side, channels, multiplier

@@ -1,10 +1,10 @@
-"""Drawing images with the trained averages, against the released formulation.
+"""Image generation with averaged weights, compared with the released formulation.
 
     python -m benchmarks.sampling                                       # the CPU setting
     python -m benchmarks.sampling --width=96 --batch_size=4 --repeats=3 # the paper's width
 
-Text encoding, the same on both sides, is left out. Prints seconds an image, memory, FLOPs, their
-ratios and the largest difference of a pixel.
+Text encoding is left out because it is equal on both sides. Prints seconds per image, memory,
+FLOPs, their ratios and the largest difference of a pixel.
 """
 
 import functools
@@ -20,10 +20,10 @@ from xmc_jax.models.generator import Generator
 
 RESOLUTION = flags.DEFINE_integer("resolution", 128, "Side of the images.")
 WIDTH = flags.DEFINE_integer("width", 16, "Base channels; 96 in the paper.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images a call.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images per call.")
 TEXT_WIDTH = flags.DEFINE_integer("text_width", 768, "Width of the word embeddings.")
-NUM_TOKENS = flags.DEFINE_integer("num_tokens", 17, "Words a caption.")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the convolutions.")
+NUM_TOKENS = flags.DEFINE_integer("num_tokens", 17, "Words per caption.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the convolutions.")
 REPEATS = flags.DEFINE_integer("repeats", 9, "Timed calls of each side.", lower_bound=1)
 
 Z_DIM = 128
@@ -51,11 +51,13 @@ def main(argv):
         jax.random.key(0), *inputs
     )
 
-    def draw(generator, variables, *inputs):
+    def generate(generator, variables, *inputs):
         return images.to_uint8(generator.apply(variables, *inputs, train=False))
 
     fast, plain = (
-        measure.compile_program(name, functools.partial(draw, module(**fields)), variables, *inputs)
+        measure.compile_program(
+            name, functools.partial(generate, module(**fields)), variables, *inputs
+        )
         for name, module in (("ours", Generator), ("released", released.Generator))
     )
     runs = [functools.partial(program.run, variables, *inputs) for program in (fast, plain)]

@@ -1,9 +1,9 @@
-"""How long a user waits: `--help` of every verb, and the first picture of a trained run.
+"""How long a user waits for `--help` of every verb and for the first image of a trained run.
 
     python -m benchmarks.startup --workdir=runs/shapes_32
 
-`sample` runs twice with a compilation cache of its own: empty, then warm. Every run is a process of
-its own; the median of three for `--help`.
+`sample` runs twice with a new compilation cache: first empty, then warm. Every run is a
+new process; the time of `--help` is the median of three.
 """
 
 import os
@@ -18,8 +18,8 @@ from absl import app, flags
 
 from benchmarks import measure
 
-WORKDIR = flags.DEFINE_string("workdir", None, "A trained run; without it, --help alone.")
-VERBS = ("train", "evaluate", "sample", "prepare", "plan", "report")
+WORKDIR = flags.DEFINE_string("workdir", None, "A trained run; without it, only --help is timed.")
+VERBS = ("train", "evaluate", "sample", "prepare", "plan", "report", "compare", "export")
 
 
 def time_process(*arguments, **environment):
@@ -54,7 +54,7 @@ def main(argv):
                     "xmc_jax.sample",
                     f"--workdir={WORKDIR.value}",
                     "--caption=a red circle",
-                    f"--out={pathlib.Path(folder, 'pictures')}",
+                    f"--out={pathlib.Path(folder, 'images')}",
                     JAX_COMPILATION_CACHE_DIR=str(pathlib.Path(folder, "cache")),
                 )
                 rows.append((f"sample, one caption, {state} cache", seconds))

@@ -7,9 +7,9 @@
         --topology=v4:2x2x1                                            # compiled only, needs libtpu
     python -m benchmarks.train_step --settings        # ours alone: config.remat, accumulation_steps
 
-Both sides take the same state, pixels and word embeddings; the text encoder, the same on both
-sides, is left out. Prints seconds, memory, FLOPs and their ratios, and how far the two states are
-apart after one step.
+Both sides take the same state, pixels and word embeddings. The text encoder is left out because it
+is equal on both sides. Prints seconds, memory, FLOPs and their ratios, and the difference between
+the two states after one step.
 """
 
 import functools
@@ -34,29 +34,32 @@ RESOLUTION = flags.DEFINE_integer("resolution", 128, "Side of the images.")
 WIDTH = flags.DEFINE_integer("width", 16, "Base channels of both networks; 96 in the paper.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images of a micro-batch.")
 TEXT_WIDTH = flags.DEFINE_integer("text_width", 768, "Width of the word embeddings.")
-NUM_TOKENS = flags.DEFINE_integer("num_tokens", 17, "Words a caption.")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the convolutions.")
-REMAT = flags.DEFINE_enum("remat", "none", list(REMAT_POLICIES), "Ours: what is recomputed.")
-SETTINGS = flags.DEFINE_bool("settings", False, "Ours alone, by remat and accumulation_steps.")
+NUM_TOKENS = flags.DEFINE_integer("num_tokens", 17, "Words per caption.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the convolutions.")
+REMAT = flags.DEFINE_enum("remat", "none", list(REMAT_POLICIES), "Ours: what to recompute.")
+SETTINGS = flags.DEFINE_bool("settings", False, "Compare settings of ours only.")
 REPEATS = flags.DEFINE_integer("repeats", 9, "Timed turns of each side.", lower_bound=1)
 STEPS_A_TURN = flags.DEFINE_integer(
-    "steps_a_turn", 1, "More on accelerators: a training does not wait for each.", lower_bound=1
+    "steps_a_turn",
+    1,
+    "Steps per timed turn; more than 1 on accelerators, as training does not wait for each.",
+    lower_bound=1,
 )
-TOPOLOGY = flags.DEFINE_string("topology", None, "Compile for one chip of a TPU slice.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "Only compile, for one chip of a TPU slice.")
 
 NUM_MICRO_BATCHES = 2
 VOCABULARY = 1000
 
 
 def encode_text(table, tokens):
-    """Word embeddings from a table: stands for the frozen encoder, at no cost."""
+    """Word embeddings from a table: replaces the frozen encoder at almost no cost."""
     mask = tokens != 0
     words = table[tokens] * mask[..., None]
     return words, words.sum(1) / mask.sum(1, keepdims=True), mask
 
 
 def make_parts():
-    """Networks' fields and optimizers of the flags' setting."""
+    """Fields of the networks, and optimizers, by the flags."""
     networks = {
         "resolution": RESOLUTION.value,
         "width": WIDTH.value,
@@ -70,7 +73,7 @@ def make_parts():
 
 
 def make_ours(remat="none", accumulation_steps=1):
-    """``(create_state, step)``, uncompiled."""
+    """``(create_state, step)``, not compiled."""
     networks, tx = make_parts()
     modules = {
         "generator": Generator(z_dim=128, **networks),
@@ -103,7 +106,7 @@ def make_released():
 
 
 def make_arguments():
-    """State, batch, frozen weights and key of the flags' setting, on the default device."""
+    """State, batch, frozen weights and key by the flags, on the default device."""
     rng = np.random.default_rng(0)
     shape = (NUM_MICRO_BATCHES, BATCH_SIZE.value)
     lengths = rng.integers(min(5, NUM_TOKENS.value), NUM_TOKENS.value + 1, (*shape, 1))
@@ -119,7 +122,7 @@ def make_arguments():
 
 
 def distance(got, want, start):
-    """How far two updated states are apart, as a share of what the step changed."""
+    """The distance between two updated states, relative to the change by the step."""
 
     def norm(a, b):
         squares = [
@@ -131,7 +134,7 @@ def distance(got, want, start):
 
 
 def describe_arguments():
-    """The arguments' shapes on one chip of the flag's TPU slice, which need not be there."""
+    """The arguments' shapes on one chip of the flag's TPU slice, which need not exist."""
     device = find_devices(TOPOLOGY.value)[0]
     print(f"compiled for one {device.device_kind}, not run; jax {jax.__version__}")
     place = jax.sharding.SingleDeviceSharding(device)
@@ -142,9 +145,9 @@ def describe_arguments():
 
 
 def start_runs(programs, args):
-    """For each program a function that takes a step, and the states as they are.
+    """A function for each program that takes a step, and the dictionary of current states.
 
-    States are donated: each program goes on from its own copy.
+    States are donated, so each program has its own copy.
     """
     start, *rest = args
     states = {program.name: jax.tree.map(jnp.copy, start) for program in programs}
@@ -172,13 +175,12 @@ def compare_with_released(args):
     del ours, baseline
     seconds = measure.time_in_turns(runs, REPEATS.value, STEPS_A_TURN.value)
     measure.print_comparison(*programs, "step", *seconds)
-    print(
-        "after one step the two differ by", ", ".join(f"{v:.1e} of {k}" for k, v in apart.items())
-    )
+    shown = ", ".join(f"{v:.1e} of {k}" for k, v in apart.items())
+    print(f"after one step the states differ by {shown}")
 
 
 def compare_settings(args):
-    """Ours against itself: what recomputing and accumulating cost and save."""
+    """Compares settings of ours: the cost and the savings of remat and accumulation."""
     steps = {
         f"{remat}, {parts} part{'s' * (parts > 1)}": make_ours(remat, parts)[1]
         for remat, parts in itertools.product(REMAT_POLICIES, (1, 2, 4))
@@ -189,7 +191,7 @@ def compare_settings(args):
     if not TOPOLOGY.value:
         runs, _ = start_runs(programs, args)
         seconds = measure.time_in_turns(runs, REPEATS.value, STEPS_A_TURN.value)
-        header = (*header, "seconds a step")
+        header = (*header, "seconds per step")
         rows = [(*row, s) for row, s in zip(rows, seconds, strict=True)]
     measure.print_table(header, rows)
 

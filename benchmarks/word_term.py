@@ -1,4 +1,4 @@
-"""The word term alone, value and gradient, against the per-caption formulation.
+"""The word term alone, value and gradient, compared with the per-caption formulation.
 
     python -m benchmarks.word_term                # both sides at b=64, t=17 and t=64
     python -m benchmarks.word_term --growth       # ours alone, b=64 to 1024 (15 minutes)
@@ -21,13 +21,13 @@ from xmc_jax.objectives import make_contrastive_terms
 from xmc_jax.parallel import sharding
 from xmc_jax.planning import compiled
 
-NUM_REGIONS = flags.DEFINE_integer("num_regions", 256, "Regions an image (r).")
+NUM_REGIONS = flags.DEFINE_integer("num_regions", 256, "Regions per image (r).")
 TEXT_WIDTH = flags.DEFINE_integer("text_width", 768, "Width of regions and words (d).")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images and captions (b).")
-NUM_TOKENS = flags.DEFINE_multi_integer("num_tokens", [17, 64], "Words a caption (t).")
+NUM_TOKENS = flags.DEFINE_multi_integer("num_tokens", [17, 64], "Words per caption (t).")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each side.", lower_bound=1)
 GROWTH = flags.DEFINE_bool("growth", False, "Show time and memory as the batch grows.")
-SHARDED = flags.DEFINE_bool("sharded", False, "Show what 8 devices exchange.")
+SHARDED = flags.DEFINE_bool("sharded", False, "Show the communication of 8 devices.")
 
 
 def make_arguments(batch_size, num_tokens):
@@ -73,7 +73,7 @@ def show_growth():
             seconds = time.perf_counter() - start
             rows.append((batch_size, seconds, program.megabytes, program.megabytes / batch_size))
         print(f"\nt={num_tokens}")
-        measure.print_table(("b", "seconds", "temporary MB", "MB a caption"), rows)
+        measure.print_table(("b", "seconds", "temporary MB", "MB per caption"), rows)
 
 
 def show_exchange(batch_size):
@@ -89,7 +89,7 @@ def show_exchange(batch_size):
         step = jax.jit(gradient, out_shardings=(None, (split, split))).lower(*args).compile()
         moved = compiled.collective_bytes(compiled.read_program(step.as_text()))
         words = args[1].size * 4 / 1e6
-        print(f"\nb={batch_size}, t={num_tokens}, {mesh.size} devices, on each:")
+        print(f"\nb={batch_size}, t={num_tokens}, {mesh.size} devices, per device:")
         rows = [(kind, total / 1e6) for kind, total in moved.items()]
         rows += [
             ("(all words, float32)", words),

@@ -1,1 +1,1 @@
-"""Experiments, one file each: data without logic."""
+"""Experiments, one per file: values of fields, no logic."""

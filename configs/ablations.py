@@ -1,8 +1,8 @@
-"""The rows of the paper's ablation tables, as arguments of an experiment: ``coco_256.py:s_w``."""
+"""Rows of the paper's ablation tables, as arguments of an experiment: ``coco_256.py:s_w``."""
 
 from ml_collections import ConfigDict
 
-# Which contrastive terms stay: s sentence, w word, d image (discriminator), vgg image (pretrained).
+# Contrastive terms of each row: s sentence, w word, d image (discriminator), vgg image (frozen).
 TERMS = {
     "none": (),
     "s": ("s",),
@@ -22,12 +22,12 @@ FIELDS = {
     "vgg": "image_pretrained_weight",
 }
 
-# Rows that change one field.
+# Rows that change one other field.
 OTHERS = {
     "self_modulation": ("model", "modulation", "self"),
     "linear_head": ("model", "contrastive_head", "linear"),
     "mlp_head": ("model", "contrastive_head", "mlp"),
-    # As in the released code, whose 256 images are on 32 devices.
+    # As in the released code: 256 images on 32 devices.
     "per_device_negatives": ("loss", "contrastive_group_size", 8),
 }
 
@@ -37,20 +37,20 @@ def apply(config: ConfigDict, row: str) -> ConfigDict:
 
     Args:
       config: The base experiment, changed in place.
-      row: ``""`` for the experiment as it is, a name in `TERMS`, ``"self_modulation"`` (the
-        global condition in every block), ``"linear_head"`` or ``"mlp_head"`` (layers between the
-        discriminator's features and the contrastive terms) or ``"per_device_negatives"`` (groups of
-        eight images).
+      row: ``""`` for the experiment unchanged, a name in `TERMS`, ``"self_modulation"`` (only the
+        sentence modulates the blocks), ``"linear_head"`` or ``"mlp_head"`` (extra layers between
+        the discriminator's features and the contrastive losses), or ``"per_device_negatives"``
+        (negatives from groups of eight images).
 
     Raises:
-      ValueError: there is no such row.
+      ValueError: If there is no such row.
     """
     if row in TERMS:
         for term, field in FIELDS.items():
             if term not in TERMS[row]:
                 config.loss[field] = 0.0
             elif not config.loss[field]:
-                config.loss[field] = 1.0  # The row asks for a term that the base leaves out.
+                config.loss[field] = 1.0  # The base leaves this term out.
     elif row in OTHERS:
         section, field, value = OTHERS[row]
         config[section][field] = value

@@ -3,7 +3,7 @@
 Command: python -m xmc_jax.train --config=configs/coco_256.py --workdir=gs://BUCKET/coco_256
 Cost, result: not run yet.
 
-The text encoder and VGG-19 need weights: see `text.encoder` and `loss.image_pretrained_weights`.
+The text encoder and VGG-19 need weights, see `text.encoder` and `loss.image_pretrained_weights`.
 """
 
 from ml_collections import ConfigDict
@@ -14,55 +14,57 @@ from configs import ablations
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment; `arg` names an ablation row, see `configs/ablations.py`."""
     config = ConfigDict()
-    config.seed = 0  # Of parameters, noise and the order of examples.
+    config.seed = 0  # For parameters, noise and the order of examples.
     config.num_steps = 323_000  # Generator updates: 1000 epochs of 82,783 images at batch 256.
-    config.batch_size = 256  # Images of one micro-batch, over all devices.
-    config.d_steps = 2  # Discriminator updates, each on its own micro-batch, a step.
-    config.accumulation_steps = 1  # Parts in which a micro-batch passes through the networks.
-    config.remat = "elementwise"  # What is computed again to save memory; also none, blocks.
+    config.batch_size = 256  # Images per micro-batch, over all devices.
+    config.d_steps = 2  # Discriminator updates per step, each on its own micro-batch.
+    # Parts in which a micro-batch passes through the networks, to save memory. Losses stay those of
+    # the whole micro-batch; batch normalisation uses the statistics of each part.
+    config.accumulation_steps = 1
+    config.remat = "elementwise"  # Activations to recompute: none, elementwise or blocks.
 
     config.log_every_steps = 100
-    config.sample_every_steps = 2500  # Grids of fixed captions.
+    config.sample_every_steps = 2500  # Image grids of fixed captions.
     config.checkpoint_every_steps = 2500
-    config.keep_checkpoints = 3  # The newest ones.
-    # Losses or gradients that are not finite: times that the run goes back to its last checkpoint
-    # and leaves the steps to the fault out; 0: it stops at once.
+    config.keep_checkpoints = 3  # The newest checkpoints; older ones are deleted.
+    # If a loss or gradient is not finite, the run returns to its last checkpoint and skips the
+    # steps up to the fault, at most this many times. 0: the run stops.
     config.max_nonfinite_skips = 0
 
     data = config.data = ConfigDict()
     data.name = "coco"
-    data.form = "sq256"  # Of the prepared data: whole images squashed; or original.
-    data.eval_name = ""  # Data set of evaluation, in the same form; data.name if empty.
-    data.flip = True  # As the released code does.
-    data.crop = "squash"  # Or short_crop, center_crop: how an image becomes square.
-    data.antialias = True  # NOTE(paper): the released code resizes without.
+    data.form = "sq256"  # Prepared form: whole images squashed to 256x256; or original.
+    data.eval_name = ""  # Data set for evaluation, in the same form; empty: data.name.
+    data.flip = True  # Mirror images at random, as in the released code.
+    data.crop = "squash"  # How images become square: squash, short_crop or center_crop.
+    data.antialias = True  # NOTE(paper): the released code resizes without antialias.
     data.train_split = "train"
     data.eval_split = "val"
 
     text = config.text = ConfigDict()
     text.encoder = "bert_base_en_uncased"  # A keras-hub preset, or a BERT folder.
-    text.num_tokens = 17  # Longest caption in word pieces, with [CLS] and [SEP].
+    text.num_tokens = 17  # Word pieces per caption, with [CLS] and [SEP]; longer captions are cut.
 
     model = config.model = ConfigDict()
     model.resolution = 256
     model.generator_width = 96
     model.discriminator_width = 96
     model.z_dim = 128
-    model.modulation = "attentional"  # Or self: the sentence alone modulates every block.
-    model.contrastive_head = "none"  # Or linear, mlp: extra layers before the contrastive terms.
-    model.bn_group_size = 0  # Images with batch statistics of their own; 0: the whole batch.
-    model.region_resolution = 16  # Regions of the word loss: 16x16 positions.
-    model.dtype = "bfloat16"  # Of convolutions; parameters and losses are float32.
+    model.modulation = "attentional"  # Or self: only the sentence modulates the blocks.
+    model.contrastive_head = "none"  # Or linear, mlp: extra layers before contrastive losses.
+    model.bn_group_size = 0  # Images that share batch statistics; 0: the whole batch.
+    model.region_resolution = 16  # The word loss uses 16x16 regions.
+    model.dtype = "bfloat16"  # Of convolutions. Parameters and losses are float32.
 
     loss = config.loss = ConfigDict()
     loss.sentence_weight = 1.0
     loss.word_weight = 1.0
     loss.image_d_weight = 1.0
     loss.image_pretrained_weight = 1.0
-    loss.image_pretrained_network = "vgg19"  # NOTE(paper): the released code has resnet50.
+    loss.image_pretrained_network = "vgg19"  # NOTE(paper): resnet50 in the released code.
     loss.image_pretrained_weights = ""  # Path of vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5.
-    loss.image_pretrained_resolution = 224  # Pixels: what the network was trained on.
-    loss.contrastive_group_size = 0  # Images with negatives of their own; 0: the whole batch.
+    loss.image_pretrained_resolution = 224  # Pixels; the network was trained at this size.
+    loss.contrastive_group_size = 0  # Images that share their negatives; 0: the whole batch.
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.generator_learning_rate = 1e-4
@@ -72,14 +74,14 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.ema_decay = 0.999
 
     evaluation = config.eval = ConfigDict()
-    evaluation.num_examples = 30_000  # Captions, each drawn once.
+    evaluation.num_examples = 30_000  # Captions; each generates one image.
     evaluation.batch_size = 256
-    evaluation.seed = 0  # Of the captions' choice and the noise.
-    # pt_inception-2015-12-05-6726825d.pth, as pytorch-fid publishes it; empty: no fid, kid, is…
+    evaluation.seed = 0  # For the choice of captions and the noise.
+    # Path of pt_inception-2015-12-05-6726825d.pth (pytorch-fid); empty: no fid, is, kid, prdc.
     evaluation.inception_weights = ""
-    evaluation.clip = ""  # A CLIP of keras-hub to judge captions: its name or folder.
-    evaluation.detector = ""  # A D-FINE of keras-hub, trained on COCO, to see objects: likewise.
-    evaluation.every_steps = 0  # Also measured in training, on its devices; 0: never.
-    evaluation.best_metric = ""  # By which the best checkpoint stays, e.g. fd_vgg16; empty: none.
+    evaluation.clip = ""  # Name or folder of a keras-hub CLIP, for clip_score and others.
+    evaluation.detector = ""  # Name or folder of a keras-hub D-FINE trained on COCO, for soa.
+    evaluation.every_steps = 0  # Also evaluate in the training job; 0: never.
+    evaluation.best_metric = ""  # Metric that selects the best checkpoint, e.g. fd_vgg16.
 
     return ablations.apply(config, arg)

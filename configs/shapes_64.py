@@ -1,4 +1,4 @@
-"""Procedural shapes at 64 px, for a GPU or a patient CPU.
+"""Procedural shapes at 64 px, for a GPU, or for a CPU with much time.
 
 Command: python -m xmc_jax.train --config=configs/shapes_64.py --workdir=runs/shapes_64
 Cost, result: not run yet.
@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.region_resolution = 16  # As in the paper.
     config.sample_every_steps = 1000
     config.checkpoint_every_steps = 1000
-    config.loss.image_d_weight = 1.0  # As in the paper, and what follows.
+    config.loss.image_d_weight = 1.0  # As in the paper, like the next three fields.
     config.optimizer.generator_learning_rate = 1e-4
     config.optimizer.discriminator_learning_rate = 4e-4
     config.optimizer.ema_decay = 0.999

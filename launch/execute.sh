@@ -1,21 +1,21 @@
 # shellcheck shell=bash
-# For scripts that can print what they would run: sourced, it gives them `fail`, `quote`, `execute`.
+# Functions for scripts that can print their commands instead of running them; to be sourced.
 
-dry_run=0 # 1: print commands, run none.
+dry_run=0 # 1: print commands and run none.
 
-# Ends the script with one line that names the user's mistake and the mend.
+# Ends the script with one line that names the mistake and how to correct it.
 fail() {
   echo "error: $*" >&2
   exit 2
 }
 
-# Prints words so that a shell reads them back unchanged. Plain POSIX quotes: what is printed may go
-# through ssh to any shell, and bash 3.2 (macOS) has no ${word@Q}.
+# Prints words so that a shell reads them back unchanged. It uses POSIX quotes, because the result
+# may be sent through ssh to any shell, and because bash 3.2 (macOS) lacks ${word@Q}.
 quote() {
   local word flag space='' option='^--[A-Za-z0-9_.-]+='
   for word in "$@"; do
     flag=
-    # --flag='a value' reads better than '--flag=a value'.
+    # --flag='a value' is easier to read than '--flag=a value'.
     if [[ $word =~ $option ]]; then flag=${BASH_REMATCH[0]}; fi
     printf '%s%s' "$space" "$flag"
     quote_value "${word#"$flag"}" "$flag"
@@ -36,7 +36,7 @@ quote_value() {
   printf "'%s'" "$quoted$rest"
 }
 
-# Runs a command, and shows it; with dry_run it only shows it, to be copied.
+# Prints a command on stderr and runs it. With dry_run: prints it on stdout only, for copying.
 execute() {
   if ((dry_run)); then
     quote "$@"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Trains on this machine's NVIDIA GPUs: sets everything up, checks that JAX sees them, and starts.
-# Run it again and it goes on from its last checkpoint.
+# Trains on the NVIDIA GPUs of this machine: sets everything up, checks that JAX sees the GPUs, and
+# starts training. If it is run again, training resumes from its last checkpoint.
 #
 #   bash launch/gpu.sh [-n] --config=configs/coco_256.py --workdir=runs/coco_256 [--config.x=y …]
 #
-# All arguments go to `python -m xmc_jax.train`; relative paths are meant from the checkout. With -n
-# first, the commands are printed, one a line, and none is run.
+# All arguments go to `python -m xmc_jax.train`; relative paths start at the checkout. With -n as
+# first argument, the commands are printed, one per line, and none is run.
 #
-# Several machines: the same command on each of them, at the same time, with a workdir that all of
-# them see, and with --coordinator_address=HOST:PORT (of machine 0) --num_processes=N (machines)
-# --process_id=I (0 to N-1). On Slurm JAX finds these itself: see launch/README.md.
+# Several machines: run the same command on each machine at the same time, with a workdir that all
+# machines see, and with --coordinator_address=HOST:PORT (of machine 0) --num_processes=N (machines)
+# --process_id=I (0 to N-1). On Slurm JAX finds these values itself: see launch/README.md.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -28,9 +28,9 @@ case ${1:-} in
     shift
     ;;
 esac
-(($#)) || fail "no arguments: say --config=configs/coco_256.py --workdir=runs/coco_256"
+(($#)) || fail "no arguments: use --config=configs/coco_256.py --workdir=runs/coco_256"
 
-# Before the set-up, which takes minutes. A container may have the driver without nvidia-smi.
+# Checked before the set-up, which takes minutes. A container may have a driver but no nvidia-smi.
 if ((!dry_run)) && ! nvidia-smi -L >/dev/null 2>&1 && [[ ! -e /dev/nvidiactl ]]; then
   fail "no NVIDIA driver on this machine (nvidia-smi): install it ($driver), or train on the CPU" \
     "with bash launch/local.sh"
@@ -44,12 +44,12 @@ if ((dry_run)); then
 elif answer=$("${check[@]}" 2>&1); then
   echo "$answer"
 else
-  fail "JAX sees no GPU; $driver (nvidia-smi tells which is here). JAX says: ${answer##*$'\n'}"
+  fail "JAX sees no GPU; $driver (nvidia-smi prints the version). JAX says: ${answer##*$'\n'}"
 fi
 train=("$python" -m xmc_jax.train "$@")
 if ((dry_run)); then
   execute "${train[@]}"
 else
-  # In place of this shell: SIGTERM and Ctrl-C reach the training, which saves and ends.
+  # exec replaces this shell, so SIGTERM and Ctrl-C reach the training, which saves and exits.
   exec "${train[@]}"
 fi

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The whole of it on this machine: sets everything up, trains the embedded default, draws captions
-# of its own, evaluates, and writes a report. Run it again and it goes on where it stopped.
+# Runs everything on this machine: sets the environment up, trains the default model, generates
+# images from three captions, evaluates, and writes a report. If it is run again, training resumes.
 #
 #   bash launch/local.sh [WORKDIR] [--config.field=value …]
 #
-# WORKDIR is runs/shapes_32 in this checkout if not given; what follows goes to the training.
+# WORKDIR is runs/shapes_32 in this checkout by default; all other arguments go to the training.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -12,13 +12,13 @@ workdir=$root/runs/shapes_32
 if (($# > 0)) && [[ $1 != -* ]]; then
   workdir=$1
   shift
-  # The place is meant from where the user stands, and the commands run from the checkout.
+  # A relative WORKDIR starts at the user's directory, but the commands run in the checkout.
   [[ $workdir == /* || $workdir == *://* ]] || workdir=$PWD/$workdir
 fi
 cd "$root"
 
 times=()
-# Runs a command under a name and notes how long it took.
+# Runs a command under a name and records how long it took.
 timed() {
   local name=$1 start=$SECONDS
   shift
@@ -45,9 +45,9 @@ cat <<DONE
 
 Done. In $workdir:
   report.html       curves, samples and the table of metrics: open it in a browser
-  captions/         pictures of three captions, all of them in grid.png; draw your own with
+  captions/         images of three captions, all of them in grid.png; for your own captions run
                       $python -m xmc_jax.sample --workdir=$workdir --caption="…" --out=…
-  checkpoints/      what training goes on from, when this command is run again
+  checkpoints/      training resumes from here when this command is run again
   metrics.jsonl     every number
 DONE
 printf '  %s\n' "${times[@]}"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains where somebody else starts again what failed: a Kubernetes Job, a SkyPilot managed job.
+# Trains under a scheduler that restarts failed jobs: a Kubernetes Job, a SkyPilot managed job.
 #
 #   bash launch/preemptible.sh --config=… --workdir=gs://… [--config.field=value …]
 #
-# Training that SIGTERM stops has saved, and exits with 0; those who watch it would take it for
-# finished. This script passes the signal on, waits for the save, and exits with 143 then. Without a
-# signal its exit code is the training's.
+# When SIGTERM stops training, training saves and exits with 0, and the scheduler would take it for
+# finished. This script passes the signal on, waits for the save, and exits with 143. Without a
+# signal it exits with the exit code of the training.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
@@ -15,7 +15,7 @@ pid=$!
 trap 'stopped=1; kill -TERM "$pid"' TERM INT
 wait "$pid"
 status=$?
-# The signal ended that `wait`, not yet the training.
+# The signal interrupted `wait`; the training may still be running.
 while kill -0 "$pid" 2>/dev/null; do
   wait "$pid"
   status=$?

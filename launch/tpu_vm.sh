@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a slice of Cloud TPU VMs, on all of its workers. See `bash launch/tpu_vm.sh --help`.
+# Trains on all workers of a slice of Cloud TPU VMs. See `bash launch/tpu_vm.sh --help`.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,16 +10,16 @@ usage() {
   cat <<'HELP'
 bash launch/tpu_vm.sh VERB [FLAGS] [-- ARGUMENTS OF THE TRAINING]
 
-Trains on a slice of Cloud TPU VMs, on all of its workers, by means of the gcloud CLI.
+Trains on all workers of a slice of Cloud TPU VMs, with the gcloud CLI.
 
-  create   makes the slice
-  setup    copies this checkout's git HEAD to every worker, and installs it there
-  run      starts the training on every worker, detached; where a checkpoint is, it goes on from it
+  create   creates the slice
+  setup    copies the git HEAD of this checkout to every worker and installs it there
+  run      starts the training on every worker in the background; resumes from a checkpoint
   logs     follows the log of worker 0 until the training ends
-  stop     has the training save and end (SIGTERM), and waits for that
+  stop     makes the training save and exit (SIGTERM), and waits for it
   delete   deletes the slice
 
-From nothing to a run, and back:
+A complete session:
 
   export TPU_NAME=xmc ZONE=us-central2-b
   bash launch/tpu_vm.sh create --accelerator=v4-32 --spot
@@ -32,30 +32,30 @@ From nothing to a run, and back:
 
 After a preemption: delete, create, setup, and run with the same arguments.
 
-Flags, and the environment variables that stand for them:
+Flags, and the environment variables that replace them:
 
   --name=NAME          every verb: name of the slice (TPU_NAME)
-  --zone=ZONE          every verb: its zone (ZONE; if not given, gcloud's own setting)
-  --project=PROJECT    every verb: its project (PROJECT_ID; if not given, gcloud's own setting)
-  --accelerator=TYPE   create: v4-32, v5litepod-16, v5p-32, v6e-8, …, or a shape as xmc_jax.plan
-                       takes it: v4:2x2x4, v5e:4x4 (ACCELERATOR_TYPE)
-  --runtime=VERSION    create: software of the VMs (RUNTIME_VERSION; if not given, the one that
-                       suits the type)
-  --spot               create: cheaper, and may be preempted at any time
-  --queued             create: waits in the queue for capacity; delete: what was queued
-  --worker=N|all       logs: whose
-  --yes                delete: does not ask
-  -n                   prints the commands, one a line, and runs none
+  --zone=ZONE          every verb: its zone (ZONE; default: gcloud's setting)
+  --project=PROJECT    every verb: its project (PROJECT_ID; default: gcloud's setting)
+  --accelerator=TYPE   create: v4-32, v5litepod-16, v5p-32, v6e-8, …, or a topology as for
+                       xmc_jax.plan: v4:2x2x4, v5e:4x4 (ACCELERATOR_TYPE)
+  --runtime=VERSION    create: software version of the VMs (RUNTIME_VERSION; default: the one for
+                       the type)
+  --spot               create: cheaper, but may be preempted at any time
+  --queued             create: waits in the queue for capacity; delete: deletes a queued slice
+  --worker=N|all       logs: of this worker, or of all
+  --yes                delete: without asking
+  -n                   prints the commands, one per line, and runs none
 HELP
 }
 
 verb='' name=${TPU_NAME:-} zone=${ZONE:-} project=${PROJECT_ID:-}
 accelerator=${ACCELERATOR_TYPE:-} runtime=${RUNTIME_VERSION:-} worker=0
 spot=0 queued=0 yes=0
-example='say run -- --config=configs/coco_256.py --workdir=gs://BUCKET/RUN'
-given='' # Flags on the command line, to tell which of them the verb does not take.
+example='use run -- --config=configs/coco_256.py --workdir=gs://BUCKET/RUN'
+given='' # Flags on the command line, for the check that the verb takes them.
 
-# Reads flags and the verb, up to --.
+# Reads the flags and the verb, up to --.
 parse() {
   while (($#)) && [[ $1 != -- ]]; do
     case $1 in
@@ -66,14 +66,14 @@ parse() {
         printf -v "${1#--}" 1
         ;;
       --name | --zone | --project | --accelerator | --runtime | --worker)
-        [[ $# -gt 1 && ${2:0:1} != - ]] || fail "$1 lacks its value: write $1=VALUE"
+        [[ $# -gt 1 && ${2:0:1} != - ]] || fail "$1 has no value: write $1=VALUE"
         set_value "$1" "$2"
         shift
         ;;
       --name=* | --zone=* | --project=* | --accelerator=* | --runtime=* | --worker=*)
         set_value "${1%%=*}" "${1#*=}"
         ;;
-      -*) fail "no flag ${1%%=*}; --help lists them, and arguments of the training go after --" ;;
+      -*) fail "no flag ${1%%=*}; see --help. Arguments of the training follow after --" ;;
       *)
         [[ -z $verb ]] || fail "unexpected argument '$1'; flags are written --name=value"
         verb=$1
@@ -84,12 +84,12 @@ parse() {
 }
 
 set_value() {
-  [[ -n $2 ]] || fail "$1 lacks its value: write $1=VALUE"
+  [[ -n $2 ]] || fail "$1 has no value: write $1=VALUE"
   given+=" $1"
   printf -v "${1#--}" '%s' "$2"
 }
 
-# Refuses what does not fit the verb.
+# Refuses flags that do not fit the verb.
 check_flags() {
   local flag takes
   case $verb in
@@ -104,14 +104,14 @@ check_flags() {
   for flag in $given; do
     [[ " --name --zone --project $takes " == *" $flag "* ]] || fail "$verb takes no $flag"
   done
-  [[ -n $name ]] || fail "--name is missing: say --name=NAME, or export TPU_NAME=NAME"
-  [[ $worker == all || $worker != *[!0-9]* ]] || fail "--worker=$worker: say a number, or all"
+  [[ -n $name ]] || fail "--name is missing: use --name=NAME, or export TPU_NAME=NAME"
+  [[ $worker == all || $worker != *[!0-9]* ]] || fail "--worker=$worker: use a number, or all"
   if ((!dry_run)) && ! command -v gcloud >/dev/null; then
     fail "no gcloud on the PATH: install the Google Cloud CLI (https://cloud.google.com/sdk)"
   fi
 }
 
-# gcloud_tpus GROUP VERB …: gcloud, for the zone and the project.
+# gcloud_tpus GROUP VERB …: runs gcloud with the zone and the project.
 gcloud_tpus() {
   local group=$1 action=$2
   shift 2
@@ -124,22 +124,22 @@ gcloud_tpus() {
 on_workers() {
   local status=0
   gcloud_tpus tpu-vm ssh "$name" --worker="$1" --command="$2" || status=$?
-  ((status != 127)) || fail "a worker lacks the checkout: run setup first"
+  ((status != 127)) || fail "a worker has no checkout: run setup first"
   ((status == 0)) || exit "$status"
 }
 
-# Turns shapes that follow from their size into types; leaves v4:AxBxC, which does not.
+# Replaces a topology by the type of that size; keeps v4:AxBxC, which gcloud takes as it is.
 check_accelerator() {
   local flat='^(v5e|v6e):([0-9]+)x([0-9]+)$' cube='^v5p:([0-9]+)x([0-9]+)x([0-9]+)$'
   if [[ $accelerator =~ $flat ]]; then
     accelerator=${BASH_REMATCH[1]/v5e/v5litepod}-$((BASH_REMATCH[2] * BASH_REMATCH[3]))
   elif [[ $accelerator =~ $cube ]]; then
-    # Its two cores a chip are counted; gcloud chooses the shape.
-    fail "--accelerator=$accelerator: gcloud takes v5p by its size, say" \
+    # The number counts two cores per chip; gcloud chooses the topology.
+    fail "--accelerator=$accelerator: gcloud takes v5p by its size, use" \
       "--accelerator=v5p-$((2 * BASH_REMATCH[1] * BASH_REMATCH[2] * BASH_REMATCH[3]))"
   fi
   [[ $accelerator =~ ^v[0-9]+[a-z]*-[0-9]+$ || $accelerator =~ ^v4:[0-9]+x[0-9]+x[0-9]+$ ]] ||
-    fail "--accelerator=$accelerator is no type of TPU: say e.g. v4-32, v4:2x2x4, v5litepod-16," \
+    fail "--accelerator=$accelerator is not a TPU type: use e.g. v4-32, v4:2x2x4, v5litepod-16," \
       "v5e:4x4, v5p-32 or v6e-8"
 }
 
@@ -156,12 +156,12 @@ default_runtime() {
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
     v5p-*) echo v2-alpha-tpuv5 ;;
     v6e-*) echo v2-alpha-tpuv6e ;;
-    *) fail "no runtime is known for $accelerator: say --runtime=VERSION" ;;
+    *) fail "no runtime is known for $accelerator: use --runtime=VERSION" ;;
   esac
 }
 
 create() {
-  [[ -n $accelerator ]] || fail "--accelerator is missing: say e.g. --accelerator=v4-32"
+  [[ -n $accelerator ]] || fail "--accelerator is missing: use e.g. --accelerator=v4-32"
   check_accelerator
   [[ -n $runtime ]] || runtime=$(default_runtime)
   case $accelerator in
@@ -175,15 +175,15 @@ create() {
     set -- tpu-vm create "$name" --version="$runtime" "$@"
   fi
   gcloud_tpus "$@" || explain_failure "$1" $?
-  ((dry_run || !queued)) || echo "queued; setup works once this says ACTIVE: gcloud compute tpus" \
+  ((dry_run || !queued)) || echo "queued; run setup when this prints ACTIVE: gcloud compute tpus" \
     "queued-resources describe $name${zone:+ --zone=$zone}${project:+ --project=$project}" >&2
 }
 
-# What gcloud has said already, said with the mend where the slice is there.
+# gcloud has already printed the reason; if the slice exists, this adds what to do.
 explain_failure() {
   local state
   if state=$(gcloud_tpus "$1" describe "$name" --format='value(state)' 2>/dev/null); then
-    fail "$name is there already (state: $state): go on with setup, or delete it first"
+    fail "$name exists already (state: $state): continue with setup, or delete it first"
   fi
   exit "$2"
 }
@@ -191,15 +191,15 @@ explain_failure() {
 setup() {
   local commit archive
   commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null) ||
-    fail "$root is no git checkout; setup copies the git HEAD to the workers"
+    fail "$root is not a git checkout; setup copies the git HEAD to the workers"
   [[ -z $(git -C "$root" status --porcelain) ]] ||
-    echo "note: the workers get commit $commit; what is not committed stays here" >&2
+    echo "note: the workers get commit $commit, without uncommitted changes" >&2
   archive=dist/xmc_jax-$commit.tar.gz
   execute cd "$root"
   execute mkdir -p dist
   execute git archive --format=tar.gz --output="$archive" HEAD
   gcloud_tpus tpu-vm scp "$archive" "$name:xmc_jax.tar.gz" --worker=all
-  # shellcheck disable=SC2016 # For the worker's shell to expand.
+  # shellcheck disable=SC2016 # Expanded by the worker's shell.
   on_workers all 'bash -c "$(tar -xzOf xmc_jax.tar.gz launch/tpu_worker.sh)" tpu_worker.sh setup'
 }
 
@@ -222,13 +222,13 @@ check_workdir() {
   if [[ $workdir == gs://* ]]; then return; fi
   [[ -z $accelerator ]] || check_accelerator
   single_host ||
-    fail "--workdir=$workdir would be another folder on each worker: say" \
-      "--workdir=gs://BUCKET/RUN (or --accelerator=TYPE, if that is one machine, as v4-8 is)"
+    fail "--workdir=$workdir would be another folder on each worker: use" \
+      "--workdir=gs://BUCKET/RUN (or --accelerator=TYPE if that is a single machine, like v4-8)"
 }
 
 logs() {
   local command='bash xmc_jax/launch/tpu_worker.sh logs'
-  # shellcheck disable=SC2016 # For the worker's shell to expand.
+  # shellcheck disable=SC2016 # Expanded by the worker's shell.
   if [[ $worker == all ]]; then command+=' | sed -u "s/^/$(hostname): /"'; fi
   on_workers "$worker" "$command"
 }
@@ -240,9 +240,9 @@ stop() {
 delete() {
   local answer=
   if ((!dry_run && !yes)); then
-    printf 'Delete %s and what is on its disks (gs:// stays)? [y/N] ' "$name${zone:+ in $zone}" >&2
+    printf 'Delete %s and its disks (gs:// is kept)? [y/N] ' "$name${zone:+ in $zone}" >&2
     read -r answer || echo >&2
-    [[ $answer == [yY] || $answer == [yY]es ]] || fail "not deleted; y or --yes deletes it"
+    [[ $answer == [yY] || $answer == [yY]es ]] || fail "not deleted; answer y, or use --yes"
   fi
   if ((queued)); then
     gcloud_tpus queued-resources delete "$name" --force --quiet

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# What launch/tpu_vm.sh runs on each worker of a slice:
+# launch/tpu_vm.sh runs this script on each worker of a slice:
 #
 #   setup               unpacks ~/xmc_jax.tar.gz into ~/xmc_jax and installs it there
-#   start [ARGUMENTS]   starts `python -m xmc_jax.train ARGUMENTS`, which outlives the ssh session
-#   logs                follows its log until it ends
-#   stop                has it save and end, and waits for that
+#   start [ARGUMENTS]   starts `python -m xmc_jax.train ARGUMENTS`; it survives the ssh session
+#   logs                follows the log of the training until it ends
+#   stop                makes the training save and exit, and waits for it
 #
-# The checkout's runs/train.pid and runs/train.log are the training's. `setup` is run out of the
-# archive, before there is a checkout, so this script sources nothing.
+# runs/train.pid and runs/train.log in the checkout belong to the training. `setup` is run from the
+# archive before a checkout exists, so this script sources no other file.
 set -euo pipefail
 
 checkout=$HOME/xmc_jax
@@ -20,8 +20,8 @@ fail() {
   exit 2
 }
 
-# Whether training runs here, as process $pid. After a restart of the machine the number may be
-# another process's.
+# Whether training runs here, as process $pid. After a restart of the machine another process may
+# have this number.
 running() {
   pid=$(cat "$pid_file" 2>/dev/null) || return 1
   grep -qa xmc_jax.train "/proc/$pid/cmdline" 2>/dev/null
@@ -31,9 +31,9 @@ has_python() {
   python3.11 -c 'import ensurepip' 2>/dev/null || python3.12 -c 'import ensurepip' 2>/dev/null
 }
 
-# The images of Cloud TPU VMs come with Python 3.10, or without its venv module.
+# The system images of Cloud TPU VMs have Python 3.10, or lack its venv module.
 install_python() {
-  # A new machine first updates itself, and holds apt's lock for minutes.
+  # A new machine first updates itself and holds the lock of apt for minutes.
   local apt=(sudo DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a apt-get -qq
     -o DPkg::Lock::Timeout=600)
   "${apt[@]}" update
@@ -46,7 +46,7 @@ setup() {
   fi
   mkdir -p "$checkout"
   cd "$checkout"
-  # What the new commit no longer has must not be found; runs/ and .venv/ stay.
+  # Files that the new commit lacks must not stay; runs/ and .venv/ are kept.
   rm -rf xmc_jax configs
   tar -xzf ~/xmc_jax.tar.gz
   has_python || install_python
@@ -62,12 +62,12 @@ start() {
   cd "$checkout"
   mkdir -p runs
   echo "== $(date '+%F %T') python -m xmc_jax.train ${*@Q}" >>"$log"
-  # A session of its own: the end of this one sends it no SIGHUP. Without its TPU it fails, rather
-  # than train on the CPU.
+  # setsid starts a new session, so the end of the ssh session sends no SIGHUP. Without a TPU,
+  # training fails instead of using the CPU.
   JAX_PLATFORMS=tpu,cpu setsid "$python" -m xmc_jax.train "$@" </dev/null >>"$log" 2>&1 &
   pid=$!
   echo "$pid" >"$pid_file"
-  # A mistake in the arguments shows within seconds, and here rather than in the log.
+  # Wrong arguments fail within seconds; report them here, not only in the log.
   for _ in 1 2 3 4 5 6; do
     sleep 0.5
     if ! kill -0 "$pid" 2>/dev/null; then
@@ -81,21 +81,21 @@ start() {
 }
 
 logs() {
-  [[ -e $log ]] || fail "no log: nothing was started here"
+  [[ -e $log ]] || fail "no log: no training was started here"
   if running; then
     exec tail -n 100 -F --pid="$pid" "$log"
   fi
   tail -n 100 "$log"
-  echo "$(hostname): nothing runs; these were the last lines of $log" >&2
+  echo "$(hostname): no training runs; these are the last lines of $log" >&2
 }
 
 stop() {
   if ! running; then
-    echo "$(hostname): nothing runs"
+    echo "$(hostname): no training runs"
     return
   fi
   kill -TERM "$pid"
-  echo "$(hostname): waiting until training (process $pid) has saved and ended"
+  echo "$(hostname): waiting until training (process $pid) has saved and exited"
   for ((second = 0; second < 600; second++)); do
     if ! running; then
       echo "$(hostname): stopped; $(tail -n 1 "$log")"

@@ -1,4 +1,4 @@
-"""A real browser for the tests of pages: headless Chromium, with no network."""
+"""A real browser for tests of pages: headless Chromium without a network."""
 
 import contextlib
 import io
@@ -13,19 +13,19 @@ WIDTHS = {"phone": 390, "desktop": 1280}
 
 
 def find() -> str | None:
-    """The path of Chromium or Chrome, if there is one."""
+    """Path of Chromium or Chrome; None if it is not installed."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Browser:
-    """Opens pages from disk, and fails on whatever they ask for besides and on their errors."""
+    """Opens pages from disk, and records their errors and requests to other addresses."""
 
     def __init__(self, chromium):
         self._chromium = chromium
         self._contexts = []
 
     def open(self, path, *, width: int = WIDTHS["desktop"], fragment: str = "", context=None):
-        """A new tab at a file; in a profile of its own, unless that of an earlier tab is given."""
+        """Opens a file in a new tab, in a new profile or in the context of an earlier tab."""
         if context is None:
             context = self._chromium.new_context(accept_downloads=True)
             self._contexts.append(context)
@@ -40,12 +40,12 @@ class Browser:
         return page
 
     def colour_of(self, locator) -> tuple[int, ...]:
-        """The colour in the middle of an element, as it is on the screen."""
+        """Colour in the middle of an element on the screen."""
         pixels = np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB"))
         return tuple(map(int, pixels[pixels.shape[0] // 2, pixels.shape[1] // 2]))
 
     def assert_fits(self, page) -> None:
-        """No error, nothing asked from outside, and nothing to scroll sideways at any width."""
+        """Asserts that nothing failed or was requested, and that no width scrolls sideways."""
         for name, width in WIDTHS.items():
             page.set_viewport_size({"width": width, "height": 844})
             needed = page.evaluate("document.documentElement.scrollWidth")
@@ -53,7 +53,7 @@ class Browser:
         assert page.faults == []
 
     def close_pages(self) -> None:
-        """Closes what `open` opened."""
+        """Closes all tabs of `open`."""
         while self._contexts:
             self._contexts.pop().close()
 
@@ -64,11 +64,11 @@ def _is_outside(url: str) -> bool:
 
 @contextlib.contextmanager
 def start(executable: str):
-    """The browser, running."""
+    """Starts the browser, and stops it at the end of the block."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # As root, as in containers, Chromium has no sandbox; it opens nothing but our own pages.
+        # Chromium has no sandbox when run as root, as in containers; it opens our own pages only.
         quiet = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
         chromium = playwright.chromium.launch(executable_path=executable, args=quiet)
         try:

@@ -1,8 +1,8 @@
-"""A stand-in for the gcloud CLI: writes down how it was called; its workers are folders here.
+"""A stand-in for the gcloud CLI: it records its calls, and its workers are folders.
 
-`CLOUD` names a folder. ``calls`` in it has one JSON list a call. ``ssh`` runs its command in
-``workers/N``, as the login shell of such a machine would, and ``scp`` copies there; without
-``workers``, all that happens is the line in ``calls``. A file ``exists`` there stands for a TPU.
+The environment variable `CLOUD` names a folder. Its file ``calls`` gets one JSON list per call.
+``ssh`` runs its command in ``workers/N``, like the login shell of such a machine, and ``scp``
+copies files there; without ``workers`` a call is only recorded. A file ``exists`` stands for a TPU.
 """
 
 import json
@@ -35,8 +35,8 @@ def main(arguments: list[str]) -> int:
 
 
 def ssh(command: str, homes: list[pathlib.Path]) -> int:
-    """Runs the command on all workers at once; the first exit code that is not 0."""
-    # What gcloud and ssh do with it: split at spaces, joined by spaces.
+    """Runs the command on all workers at once; returns the first exit code that is not 0."""
+    # Like gcloud and ssh: split at spaces and joined by spaces.
     command = " ".join(command.split(" "))
     processes = [
         subprocess.Popen(["bash", "-c", command], cwd=home, env=os.environ | {"HOME": str(home)})

@@ -1,4 +1,4 @@
-"""Runs to make pages of, and what every page is checked for."""
+"""Runs to make pages of, and checks of pages."""
 
 import html.parser
 import json
@@ -39,7 +39,7 @@ def train_records(count: int) -> list[dict]:
 
 
 def make_run(path, *, records=(), steps=(), enlarged: int = 1, config=None):
-    """A workdir as training and evaluation leave it, but for its checkpoints."""
+    """Writes a workdir as training and evaluation do, without checkpoints."""
     model = {"resolution": 16, "generator_width": 8}
     config = config or {"seed": 7, "batch_size": 4, "d_steps": 2, "model": model}
     files.ensure_writable(path)
@@ -49,16 +49,16 @@ def make_run(path, *, records=(), steps=(), enlarged: int = 1, config=None):
         samples_dir(path).mkdir()
         layout = {"captions": CAPTIONS, "columns": 2}
         captions_path(path).write_text(json.dumps(layout))
-    pictures = np.broadcast_to(np.array(COLOURS, np.uint8)[:, None, None], (3, 16, 16, 3))
+    samples = np.broadcast_to(np.array(COLOURS, np.uint8)[:, None, None], (3, 16, 16, 3))
     for step in steps:
-        grid = images.make_grid(pictures // (1 + step % 3), num_columns=2)
+        grid = images.make_grid(samples // (1 + step % 3), num_columns=2)
         png = images.encode_png(images.enlarge(grid, enlarged))
         sample_path(path, step).write_bytes(png)
     return path
 
 
 class Page(html.parser.HTMLParser):
-    """Text, links and balance of a page."""
+    """Parses a page: text, links and ids; asserts that tags are balanced."""
 
     VOID = {"meta", "input", "wbr", "br", "img"}
 
@@ -88,6 +88,6 @@ class Page(html.parser.HTMLParser):
 
 
 def assert_needs_no_network(source: str) -> None:
-    """Nothing in the page's text names anything outside of it."""
+    """Asserts that a page refers to nothing outside of it."""
     assert [link for link in Page(source).links if not link.startswith(("#", "data:"))] == []
     assert not re.search(r"url\((?!data:|#)|@import|<link|<script src|fetch\(", source)

@@ -38,7 +38,8 @@ def make(folder, form="sq32", whole=False):
     workdir = folder / "run"
     files.ensure_writable(workdir)
     write_config(workdir, config)
-    append_metrics(workdir, [{"num_samples": 7} | record for record in METRICS])
+    others = {"num_samples": 7, "seed": 0, "weights": None}
+    append_metrics(workdir, [others | record for record in METRICS])
     abstract = create_experiment(config, training=False).abstract_state()
     if not whole:
         rest = {field.name for field in dataclasses.fields(abstract)} - {"step", "ema"}

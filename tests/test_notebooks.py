@@ -1,4 +1,4 @@
-"""notebooks/, executed as they are but for their parameters, in a kernel of their own."""
+"""notebooks/, executed in a kernel with other parameters; and their saved outputs."""
 
 import os
 
@@ -14,7 +14,7 @@ NOTEBOOKS = ROOT / "notebooks"
 
 
 def execute(name, parameters, data_dir):
-    """Executes a notebook with other values in its cell of parameters; gives it with outputs."""
+    """Executes a notebook with other values in its cell of parameters; returns it with outputs."""
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     names = [line.partition(" = ")[0] for line in cell.source.splitlines() if " = " in line]
@@ -70,6 +70,6 @@ def test_outputs_are_shown(name):
     assert len(figures_of(notebook)) >= 3
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     counts = [cell.execution_count for cell in code]
-    assert counts == list(range(1, len(code) + 1)), "run whole, from the top"
+    assert counts == list(range(1, len(code) + 1)), "run it as a whole, from the top"
     for cell in code:
         assert not any(output.output_type == "error" for output in cell.outputs)

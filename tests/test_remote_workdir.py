@@ -1,4 +1,4 @@
-"""A run whose folder is in a bucket: trained, resumed, evaluated, sampled, by the real clients."""
+"""A run whose folder is in a bucket: every verb but prepare and plan, by the real clients."""
 
 import subprocess
 import sys
@@ -21,6 +21,9 @@ import numpy as np
 import xmc_jax
 from configs import shapes_32
 from xmc_jax.evaluation.run import evaluate
+from xmc_jax.inference.export import export
+from xmc_jax.inference.sample import sample
+from xmc_jax.pages import compare, report
 from xmc_jax.run.records import read_metrics
 from xmc_jax.training.start import train
 
@@ -41,6 +44,15 @@ assert records[0].step == 4 and records[0].value > 0
 model = xmc_jax.load(workdir)
 images = model.generate(["a red circle"], seed=0, num_images=2)
 assert model.step == 4 and images.shape == (2, 32, 32, 3) and images.std() > 0
+sample(workdir, ["a red circle"], "gs://bucket/images", num_images=2)
+export(workdir, "gs://bucket/exported", with_program=False)
+again = xmc_jax.load("gs://bucket/exported").generate(["a red circle"], seed=0, num_images=2)
+np.testing.assert_array_equal(again, images)
+report.write_report(workdir)
+compare.write_comparison(compare.read_runs([workdir, "gs://bucket/exported"]), "gs://bucket/out")
+written = {path.removeprefix("/bucket/") for path in bucket.Bucket.store}
+files = {"images/grid.png", "exported/model.json", "runs/one/report.html", "out/compare.md"}
+assert files <= written, written
 names = {path.split("/")[4] for path in bucket.Bucket.store if path.startswith("/bucket/runs/one/")}
 assert {"config.json", "metrics.jsonl", "samples", "checkpoints"} <= names, names
 print("done", *sorted(names))

@@ -1,84 +1,28 @@
-"""Every row of the ablation, as its configuration builds it: what it computes and leaves out.
+"""Every row of the ablation, as its config builds it: what it computes and what it leaves out.
 
-Two devices, real configurations at the smallest widths; a table of embeddings stands for the text
-encoder, and the mean colour for the pretrained network.
+Real configs at the smallest widths, with stand-ins for the frozen networks (`small_experiment`).
 """
 
 import functools
-import tempfile
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import xmc_jax.experiment
-from configs import ablations, shapes_32
+from configs import ablations
 from tests import small_run
-from xmc_jax.data.tokenizer import Tokenizer
-from xmc_jax.experiment import Experiment
-from xmc_jax.frozen.image_features import ImageFeatures
-from xmc_jax.frozen.text_encoder import TextEncoder
-from xmc_jax.models.discriminator import Discriminator
-from xmc_jax.models.generator import Generator
+from tests.small_experiment import BATCH, NUM_TOKENS, VOCABULARY, make_experiment
 from xmc_jax.parallel import sharding
 from xmc_jax.train_state import create_train_state
-from xmc_jax.train_step import FrozenParams
 from xmc_jax.types import Batch
 
-TEXT_WIDTH, VOCABULARY, BATCH, NUM_TOKENS = 6, 50, 16, 5
 ROWS = [*ablations.TERMS, *ablations.OTHERS]
-# Each compiles a step of its own; those of the other rows are parts of these.
-SHORT_ROWS = {"none", "all", "s_w_d", "self_modulation", "mlp_head", "linear_head"}
-SHORT_ROWS |= {"per_device_negatives"}
+# Every row traces a step of its own, which takes seconds. The other rows combine parts of these.
+TRACED_ROWS = {"none", "s", "w", "d", "vgg", "s_w_d", "all", *ablations.OTHERS} - {"linear_head"}
+# Compiling takes longer; these steps contain all parts of the others.
+COMPILED_ROWS = {"all", "self_modulation", "mlp_head", "per_device_negatives"}
 METRIC_OF = {"s": "sentence", "w": "word", "d": "image_d", "vgg": "image_pretrained"}
-
-
-def encode_text(params, tokens):
-    mask = tokens != 0
-    words = params[tokens] * mask[..., None]
-    return words, words.sum(1) / mask.sum(1, keepdims=True), mask
-
-
-def image_features(params, images):
-    return jnp.tanh(images.mean((1, 2)) @ params)
-
-
-def make_tokenizer():
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write("[PAD]\n[UNK]\n[CLS]\n[SEP]\nred\n")
-        file.flush()
-        return Tokenizer(file.name, NUM_TOKENS)
-
-
-@functools.cache
-def make_experiment(row, num_devices=1):
-    config = shapes_32.get_config(row)
-    config.batch_size = BATCH
-    config.model.generator_width = config.model.discriminator_width = 1
-    config.model.z_dim = 4
-    config.d_steps = 1
-    config.text.num_tokens = NUM_TOKENS
-    mesh = sharding.make_mesh(jax.devices()[:num_devices])
-    rng = np.random.default_rng(0)
-    text = TextEncoder(
-        encode_text, jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH))), TEXT_WIDTH, "", True
-    )
-    image = ImageFeatures(image_features, jnp.float32(rng.normal(size=(3, 7))), "mean colour", "")
-    wants_image = bool(config.loss.image_pretrained_weight)
-    return Experiment(
-        config=config,
-        mesh=mesh,
-        generator=Generator(32, 1, 4, modulation=config.model.modulation),
-        discriminator=Discriminator(32, 1, 8, config.model.contrastive_head),
-        text_encoder=text,
-        tokenizer=make_tokenizer(),
-        image_features=image if wants_image else None,
-        frozen=sharding.put(
-            FrozenParams(text.params, image.params if wants_image else None),
-            sharding.replicated(mesh),
-        ),
-    )
 
 
 def make_batch(experiment, seed):
@@ -92,35 +36,42 @@ def make_batch(experiment, seed):
 
 @functools.cache
 def lower_step(row):
-    """A step as it is given to the compiler."""
+    """The lowered train step of a row."""
     experiment = make_experiment(row)
     return experiment.jit_train_step().lower(*experiment.abstract_step_arguments())
 
 
 @functools.cache
 def count_flops(row):
-    """Floating-point operations of a step."""
+    """Floating-point operations of a train step."""
     return lower_step(row).cost_analysis()["flops"]
 
 
 @functools.cache
-def run(row):
-    """The metrics of two steps."""
-    experiment = make_experiment(row)
+def train_metrics(row):
+    """Metrics of two train steps."""
+    experiment, metrics = make_experiment(row), []
     state, step = small_run.draw_state(experiment.abstract_state()), lower_step(row).compile()
     for batch in [make_batch(experiment, seed) for seed in range(2)]:
-        state, metrics = step(state, batch, experiment.frozen, jax.random.key(1))
-    return jax.device_get(metrics)
+        state, of_step = step(state, batch, experiment.frozen, jax.random.key(1))
+        metrics.append(jax.device_get(of_step))
+    return metrics
 
 
-@pytest.mark.parametrize(
-    "row", [row if row in SHORT_ROWS else pytest.param(row, marks=pytest.mark.long) for row in ROWS]
-)
-def test_row_trains(row):
-    """Finite losses, and a metric of every term that the row has and of no other."""
-    metrics = run(row)
-    assert all(np.isfinite(value) for value in metrics.values())
-    terms = ablations.TERMS.get(row, ("s", "w", "d"))  # What shapes_32 has as it is.
+def rows(names, quick):
+    """Test parameters; rows that are not in `quick` only run with --long."""
+    return [row if row in quick else pytest.param(row, marks=pytest.mark.long) for row in names]
+
+
+@pytest.mark.parametrize("row", rows(ROWS, COMPILED_ROWS))
+def test_losses_are_finite(row):
+    assert all(np.isfinite(value) for step in train_metrics(row) for value in step.values())
+
+
+@pytest.mark.parametrize("row", rows(ROWS, TRACED_ROWS))
+def test_exactly_the_terms_of_a_row_have_metrics(row):
+    _, metrics = lower_step(row).out_info
+    terms = ablations.TERMS.get(row, ("s", "w", "d"))  # The terms of shapes_32 without an argument.
     kept = {METRIC_OF[term] for term in terms}
     assert {name for name in METRIC_OF.values() if f"g/{name}" in metrics} == kept
     assert {name for name in METRIC_OF.values() if f"d/{name}" in metrics} == kept & {
@@ -129,16 +80,17 @@ def test_row_trains(row):
     }
 
 
-@pytest.mark.parametrize("row", [row for row, terms in ablations.TERMS.items() if terms])
-def test_a_term_left_out_is_not_computed(row):
-    """Each row costs more than every row whose terms it contains."""
-    for other, terms in ablations.TERMS.items():
-        if set(terms) < set(ablations.TERMS[row]):
+@pytest.mark.parametrize("row", rows(filter(ablations.TERMS.get, ablations.TERMS), TRACED_ROWS))
+def test_excluded_terms_are_not_computed(row):
+    """Each row costs more than the rows with a part of its terms."""
+    others = ablations.TERMS if row not in TRACED_ROWS else TRACED_ROWS & ablations.TERMS.keys()
+    for other in others:
+        if set(ablations.TERMS[other]) < set(ablations.TERMS[row]):
             assert count_flops(other) < count_flops(row), (other, row)
 
 
 def test_initialising_the_state_is_traced_once(monkeypatch):
-    """Shapes, shardings and the step's own arguments come of one tracing."""
+    """Shapes, shardings and the step's arguments share one trace."""
     traced = []
 
     def create(*args, **parts):
@@ -152,7 +104,7 @@ def test_initialising_the_state_is_traced_once(monkeypatch):
     assert len(traced) == 1
 
 
-def test_plain_self_modulation_drops_the_attention():
+def test_self_modulation_has_no_attention():
     rows = "s_w_d", "self_modulation"
     base, ablated = map(count_flops, rows)
     assert ablated < base
@@ -160,7 +112,7 @@ def test_plain_self_modulation_drops_the_attention():
     assert names[0] - names[1] == {"query"}
 
 
-def test_heads_add_layers_to_the_discriminator_alone():
+def test_heads_add_layers_to_the_discriminator_only():
     counts = {}
     for row in ("s_w_d", "linear_head", "mlp_head"):
         state = make_experiment(row).abstract_state()
@@ -171,6 +123,7 @@ def test_heads_add_layers_to_the_discriminator_alone():
 
 
 def test_per_device_negatives_are_fewer():
-    """Against half of the captions the cross-entropy of a guess is lower by two log 2."""
-    whole, halves = (run(row)["g/sentence"] for row in ("s_w_d", "per_device_negatives"))
+    """With half of the captions the cross-entropy of a guess is lower by two log 2."""
+    rows = "all", "per_device_negatives"  # Their first steps have the same sentence term.
+    whole, halves = (train_metrics(row)[0]["g/sentence"] for row in rows)
     assert halves < whole

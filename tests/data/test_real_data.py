@@ -20,8 +20,8 @@ from xmc_jax.data import catalog
 from xmc_jax.data.builders.captioned import Settings
 from xmc_jax.evaluation.run import evaluate
 from xmc_jax.frozen import image_features
+from xmc_jax.inference.sample import sample
 from xmc_jax.parallel import sharding
-from xmc_jax.sample import sample
 from xmc_jax.train import train
 
 CONFIGS = {

@@ -102,7 +102,7 @@ def test_evaluation_drops_nothing_and_counts_nothing_twice(source, tokenizer):
         for example_id, caption, index in zip(
             part.ids, part.captions, part.caption_indices, strict=True
         ):
-            example = captions.example_from_id(example_id)
+            example = captions.make_example(*captions.parse_id(example_id))
             assert example.captions[index].text == caption
 
 

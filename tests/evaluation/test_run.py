@@ -18,7 +18,7 @@ from xmc_jax.evaluation.evaluator import Evaluator
 from xmc_jax.evaluation.resume import ResumableRows
 from xmc_jax.evaluation.run import evaluate, watch
 from xmc_jax.experiment import create_experiment
-from xmc_jax.export import export
+from xmc_jax.inference.export import export
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config import write_config
 from xmc_jax.run.folder import best_dir, checkpoints_dir, config_path, evaluation_dir

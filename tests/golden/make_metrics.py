@@ -1,6 +1,6 @@
-"""Makes metrics.json, what the trusted implementations say of given features, and two small .pth.
+"""Writes metrics.json, the results of trusted implementations, and two small .pth files.
 
-Run once, where torch, torch-fidelity 0.4.0, pytorch-fid 0.3.0, prdc 0.2 and scipy < 1.18 are:
+Run once, with torch, torch-fidelity 0.4.0, pytorch-fid 0.3.0, prdc 0.2 and scipy < 1.18 installed:
 
     python tests/golden/make_metrics.py
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def cases() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Pairs of sets of features, generated and real; the tests make the same."""
+    """Pairs of feature sets, generated and real; the tests use the same."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(16, 16)) / 4
     many = rng.normal(size=(120, 16)) @ mixing + 0.3, np.abs(rng.normal(size=(150, 16)))
@@ -28,7 +28,7 @@ def cases() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def logits() -> np.ndarray:
-    """Of 203 pictures, grouped by class: their order matters, and splits are of unequal size."""
+    """Logits of 203 images, grouped by class: order matters, and splits have unequal sizes."""
     rng = np.random.default_rng(1)
     rows = 3 * rng.normal(size=(203, 37))
     rows[np.arange(203), np.arange(203) // 6] += 6
@@ -36,7 +36,7 @@ def logits() -> np.ndarray:
 
 
 def main() -> None:
-    """Writes a number a metric and case."""
+    """Writes the files."""
     import torch
     from prdc import compute_prdc
     from pytorch_fid.fid_score import calculate_frechet_distance

@@ -1,4 +1,4 @@
-"""The model that comes with the package is small, and draws what captions say."""
+"""The model that comes with the package is small, and its images show what captions say."""
 
 import numpy as np
 import pytest
@@ -14,21 +14,21 @@ MAX_BYTES = 8_000_000
 
 
 @pytest.fixture(scope="module")
-def drawn():
-    """Captions nobody trained on, their meanings, and the demo's pictures of them."""
+def generated():
+    """The demo's images of captions outside the training split, and the captions' meanings."""
     examples = [shapes_captions.make_example("val", index) for index in range(NUM_CAPTIONS)]
     captions = [example.captions[index % 5] for index, example in enumerate(examples)]
-    pictures = xmc_jax.load_demo().generate([caption.text for caption in captions], seed=0)
-    return pictures, [(caption.form,) for caption in captions]
+    images = xmc_jax.load_demo().generate([caption.text for caption in captions], seed=0)
+    return images, [(caption.form,) for caption in captions]
 
 
 def test_it_is_small():
     assert sum(file.stat().length for file in exported.demo_folder().iterdir()) < MAX_BYTES
 
 
-def test_colours_and_backgrounds_follow_the_caption(drawn):
-    pictures, forms = drawn
-    scenes = make_reader("shapes_accuracy", pictures.shape[1]).read(pictures)
+def test_colours_and_backgrounds_follow_the_caption(generated):
+    images, forms = generated
+    scenes = make_reader("shapes_accuracy", images.shape[1]).read(images)
     accuracy = summarise(count_claims(scenes, forms))
     others = [forms[index] for index in shuffle_captions(NUM_CAPTIONS, seed=0)]
     floor = summarise(count_claims(scenes, others))
@@ -37,6 +37,6 @@ def test_colours_and_backgrounds_follow_the_caption(drawn):
         assert floor[attribute].value < 0.5, floor
 
 
-def test_pictures_of_one_caption_differ():
-    pictures = xmc_jax.load_demo().generate(["a red circle"], num_images=8, seed=0)
-    assert len(np.unique(pictures, axis=0)) == 8
+def test_images_of_one_caption_differ():
+    images = xmc_jax.load_demo().generate(["a red circle"], num_images=8, seed=0)
+    assert len(np.unique(images, axis=0)) == 8

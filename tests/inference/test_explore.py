@@ -1,4 +1,4 @@
-"""explore.py and figures.py on a small run: each picture is the one that `generate` draws."""
+"""explore.py and figures.py on a small run: images are equal to those of `generate`."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def model(workdir):
 
 
 def assert_same(a, b):
-    """But for the rounding of sums, which may move a pixel by one level."""
+    """Rounding of sums may move a pixel by one level."""
     assert a.shape == b.shape and np.abs(a.astype(int) - b.astype(int)).max() <= 1
 
 
@@ -41,24 +41,24 @@ def test_attention_maps(model):
     assert found.maps.std(axis=(1, 2)).max() > 1e-4  # Regions look at different words.
 
 
-def test_a_generator_without_attention_says_so(model):
+def test_a_generator_without_attention_is_refused(model):
     config = model.experiment.config.copy_and_resolve_references()
     config.model.modulation = "self"
     other = dataclasses.replace(
         model, experiment=dataclasses.replace(model.experiment, config=config)
     )
-    with pytest.raises(UserError, match="no attention to show"):
+    with pytest.raises(UserError, match="this generator has no attention"):
         explore.attention_maps(other, CAPTION)
 
 
-def test_between_two_noise_vectors(model):
-    drawn = explore.interpolate_noise(model, CAPTION, seeds=(2, 3), num_images=4)
+def test_interpolate_noise(model):
+    between = explore.interpolate_noise(model, CAPTION, seeds=(2, 3), num_images=4)
     for place, seed in ((0, 2), (-1, 3)):
-        assert_same(drawn[place], model.generate([CAPTION], seed=seed)[0])
-    assert len({image.tobytes() for image in drawn}) == 4
+        assert_same(between[place], model.generate([CAPTION], seed=seed)[0])
+    assert len({image.tobytes() for image in between}) == 4
 
 
-def test_the_way_is_an_arc():
+def test_noise_moves_along_an_arc():
     a, b = jnp.array([2.0, 0.0, 0.0]), jnp.array([0.0, 2.0, 0.0])
     for share in (0.0, 0.25, 0.5, 1.0):
         angle = share * np.pi / 2
@@ -67,29 +67,30 @@ def test_the_way_is_an_arc():
     np.testing.assert_allclose(explore._arc(a, a, 0.3), a, atol=1e-6)
 
 
-def test_between_two_captions(model):
-    drawn = explore.interpolate_captions(model, (CAPTION, OTHER), seed=6, num_images=4)
+def test_interpolate_captions(model):
+    between = explore.interpolate_captions(model, (CAPTION, OTHER), seed=6, num_images=4)
     for place, caption in ((0, CAPTION), (-1, OTHER)):
-        assert_same(drawn[place], model.generate([caption], seed=6)[0])
-    assert len({image.tobytes() for image in drawn}) == 4
-    # Of captions of different lengths: the longer one's picture is exact.
-    drawn = explore.interpolate_captions(model, (CAPTION, LONGER), seed=6, num_images=4)
-    assert_same(drawn[-1], model.generate([LONGER], seed=6)[0])
-    assert np.any(drawn[0] != drawn[-1])
+        assert_same(between[place], model.generate([caption], seed=6)[0])
+    assert len({image.tobytes() for image in between}) == 4
+    # Captions of different lengths: the image of the longer one is exact.
+    between = explore.interpolate_captions(model, (CAPTION, LONGER), seed=6, num_images=4)
+    assert_same(between[-1], model.generate([LONGER], seed=6)[0])
+    assert np.any(between[0] != between[-1])
 
 
-def test_what_the_discriminator_ties_to_the_words(workdir, model):
-    judge = explore.load_judge(workdir)
-    picture = model.generate([CAPTION])[0]
-    found = judge.word_similarities(picture, "red circles")
+def test_word_similarities(workdir, model):
+    discriminator = explore.load_discriminator(workdir)
+    image = model.generate([CAPTION])[0]
+    found = discriminator.word_similarities(image, "red circles")
     assert found.pieces == ["[CLS]", "red", "circle", "##s", "[SEP]"]
     assert found.maps.shape == (5, 8, 8)
 
     experiment = model.experiment
     tokens = jnp.asarray(experiment.tokenizer(["red circles"]))
     words, sentence, _ = jax.jit(experiment.text_encoder.apply)(experiment.frozen.text, tokens)
-    pixels = images.from_uint8(jnp.asarray(picture)[None])
-    output = explore._judge(experiment.discriminator, judge.variables, pixels, sentence)
+    pixels = images.from_uint8(jnp.asarray(image)[None])
+    network, variables = experiment.discriminator, discriminator.variables
+    output = explore._discriminate(network, variables, pixels, sentence)
     regions, words = np.asarray(output.regions[0]), np.asarray(words[0])
     for index, place in ((1, (0, 0)), (4, (3, 5))):
         region, word = regions[place[0] * 8 + place[1]], words[index]
@@ -99,9 +100,9 @@ def test_what_the_discriminator_ties_to_the_words(workdir, model):
 
 def test_nearest_images():
     others = np.stack([np.full((2, 2, 3), level, np.uint8) for level in (0, 100, 200, 255)])
-    pictures = np.stack([np.full((2, 2, 3), level, np.uint8) for level in (90, 250)])
-    near, distances = explore.nearest_images(pictures, others, k=2)
-    np.testing.assert_array_equal(near, [[1, 0], [3, 2]])
+    images = np.stack([np.full((2, 2, 3), level, np.uint8) for level in (90, 250)])
+    nearest, distances = explore.nearest_images(images, others, k=2)
+    np.testing.assert_array_equal(nearest, [[1, 0], [3, 2]])
     np.testing.assert_allclose(distances, [[10, 90], [5, 50]])
 
 

@@ -1,4 +1,4 @@
-"""export.py and exported.py: a run becomes a folder that draws the same pictures anywhere."""
+"""export.py and exported.py: a run becomes a folder that generates the same images anywhere."""
 
 import json
 import os
@@ -18,10 +18,10 @@ from tests.frozen.test_text_encoder import CAPTIONS as ODD_CAPTIONS
 from tests.verbs import assert_refused
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
-from xmc_jax.export import export
 from xmc_jax.frozen.text_encoder import load_text_encoder
 from xmc_jax.inference import exported, standalone
-from xmc_jax.sample import sample
+from xmc_jax.inference.export import export
+from xmc_jax.inference.sample import sample
 
 CAPTIONS = ["a red circle", "red circles", "circle"]
 
@@ -52,19 +52,19 @@ def images(workdir):
     return xmc_jax.load(workdir).generate(CAPTIONS, seed=7)
 
 
-def test_an_exported_model_draws_the_same_pictures(whole, images):
+def test_an_exported_model_generates_the_same_images(whole, images):
     model = xmc_jax.load(whole)
     assert model.step == small_run.STEP
     np.testing.assert_array_equal(model.generate(CAPTIONS, seed=7), images)
 
 
-def test_the_program_draws_the_same_pictures_without_the_package(folder, whole, images):
-    """A process in which nothing but jax, numpy and safetensors can be imported."""
+def test_the_program_generates_the_same_images_without_the_package(folder, whole, images):
+    """In a process that cannot import the packages of training."""
     card = (whole / "README.md").read_text()
     _, *blocks = re.findall(r"```python\n(.*?)```", card, re.S)
     assert len(blocks) == 2
     arguments = [f"--caption={caption}" for caption in CAPTIONS[:2]]
-    arguments += ["--seed=7", f"--out={folder / 'drawn'}"]
+    arguments += ["--seed=7", f"--out={folder / 'image'}"]
     code = f"""
 import runpy, sys, numpy as np
 class Closed:
@@ -73,12 +73,12 @@ class Closed:
             raise ImportError(name + " is closed")
 sys.meta_path.insert(0, Closed())
 from generate import load
-draw = load(".")
+generate = load(".")
 for block in {blocks!r}:  # The card's own examples.
     exec(block)
     assert images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3)
 assert np.any(images[0] != images[1])
-np.save({str(folder / "drawn.npy")!r}, draw({CAPTIONS!r}, seed=7))
+np.save({str(folder / "images.npy")!r}, generate({CAPTIONS!r}, seed=7))
 sys.argv = ["generate.py", *{arguments!r}]
 runpy.run_path("generate.py", run_name="__main__")
 """
@@ -87,15 +87,15 @@ runpy.run_path("generate.py", run_name="__main__")
         [sys.executable, "-c", code], cwd=whole, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    drawn = np.load(folder / "drawn.npy")
-    # Compiled otherwise: a rounded sum may move a pixel by one level.
-    assert drawn.dtype == np.uint8 and drawn.shape == images.shape
-    assert np.abs(drawn.astype(int) - images.astype(int)).max() <= 1
-    pictures = [np.asarray(Image.open(folder / f"drawn_{i}.png")) for i in range(2)]
-    np.testing.assert_array_equal(pictures, drawn[:2])
+    generated = np.load(folder / "images.npy")
+    # Another compilation: rounding of sums may move a pixel by one level.
+    assert generated.dtype == np.uint8 and generated.shape == images.shape
+    assert np.abs(generated.astype(int) - images.astype(int)).max() <= 1
+    written = [np.asarray(Image.open(folder / f"image_{i}.png")) for i in range(2)]
+    np.testing.assert_array_equal(written, generated[:2])
 
 
-def test_the_script_reads_captions_as_training_did():
+def test_the_script_tokenizes_captions_as_training_did():
     encoder, length = load_text_encoder("minilm"), 40
     tokenizer = Tokenizer(encoder.vocabulary_file, length, encoder.lowercase)
     with open(encoder.vocabulary_file, encoding="utf-8") as file:
@@ -107,18 +107,18 @@ def test_the_script_reads_captions_as_training_did():
         np.testing.assert_array_equal(found, tokens[tokens != 0], err_msg=caption)
 
 
-def test_half_the_size_and_nearly_the_same_pictures(whole, half, images):
+def test_half_the_size_and_nearly_the_same_images(whole, half, images):
     size = {path: (path / exported.WEIGHTS).stat().st_size for path in (whole, half)}
     assert size[half] < 0.75 * size[whole]
     stored = load_file(half / exported.WEIGHTS)
     assert {str(x.dtype) for name, x in stored.items() if "params/" in name} == {"float16"}
     assert {str(x.dtype) for name, x in stored.items() if "batch_stats/" in name} == {"float32"}
-    drawn = xmc_jax.load(half).generate(CAPTIONS, seed=7)
-    assert np.abs(drawn.astype(int) - images.astype(int)).mean() < 0.5
+    generated = xmc_jax.load(half).generate(CAPTIONS, seed=7)
+    assert np.abs(generated.astype(int) - images.astype(int)).mean() < 0.5
     assert not (half / exported.PROGRAM).exists() and not (half / exported.SCRIPT).exists()
 
 
-def test_what_float16_cannot_hold_is_refused():
+def test_values_beyond_float16_are_refused():
     ema = {"params": {"x": np.float32([1, 70_000])}, "batch_stats": {"var": np.float32([1e6])}}
     with pytest.raises(UserError, match="params/x has values that float16 cannot hold"):
         exported.to_storage(ema, "float16")
@@ -127,7 +127,7 @@ def test_what_float16_cannot_hold_is_refused():
         exported.to_storage(ema, "int8")
 
 
-def test_the_card_tells_what_the_model_is(whole, half):
+def test_the_card_describes_the_model(whole, half):
     card = (whole / "README.md").read_text()
     for words in (
         "whole",
@@ -161,7 +161,7 @@ def test_changed_and_missing_files_are_named(half, tmp_path, name):
 
 def test_another_text_encoder_is_refused(half, tmp_path):
     other = bert.write(tmp_path / "other", bert.weights(np.random.default_rng(5)))
-    with pytest.raises(UserError, match="is another one than that of the model in"):
+    with pytest.raises(UserError, match="is not the one that the model in"):
         xmc_jax.load(half, text_encoder=other)
 
 
@@ -197,14 +197,14 @@ def test_an_older_export_is_replaced(half, workdir, tmp_path):
         xmc_jax.load(out, step=9)
 
 
-def test_the_demo_draws_without_training(half, images, monkeypatch, tmp_path):
+def test_the_verb_sample_writes_the_images_of_the_demo(half, images, monkeypatch, tmp_path):
     monkeypatch.setattr(exported, "__file__", str(tmp_path / "inference" / "exported.py"))
     shutil.copytree(half, tmp_path / "demo")
-    drawn = xmc_jax.load_demo().generate(CAPTIONS, seed=7)
-    assert np.abs(drawn.astype(int) - images.astype(int)).mean() < 0.5
+    generated = xmc_jax.load_demo().generate(CAPTIONS, seed=7)
+    assert np.abs(generated.astype(int) - images.astype(int)).mean() < 0.5
     sample(None, CAPTIONS, tmp_path / "out", num_images=1, seed=7)
     first = np.asarray(Image.open(tmp_path / "out" / "0000_a-red-circle_0.png"))
-    np.testing.assert_array_equal(first, drawn[0])
+    np.testing.assert_array_equal(first, generated[0])
 
 
 def test_the_verbs_name_what_is_missing(folder, run_verb):

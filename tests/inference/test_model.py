@@ -1,4 +1,4 @@
-"""trained.py: four lines in a notebook, and the same pictures as the verb `sample`."""
+"""model.py: four lines in a notebook, and the same images as the verb `sample`."""
 
 import json
 import shutil
@@ -37,36 +37,36 @@ def test_generate(model):
     assert np.any(images != model.generate(CAPTIONS[::-1])[::-1])
 
 
-def test_copies_follow_each_other(model):
+def test_images_of_one_caption_are_consecutive(model):
     images = model.generate(CAPTIONS[:2], num_images=3, seed=5)
     again = model.generate([CAPTIONS[0]] * 3 + [CAPTIONS[1]] * 3, seed=5)
     np.testing.assert_array_equal(images, again)
     assert len({image.tobytes() for image in images}) == 6
 
 
-def test_any_number_of_captions_compiles_for_a_few_sizes_alone(model):
+def test_any_number_of_captions_compiles_only_for_a_few_sizes(model):
     for count in (1, 2, 5, 9, 16, 17, 30):
         assert len(model.generate(["red circle"] * count)) == count
-    # On eight devices: 8 and 16 captions.
+    # For eight devices: 8 and 16 captions.
     assert model._sampler._step._cache_size() <= 2
 
 
-def test_same_pictures_as_the_verb(folder, workdir, model, run_verb):
-    out = folder / "pictures"
+def test_same_images_as_the_verb(folder, workdir, model, run_verb):
+    out = folder / "images"
     captions = [f"--caption={caption}" for caption in CAPTIONS]
     done = run_verb(
         "sample", f"--workdir={workdir}", f"--out={out}", "--num_images=2", "--seed=3", *captions
     )
     assert done.returncode == 0, done.stderr
     names = sorted(path for path in out.iterdir() if path.name != "grid.png")
-    drawn = np.stack([np.asarray(Image.open(path)) for path in names])
+    written = np.stack([np.asarray(Image.open(path)) for path in names])
     images = model.generate(CAPTIONS, num_images=2, seed=3)
-    # Of another number of devices: a rounded sum may move a pixel by one level.
-    assert drawn.shape == images.shape
-    assert np.abs(drawn.astype(int) - images.astype(int)).max() <= 1
+    # On another number of devices, rounding of sums may move a pixel by one level.
+    assert written.shape == images.shape
+    assert np.abs(written.astype(int) - images.astype(int)).max() <= 1
 
 
-def test_another_place_of_the_text_encoder(folder, workdir, model):
+def test_the_text_encoder_in_another_folder(folder, workdir, model):
     moved = folder / "moved"
     shutil.copytree(folder / "bert", moved)
     elsewhere = xmc_jax.load(workdir, text_encoder=str(moved))
@@ -87,13 +87,13 @@ def test_mistakes_are_named(folder, workdir, model):
     old = folder / "old"
     old.mkdir()
     config = json.loads((workdir / "config.json").read_text())
-    del config["remat"]
+    del config["text"]["num_tokens"]
     (old / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="no field remat; .* another version"):
+    with pytest.raises(UserError, match="no field .*num_tokens"):
         xmc_jax.load(old)
 
 
-def test_a_demo_that_is_not_there_names_its_command(monkeypatch, tmp_path):
+def test_a_missing_demo_names_its_command(monkeypatch, tmp_path):
     monkeypatch.setattr(exported, "__file__", str(tmp_path / "inference" / "exported.py"))
     with pytest.raises(UserError, match=r"no demo model in .*python -m xmc_jax\.export --workdir"):
         xmc_jax.load_demo()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests import small_run
-from tests.benchmarks.test_ablations import NUM_TOKENS, VOCABULARY, make_experiment
+from tests.small_experiment import NUM_TOKENS, VOCABULARY, make_experiment
 from xmc_jax.inference.sampler import Sampler, batch_sizes, make_noise
 
 

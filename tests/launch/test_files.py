@@ -1,4 +1,4 @@
-"""launch/: what its YAML files describe, what its documents name, and what shellcheck says."""
+"""launch/: its YAML files describe valid jobs, and shellcheck finds nothing in its scripts."""
 
 import pathlib
 import re
@@ -30,7 +30,7 @@ def test_jobset_describes_one_slice(train_flags):
     assert job["completions"] == hosts and group["replicas"] == 1
     assert container["resources"]["requests"] == container["resources"]["limits"]
 
-    # One host's end is everybody's, and all start again.
+    # If one host ends, all end and are restarted.
     assert job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
     assert jobset["spec"]["failurePolicy"]["maxRestarts"] >= 10
     assert pod["terminationGracePeriodSeconds"] >= 120
@@ -59,14 +59,7 @@ def test_skypilot_task_recovers(train_flags):
             assert (ROOT / script).exists()
 
 
-def test_documents_name_what_is_there():
-    for path in (LAUNCH / "README.md", *LAUNCH.glob("*.yaml"), LAUNCH / "Dockerfile"):
-        for name in re.findall(r"\b(?:launch|configs)/\w+\.\w+", path.read_text()):
-            assert (ROOT / name).exists(), (path.name, name)
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_shellcheck_finds_nothing(script):
+def test_shellcheck_finds_nothing():
     shellcheck = pathlib.Path(sys.executable).parent / "shellcheck"
-    done = subprocess.run([shellcheck, "-x", script], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([shellcheck, "-x", *SCRIPTS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,4 @@
-"""launch/: the scripts as a user runs them, with stand-ins only for clouds, GPUs and downloads."""
+"""launch/: the scripts as a user runs them; only clouds, GPUs and downloads are replaced."""
 
 import json
 import os
@@ -20,7 +20,7 @@ ON_WORKERS = "gcloud compute tpus tpu-vm ssh --zone=z1 --project=p1 xmc"
 TRAINING = ["--config=configs/coco_256.py", "--workdir=gs://b/run"]
 ODD = ['--note=it\'s "so"', "two  spaces", "", "$HOME `pwd` \\", "two\nlines", "--x='a'", "é*"]
 
-# Writes down its arguments; SIGTERM has it save and leave with 0.
+# Stands for xmc_jax/train.py: records its arguments; on SIGTERM it saves and exits with 0.
 TRAIN = """
 import json, os, signal, sys, time
 if "--wrong" in sys.argv:
@@ -38,7 +38,7 @@ print("training, process", os.getpid(), "session", os.getsid(0),
     "on", os.environ.get("JAX_PLATFORMS"), flush=True)
 time.sleep(60)
 """
-# Instead of the 3.3 GB that the real one installs.
+# Stands for launch/setup.sh, which installs 3.3 GB.
 SETUP = f"""
 mkdir -p .venv/bin
 printf '#!/bin/sh\\nexec {sys.executable} "$@"\\n' >.venv/bin/python
@@ -47,9 +47,15 @@ echo "set-up: $*"
 """
 
 
+@pytest.fixture(autouse=True)
+def no_pythonpath(monkeypatch):
+    """The scripts must find the xmc_jax of their checkout."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+
+
 @pytest.fixture(scope="module")
 def checkout(folder):
-    """A git checkout with the real scripts, a set-up that is fast and a training that waits."""
+    """A git checkout with the real scripts, a fast set-up and a training that waits."""
     root = folder / "a checkout"
     shutil.copytree(LAUNCH, root / "launch")
     (root / "launch" / "setup.sh").write_text(SETUP)
@@ -63,7 +69,7 @@ def checkout(folder):
 
 
 class Cloud:
-    """What `tests/gcloud.py` works on, and the script that calls it."""
+    """The folder that `tests/gcloud.py` works on, and the script that calls it."""
 
     def __init__(self, folder: pathlib.Path, checkout: pathlib.Path):
         self.folder, self.script = folder, checkout / "launch" / "tpu_vm.sh"
@@ -86,7 +92,7 @@ class Cloud:
         )
 
     def calls(self) -> list[list[str]]:
-        """The arguments of gcloud, call by call; forgets them."""
+        """The arguments of each call of gcloud since the last `calls`."""
         path = self.folder / "calls"
         calls = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
@@ -147,9 +153,8 @@ COMMANDS = {
 def test_tpu_vm_prints_what_it_runs(cloud, arguments):
     expected = COMMANDS[arguments]
     verb, *rest = shlex.split(arguments)
-    for dry in (["-n", verb, *rest], [verb, "-n", *rest]):
-        done = cloud.run(*dry)
-        assert (done.returncode, done.stdout, done.stderr) == (0, expected + "\n", "")
+    done = cloud.run("-n", verb, *rest)
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected + "\n", "")
     assert cloud.calls() == []
     subprocess.run(["bash", "-n", "-c", expected], check=True)
 
@@ -196,9 +201,9 @@ def test_tpu_vm_reads_the_environment(cloud):
         ("create --name=x --accelerator=v5p:2x2x4", ["v5p:2x2x4", "--accelerator=v5p-32"]),
         ("create --name=x --accelerator=v9-8", ["v9-8", "--runtime=VERSION"]),
         ("create --name=x --spott", ["--spott", "--help"]),
-        ("create --name=x --accelerator", ["--accelerator lacks its value"]),
-        ("create --accelerator --name=x", ["--accelerator lacks its value"]),
-        ("create --zone= --name=x", ["--zone lacks its value"]),
+        ("create --name=x --accelerator", ["--accelerator has no value"]),
+        ("create --accelerator --name=x", ["--accelerator has no value"]),
+        ("create --zone= --name=x", ["--zone has no value"]),
         ("create xmc", ["'xmc'", "--name=value"]),
         ("stop --name=x --spot", ["stop takes no --spot"]),
         ("stop --name=x -- --config=c", ["stop takes no arguments after --"]),
@@ -217,17 +222,17 @@ def test_tpu_vm_mistakes_are_one_clear_line(cloud, arguments, words):
     assert cloud.calls() == []
 
 
-def test_tpu_vm_help_teaches(cloud):
+def test_tpu_vm_help_explains(cloud):
     done = cloud.run("--help")
     assert done.returncode == 0
     for word in ("create --accelerator=v4-32 --spot", "run -- --config=", "--queued", "TPU_NAME"):
         assert word in done.stdout
 
 
-def test_a_tpu_that_is_there_already(cloud):
+def test_creating_a_tpu_that_exists_is_refused(cloud):
     (cloud.folder / "exists").touch()
     done = cloud.run("create", "--name=xmc", "--accelerator=v4-8")
-    assert_refused(done, "xmc is there already", "state: READY", "delete")
+    assert_refused(done, "xmc exists already", "state: READY", "delete")
     (cloud.folder / "exists").unlink()
     assert cloud.run("create", "--name=xmc", "--accelerator=v4-8").returncode == 0
 
@@ -235,40 +240,40 @@ def test_a_tpu_that_is_there_already(cloud):
 def test_delete_asks(cloud):
     for answer in ("", "\n", "n\n"):
         done = cloud.run("delete", "--name=xmc", "--zone=z1", stdin=answer)
-        assert done.returncode == 2 and "not deleted; y or --yes" in done.stderr
+        assert done.returncode == 2 and "not deleted; answer y" in done.stderr
         assert "Delete xmc in z1" in done.stderr
     assert cloud.calls() == []
     assert cloud.run("delete", "--name=xmc", stdin="y\n").returncode == 0
     assert [call[3] for call in cloud.calls()] == ["delete"]
 
 
-def test_a_run_on_four_workers_from_setup_to_stop(cloud):
-    homes = cloud.add_workers(4)
+def test_a_run_on_two_workers_from_setup_to_stop(cloud):
+    homes = cloud.add_workers(2)
     workers = [home / "xmc_jax" for home in homes]
     assert_refused(cloud.run("run", "--name=xmc", "--", *TRAINING), "run setup first")
     done = cloud.run("setup", "--name=xmc")
-    assert done.returncode == 0 and done.stdout.count("set-up: tpu") == 4, done.stderr
+    assert done.returncode == 0 and done.stdout.count("set-up: tpu") == 2, done.stderr
     (workers[0] / "xmc_jax" / "gone.py").touch()
 
     done = cloud.run("run", "--name=xmc", "--", *TRAINING, *ODD)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("training runs (process") == 4
+    assert done.stdout.count("training runs (process") == 2
     for worker in workers:
         assert json.loads((worker / "argv.json").read_text()) == [*TRAINING, *ODD]
 
     for refused in (["run", "--name=xmc", "--", *TRAINING], ["setup", "--name=xmc"]):
         done = cloud.run(*refused)
-        assert done.returncode == 2 and done.stderr.count("error: ") == 4, done.stderr
+        assert done.returncode == 2 and done.stderr.count("error: ") == 2, done.stderr
         assert "stop it" in done.stderr
     assert (workers[0] / "xmc_jax" / "gone.py").exists()
 
     done = cloud.run("stop", "--name=xmc")
-    assert done.returncode == 0 and done.stdout.count("stopped; saved") == 4
-    assert cloud.run("stop", "--name=xmc").stdout.count("nothing runs") == 4
+    assert done.returncode == 0 and done.stdout.count("stopped; saved") == 2
+    assert cloud.run("stop", "--name=xmc").stdout.count("no training runs") == 2
     logs = cloud.run("logs", "--name=xmc", "--worker=all").stdout
-    assert logs.count("on tpu,cpu") == logs.count("saved") == 4
+    assert logs.count("on tpu,cpu") == logs.count("saved") == 2
     for process, session in re.findall(r"process (\d+) session (\d+)", logs):
-        assert process == session  # What ssh leaves behind when it ends.
+        assert process == session  # So it survives the end of ssh.
 
     # The new commit replaces the code, and nothing else.
     assert cloud.run("setup", "--name=xmc").returncode == 0
@@ -281,12 +286,12 @@ def test_a_mistake_in_the_training_shows_at_once(cloud):
     assert cloud.run("setup", "--name=xmc").returncode == 0
     done = cloud.run("run", "--name=xmc", "--", *TRAINING, "--wrong")
     assert done.returncode == 1 and "error: no flag wrong" in done.stderr
-    assert cloud.run("stop", "--name=xmc").stdout.endswith("nothing runs\n")
+    assert cloud.run("stop", "--name=xmc").stdout.endswith("no training runs\n")
 
 
 @pytest.fixture
 def gpu(checkout, tmp_path):
-    """``gpu(*arguments) -> Popen``: launch/gpu.sh beside an nvidia-smi that lists a GPU."""
+    """``gpu(*arguments) -> Popen``: launch/gpu.sh with an nvidia-smi that lists a GPU."""
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho GPU 0\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -331,7 +336,7 @@ def test_gpu_tells_what_is_missing(gpu, tmp_path):
 
 
 def test_gpu_becomes_the_training(gpu, tmp_path):
-    """A signal sent to the script arrives, since the training is the same process."""
+    """A signal to the script reaches the training, because it is the same process."""
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(
@@ -363,7 +368,7 @@ def test_preempted_training_is_not_finished(preemptible, checkout):
         (training,) = re.findall(r"process (\d+)", process.stdout.readline())
         process.send_signal(sent)
         assert process.wait() == 143
-        assert not pathlib.Path("/proc", training).exists()  # It waited for the save.
+        assert not pathlib.Path("/proc", training).exists()  # The script waited for the save.
         assert process.communicate()[0] == "saved\n"
         assert json.loads((checkout / "argv.json").read_text()) == ODD
     assert preemptible("--done").wait() == 0
@@ -371,7 +376,7 @@ def test_preempted_training_is_not_finished(preemptible, checkout):
 
 
 def test_setup_installs_a_plug_in_once(tmp_path):
-    """The real set-up, with a Python that writes its installs down."""
+    """The real set-up, with a Python that records installations instead of making them."""
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text(
@@ -393,5 +398,5 @@ def test_setup_installs_a_plug_in_once(tmp_path):
     first = set_up("gpu")[1]
     assert first[0] == "-r requirements.txt" and len(first) == 4
     assert first[-1] == "--constraint requirements.txt --editable .[gpu]"
-    assert set_up("gpu")[1] == set_up()[1] == []
+    assert set_up("gpu")[1] == []
     assert set_up("tpu")[1] == ["--constraint requirements.txt --editable .[tpu]"]

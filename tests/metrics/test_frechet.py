@@ -1,4 +1,4 @@
-"""frechet.py: closed forms, merging, and few samples."""
+"""The Fréchet distance: closed forms, merging, few samples, and trusted implementations."""
 
 import json
 
@@ -24,10 +24,8 @@ def gaussian(mean, covariance, n=1000):
 
 
 def test_diagonal_gaussians_have_a_closed_form():
-    one, other = (
-        gaussian([0, 0, 0], np.diag([1.0, 4, 9])),
-        gaussian([1, 2, 3], np.diag([4.0, 1, 9])),
-    )
+    one = gaussian([0, 0, 0], np.diag([1.0, 4, 9]))
+    other = gaussian([1, 2, 3], np.diag([4.0, 1, 9]))
     want = 14 + (1 - 2) ** 2 + (2 - 1) ** 2
     assert frechet_distance(one, other) == pytest.approx(want, rel=1e-12)
 
@@ -50,7 +48,7 @@ def test_equals_scipy_on_general_covariances(rng):
 
 
 def test_few_samples_equal_the_nuclear_norm_form(rng):
-    """With A, B the centred, scaled features: tr (S1 S2)^1/2 is the nuclear norm of A B^T."""
+    """tr (S1 S2)^1/2 is the nuclear norm of A B^T, with A, B the centred, scaled features."""
     x, y = rng.normal(size=(20, 64)), 1.3 * rng.normal(size=(25, 64)) + 0.2
     a, b = ((v - v.mean(0)) / np.sqrt(len(v) - 1) for v in (x, y))
     nuclear = np.linalg.svd(a @ b.T, compute_uv=False).sum()
@@ -64,7 +62,7 @@ def test_identical_sets_are_at_distance_zero(rng, n, d):
     assert abs(frechet_distance(m, m)) < 1e-9 * np.trace(m.covariance)
 
 
-def test_constant_features_leave_the_means():
+def test_constant_features_leave_the_distance_of_the_means():
     one, other = gaussian([0.0, 0], np.zeros((2, 2))), gaussian([3.0, 4], np.zeros((2, 2)))
     assert frechet_distance(one, other) == pytest.approx(25)
 
@@ -89,7 +87,7 @@ def test_too_few_vectors_are_refused():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_features_that_are_no_numbers_are_refused(rng, bad):
+def test_infinities_and_nan_are_refused(rng, bad):
     x = rng.normal(size=(9, 3))
     y = x.copy()
     y[4, 1] = bad
@@ -106,14 +104,14 @@ def test_equals_pytorch_fid_and_torch_fidelity(name, form):
     else:
         found = frechet_distance_of_few(x, y)
     for reference in ("pytorch_fid", "torch_fidelity_fid"):
-        # Their roots of rounding errors, where fewer vectors than dimensions meet; ours have none.
+        # With fewer vectors than dimensions theirs contains roots of rounding errors.
         tolerance = 1e-5 if name == "identical_few" else 1e-6
         assert found == pytest.approx(GOLDEN[name][reference], rel=1e-6, abs=tolerance)
     if name.startswith("identical"):
         assert abs(found) < 1e-10
 
 
-def test_features_that_no_form_takes(rng):
+def test_few_samples_refuse_the_same(rng):
     with pytest.raises(ValueError, match="two vectors or more, not 1"):
         frechet_distance_of_few(np.ones((1, 3)), np.ones((5, 3)))
     with pytest.raises(ValueError, match="infinities or NaN"):

@@ -1,4 +1,4 @@
-"""kernel_distance.py: torch-fidelity's numbers, the kernel's definition, and an unbiased mean."""
+"""The kernel distance: torch-fidelity's numbers, the definition, and an unbiased mean."""
 
 import json
 
@@ -18,7 +18,7 @@ def test_equals_torch_fidelity(name):
     told = []
     found = kernel_distance(*cases()[name], num_subsets=7, subset_size=size, tell=told.append)
     assert told == list(range(1, 8))
-    # Of sums as large as the offset's cubes, rounding is what remains.
+    # The values are differences of sums as large as the cube of the offset.
     scale = 1e22 if name == "offset" else 1
     np.testing.assert_allclose(found, GOLDEN[name]["kid"], rtol=1e-6, atol=1e-12 * scale)
 
@@ -32,7 +32,7 @@ def test_is_the_sum_over_pairs(rng):
     assert squared_mmd(x, y) == pytest.approx(within - 2 * between, rel=1e-12)
 
 
-def test_is_zero_on_average_for_sets_of_one_kind(rng):
+def test_is_zero_on_average_for_equal_distributions(rng):
     values = [squared_mmd(*rng.normal(size=(2, 20, 4))) for _ in range(400)]
     assert abs(np.mean(values)) < 4 * np.std(values) / 20
     assert min(values) < 0

@@ -1,4 +1,4 @@
-"""prdc.py: the numbers of prdc, by hand, and however many rows at a time."""
+"""Precision, recall, density, coverage: the numbers of the prdc package, and by hand."""
 
 import json
 
@@ -20,21 +20,21 @@ def test_equals_prdc(name):
         assert getattr(found, part) == pytest.approx(value, abs=1e-12), part
 
 
-def test_by_hand():
+def test_counted_by_hand():
     real, generated = np.array([[0.0], [1.0], [3.0]]), np.array([[0.5], [0.6], [10.0]])
-    # Radii with one neighbour: of real 1, 1, 2; of generated 0.1, 0.1, 9.4.
+    # Radii with one neighbour: real 1, 1, 2; generated 0.1, 0.1, 9.4.
     found = prdc(generated, real, num_neighbours=1)
     # 0.5 and 0.6 lie in the balls of 0 and 1; 1 and 3 lie in the ball of 10.
     assert found == pytest.approx((2 / 3, 2 / 3, 4 / 3, 2 / 3))
 
 
-def test_surfaces_are_outside_however_distances_are_rounded(rng):
+def test_surfaces_are_outside_despite_rounding(rng):
     x = rng.normal(size=(300, 16))
-    # Each vector is in the balls of k: its own, and those whose k - 1 nearest it is among.
+    # Each vector is in its own ball, and in the balls of those it is one of the k - 1 nearest to.
     assert prdc(x, x * (1 + 2**-52)) == pytest.approx((1, 1, 1, 1), abs=1e-12)
 
 
-def test_rows_at_a_time_do_not_matter(rng, monkeypatch):
+def test_does_not_depend_on_the_rows_at_a_time(rng, monkeypatch):
     x, y = rng.normal(size=(40, 5)), rng.normal(size=(30, 5))
     whole = prdc(x, y)
     monkeypatch.setattr(module, "_ROWS", 7)

@@ -26,22 +26,22 @@ def oracle(images, captions, candidates):
 def test_agrees_with_the_oracle(rng):
     captions = rng.normal(size=(150, 8)).astype(np.float32)
     images = (captions + rng.normal(size=captions.shape)).astype(np.float32)
-    candidates = metric.draw_candidates(range(150), range(150), seed=3)
+    candidates = metric.sample_candidates(range(150), range(150), seed=3)
     result = metric.r_precision(images, captions, candidates)
     assert result.value == pytest.approx(oracle(images, captions, candidates), abs=1e-12)
-    assert 0.05 < result.value < 0.95  # Neither chance nor certainty: the test can fail.
+    assert 0.05 < result.value < 0.95  # Otherwise the test could not fail.
     assert result.chance == pytest.approx(0.01)
     assert result.low < result.value < result.high
 
 
-def test_captions_to_compete_with():
+def test_counts_captions_of_other_images_and_meanings():
     images, meanings = [0, 0, 1, 2], ["a", "b", "a", "c"]
     assert metric.count_others(images, meanings).tolist() == [1, 2, 2, 3]
 
 
-def test_lengths_of_embeddings_do_not_matter(rng):
+def test_is_invariant_to_norms(rng):
     images, captions = rng.normal(size=(2, 30, 5))
-    candidates = metric.draw_candidates(range(30), range(30), num_others=9, seed=0)
+    candidates = metric.sample_candidates(range(30), range(30), num_others=9, seed=0)
     scales = rng.uniform(0.1, 10, size=(2, 30, 1))
     one = metric.r_precision(images, captions, candidates)
     other = metric.r_precision(scales[0] * images, scales[1] * captions, candidates)
@@ -52,7 +52,7 @@ def test_lengths_of_embeddings_do_not_matter(rng):
 def test_a_constant_encoder_scores_chance(rng, width):
     images = rng.normal(size=(120, width)).astype(np.float32)
     captions = np.tile(rng.normal(size=width).astype(np.float32), (120, 1))
-    candidates = metric.draw_candidates(range(120), range(120), seed=0)
+    candidates = metric.sample_candidates(range(120), range(120), seed=0)
     assert metric.r_precision(images, captions, candidates).value == pytest.approx(0.01)
 
 
@@ -68,31 +68,31 @@ def test_ties_share_the_hit():
 def test_candidates_are_of_other_images_and_meanings(rng):
     images = rng.integers(0, 40, 200)
     meanings = [f"caption {k}" for k in rng.integers(0, 60, 200)]
-    candidates = metric.draw_candidates(images.tolist(), meanings, seed=1)
+    candidates = metric.sample_candidates(images.tolist(), meanings, seed=1)
     assert candidates.shape == (200, 100)
     for i, row in enumerate(candidates):
         assert row[0] == i
         assert len(set(row)) == 100  # Without replacement.
         for j in row[1:]:
             assert images[j] != images[i] and meanings[j] != meanings[i]
-    again = metric.draw_candidates(images.tolist(), meanings, seed=1)
+    again = metric.sample_candidates(images.tolist(), meanings, seed=1)
     np.testing.assert_array_equal(candidates, again)
-    assert (candidates != metric.draw_candidates(images.tolist(), meanings, seed=2)).any()
+    assert (candidates != metric.sample_candidates(images.tolist(), meanings, seed=2)).any()
 
 
-def test_every_fitting_caption_is_drawn_equally_often():
-    draws = [metric.draw_candidates(range(6), "aabcde", num_others=2, seed=s) for s in range(900)]
+def test_samples_every_valid_caption_equally_often():
+    draws = [metric.sample_candidates(range(6), "aabcde", num_others=2, seed=s) for s in range(900)]
     counts = np.bincount(np.concatenate([d[0, 1:] for d in draws]), minlength=6)
-    assert not counts[:2].any()  # Itself, and what says the same.
+    assert not counts[:2].any()  # The caption itself, and one with the same meaning.
     assert np.all(np.abs(counts[2:] - 450) < 5 * math.sqrt(900 * 0.25))
 
 
-def test_too_few_captions():
+def test_refuses_too_few_captions():
     with pytest.raises(ValueError, match="caption 0 has 98 captions .* not 99"):
-        metric.draw_candidates(range(100), ["same", "same", *range(98)], seed=0)
+        metric.sample_candidates(range(100), ["same", "same", *range(98)], seed=0)
 
 
-def test_batches_leave_nothing_out_and_nobody_competes_with_their_like():
+def test_batches_contain_all_captions_of_other_images_and_meanings():
     candidates = metric.batch_candidates(range(7), "abacdef", size=3)
     # Seven captions in batches of at least three: 0..3 and 4..6.
     np.testing.assert_array_equal(
@@ -114,8 +114,8 @@ def test_batches_leave_nothing_out_and_nobody_competes_with_their_like():
     assert metric.batch_candidates(range(2), "ab").shape == (2, 2)
 
 
-def test_nobody_never_wins():
-    """-1 must not stand for the last caption, which here is the nearest to all."""
+def test_padding_never_wins():
+    """-1 must not index the last caption, which here is the nearest to all images."""
     captions = np.array([[1.0, 0.2], [0.2, 1.0], [1.0, 1.0]])
     images = np.array([[1.0, 0.9], [0.9, 1.0]])
     assert metric.r_precision(images, captions, np.array([[0, 1, -1], [1, 0, -1]])).value == 1.0
@@ -130,11 +130,11 @@ def test_clip_scores(rng):
         expected.append(100 * cosine if cosine > 0 else 0.0)
     scores = metric.clip_scores(images, captions)
     np.testing.assert_allclose(scores, expected, atol=1e-10)
-    assert 0 in scores  # Each pair is clipped, so the mean is not that of the cosines.
+    assert 0 in scores  # Each pair is clipped.
     np.testing.assert_allclose(metric.clip_scores(3 * images, images), 100.0)
 
 
-def test_mismatched_captions_are_of_others():
+def test_mismatched_captions_belong_to_others():
     others = metric.mismatch([0, 0, 1, 2], "abac", seed=0)
     assert others.shape == (4,)
     assert others[0] == 3 and others[2] in (1, 3)  # 0: not 1, its image; not 2, its meaning.
@@ -143,7 +143,7 @@ def test_mismatched_captions_are_of_others():
 @pytest.mark.parametrize(
     "fault", [np.zeros((2, 3)), np.full((2, 3), np.nan), np.full((2, 3), np.inf), np.zeros((0, 3))]
 )
-def test_embeddings_that_are_none(fault):
+def test_refuses_invalid_embeddings(fault):
     with pytest.raises(ValueError, match="embedding"):
         metric.r_precision(fault, np.eye(3), np.zeros((len(fault), 2), np.int64))
     with pytest.raises(ValueError, match="embedding"):

@@ -1,4 +1,4 @@
-"""Curves: what is averaged, and figures that can stand several times on one page."""
+"""Curves: averages of blocks, and figures that may appear several times on one page."""
 
 import re
 
@@ -18,13 +18,13 @@ def test_blocks_keep_mean_and_extremes():
     )
 
 
-def test_a_figure_follows_the_page_and_names_what_it_shows():
+def test_a_figure_follows_the_theme_and_names_its_content():
     points = [(1, 0.5), (2, 0.7)]
     lines = {"one": points, "two": points}
-    svg = curves.draw("a < b", lines, bounds={"floor": 0.1}, unit="s")
+    svg = curves.plot("a < b", lines, bounds={"floor": 0.1}, unit="s").svg
     assert svg.startswith("<svg") and 'aria-label="Curve: a &lt; b"' in svg
     assert "currentColor" in svg and curves.INK not in svg
     assert not re.search(r'<svg[^>]* width="', svg)
     for text in ("one", "two", "floor", "step"):
         assert f">{text}</text>" in svg
-    assert svg == curves.draw("a < b", lines, bounds={"floor": 0.1}, unit="s")
+    assert svg == curves.plot("a < b", lines, bounds={"floor": 0.1}, unit="s").svg

@@ -1,4 +1,4 @@
-"""What pages share: numbers, pictures, and text that cannot break out of where it stands."""
+"""The shared parts of pages: numbers, images, and text that cannot break out of its place."""
 
 import base64
 import io
@@ -30,12 +30,17 @@ def test_a_missing_value_is_an_error_and_not_an_empty_place():
         render.render("report.html.jinja")
 
 
-def test_pictures_travel_in_the_page(monkeypatch):
+def test_cells_of_markdown_tables():
+    assert render.markdown_cell("a|b\n<i> & *x*") == r"a\|b &lt;i> &amp; \*x\*"
+    assert render.markdown_cell(("x_1", 2)) == r"('x\_1', 2)"
+
+
+def test_images_are_embedded_in_the_page(monkeypatch):
     buffer = io.BytesIO()
     Image.new("RGB", (40, 20), (1, 2, 3)).save(buffer, "PNG")
     png = buffer.getvalue()
-    assert render.picture_uri(png) == f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    monkeypatch.setattr(render, "MAX_PICTURE_BYTES", 10)
-    monkeypatch.setattr(render, "MAX_PICTURE_WIDTH", 20)
-    kind, data = render.picture_uri(png).removeprefix("data:image/").split(";base64,")
+    assert render.image_uri(png) == f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    monkeypatch.setattr(render, "MAX_IMAGE_BYTES", 10)
+    monkeypatch.setattr(render, "MAX_IMAGE_WIDTH", 20)
+    kind, data = render.image_uri(png).removeprefix("data:image/").split(";base64,")
     assert kind == "webp" and Image.open(io.BytesIO(base64.b64decode(data))).size == (20, 10)

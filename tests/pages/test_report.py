@@ -1,6 +1,7 @@
-"""The report: one page with everything in it, whatever the run has got so far."""
+"""The report: one page with everything in it, however far the run has got."""
 
 import base64
+import importlib
 import io
 import re
 import subprocess
@@ -19,10 +20,10 @@ from tests.page import (
     make_run,
     train_records,
 )
-from xmc_jax import report
 from xmc_jax.errors import UserError
-from xmc_jax.pages import render
+from xmc_jax.pages import curves, render, report
 from xmc_jax.run.folder import captions_path, report_path
+from xmc_jax.run.records import evaluations
 
 
 def test_whole_report(tmp_path):
@@ -73,8 +74,8 @@ def test_no_run_is_a_user_error(tmp_path):
 
 
 @pytest.mark.parametrize("enlarged", [1, 3])
-def test_tiles_show_exactly_the_picture_of_their_caption(tmp_path, enlarged):
-    """Computes what a browser shows of a background with this size and position."""
+def test_tiles_show_exactly_the_image_of_their_caption(tmp_path, enlarged):
+    """Computes the part of a background of this size and position that a browser shows."""
     make_run(tmp_path, steps=[3], enlarged=enlarged)
     samples = report.sample_grids(tmp_path, resolution=16)
     encoded = samples["grids"][0]["uri"].removeprefix("data:image/png;base64,")
@@ -97,19 +98,21 @@ def test_many_grids_are_thinned_and_large_ones_made_smaller(tmp_path, monkeypatc
     steps = [grid["step"] for grid in samples["grids"]]
     assert len(steps) == report.MAX_GRIDS and steps == sorted(set(steps))
     assert (steps[0], steps[-1]) == (1, 100)
-    monkeypatch.setattr(render, "MAX_PICTURE_BYTES", 10)
-    monkeypatch.setattr(render, "MAX_PICTURE_WIDTH", 20)
+    monkeypatch.setattr(render, "MAX_IMAGE_BYTES", 10)
+    monkeypatch.setattr(render, "MAX_IMAGE_WIDTH", 20)
     uri = report.sample_grids(tmp_path, resolution=16)["grids"][0]["uri"]
     kind, data = uri.removeprefix("data:image/").split(";base64,")
     assert kind == "webp" and Image.open(io.BytesIO(base64.b64decode(data))).size == (20, 20)
 
 
 def test_curves_leave_gaps_for_missing_values_and_need_two_evaluations():
-    curves = report.training_curves([{"step": 1, "d/a": None}, {"step": 2, "d/a": 1.0}])
-    assert [curve["title"] for curve in curves] == ["Discriminator: losses"]
-    assert report.training_curves([{"step": 1, "d/a": None}]) == []
-    assert report.evaluation_curves([evaluation(1, 0.5), evaluation(2, None)]) == []
-    assert len(report.evaluation_curves([evaluation(1, 0.5), evaluation(2, 0.6)])) == 1
+    records = [{"kind": "train", "step": step, "d/a": a} for step, a in ((1, None), (2, 1.0))]
+    titles = [figure.title for figure in report.training_curves(records, {})]
+    assert titles == ["Discriminator: losses"]
+    assert report.training_curves(records[:1], {}) == []
+    for second, count in ((None, 0), (0.6, 1)):
+        records = evaluations([evaluation(1, 0.5), evaluation(2, second)])
+        assert len(curves.plot_metrics({"run": records})) == count
 
 
 def test_command_line(tmp_path):
@@ -129,16 +132,14 @@ def test_command_line(tmp_path):
 
 def test_evaluations_measured_alike_stand_together():
     records = [evaluation(3, 0.5), evaluation(3, 9.0, metric="other"), evaluation(3, 1.0, seed=1)]
-    groups = report.by_protocol(records)
-    assert [[row["metric"] for row in group["rows"]] for group in groups] == [
+    groups = report.by_protocol(evaluations(records))
+    assert [[row.metric for row in group] for group in groups] == [
         ["shapes_accuracy/colour", "other"], ["shapes_accuracy/colour"]]  # fmt: skip
-    assert [group["seed"] for group in groups] == [0, 1]
+    assert [group[0].seed for group in groups] == [0, 1]
 
 
 @pytest.mark.parametrize("name", ["shapes_32", "coco_256"])
 def test_the_experiment_a_run_came_from_is_found(name):
-    import importlib
-
     get_config = importlib.import_module(f"configs.{name}").get_config
     assert report.nearest_base(get_config().to_dict()) == {
         "name": f"configs/{name}.py", "differences": []}  # fmt: skip
@@ -165,7 +166,7 @@ def test_facts():
 def test_the_page_is_used_by_keyboard_and_by_mouse(browser, tmp_path):
     """In a real browser: the pixels on the screen are those of the step and caption chosen."""
     steps = (3, 4, 5)
-    make_run(tmp_path, steps=steps)  # Pictures are whole, half or a third as bright by step.
+    make_run(tmp_path, steps=steps)  # The step divides their brightness by 1, 2 or 3.
     path = report.write_report(tmp_path)
     page = browser.open(path)
 

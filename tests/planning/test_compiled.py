@@ -1,4 +1,4 @@
-"""compiled.py on lines of XLA's text, and on programs whose costs are known."""
+"""compiled.py on lines of XLA's text, and on programs of known cost."""
 
 import math
 
@@ -169,6 +169,27 @@ def test_convolutions_count_as_the_compiler_counts_them(options, kernel):
 def test_products_count_as_the_compiler_counts_them():
     ours, theirs = count(lambda a, b: jnp.einsum("bij,bkj->bik", a, b), (3, 16, 32), (3, 8, 32))
     assert ours == theirs == 2 * 3 * 16 * 8 * 32
+
+
+def test_a_program_before_optimisation():
+    """Each call of a function counts, under the caller's path; other platforms' forms do not."""
+
+    @jax.jit
+    def square(x):
+        return jax.lax.platform_dependent(x, tpu=lambda x: x @ x, default=lambda x: x @ x @ x)
+
+    def twice(x):
+        with jax.named_scope("one"):
+            x = square(x)
+        with jax.named_scope("other"):
+            return square(x)
+
+    x = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    lowered = jax.jit(twice).trace(x).lower(lowering_platforms=("tpu",))
+    found = compiled.read_program(lowered.as_text("hlo", debug_info=True))
+    products = {i.name: compiled.product_flops(i) for i in found if compiled.product_flops(i)}
+    assert list(products.values()) == 2 * [2 * 8**3]
+    assert all(name in path for name, path in zip(("/one/", "/other/"), products, strict=True))
 
 
 GEMM = (

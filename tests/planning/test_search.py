@@ -1,4 +1,4 @@
-"""planning.py: what is refused before anything is compiled, and the search for a batch."""
+"""plan.py: what is refused before anything is compiled, and the search for a batch size."""
 
 import jax
 import pytest
@@ -30,7 +30,7 @@ def test_search_finds_the_largest_multiple_and_asks_once(largest, unit, first):
         ({"remat": "all"}, 1, "config.remat='all'"),
     ],
 )
-def test_what_cannot_be_shared_is_refused(change, fsdp, words):
+def test_what_cannot_be_divided_is_refused(change, fsdp, words):
     config = shapes_32.get_config()
     config.update(change)
     assert len(jax.devices()) == 8
@@ -38,6 +38,6 @@ def test_what_cannot_be_shared_is_refused(change, fsdp, words):
         plan.make_plan(config, fsdp=fsdp)
 
 
-def test_no_largest_batch_where_nobody_knows_the_memory():
-    with pytest.raises(UserError, match="nobody knows the memory of a 'cpu' device; name a TPU"):
+def test_no_largest_batch_without_a_known_memory():
+    with pytest.raises(UserError, match="the memory of a 'cpu' device is unknown; name a TPU"):
         plan.find_largest_batch(shapes_32.get_config())

@@ -1,4 +1,4 @@
-"""topology.py: which TPU slices have a name; their compiler is asked in test_plan."""
+"""topology.py: names of TPU slices; test_plan uses their compiler."""
 
 import jax
 import pytest
@@ -10,7 +10,7 @@ from xmc_jax.planning import topology
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("v9:2x2", "v9:2x2 is no TPU slice; slices are written like v3:4x4, v4:2x2x4, v5e:4x4"),
+        ("v9:2x2", "v9:2x2 is not a TPU slice; slices are written like v3:4x4, v4:2x2x4, v5e:4x4"),
         ("v4-32", "slices are written like"),
         ("v4:2x-2x1", "slices are written like"),
         ("v5e:2x2x2", "v5e has 2 axes, as v5e:4x4"),
@@ -20,12 +20,12 @@ from xmc_jax.planning import topology
         ("v5e:3x2", "the first two axes must be even"),
     ],
 )
-def test_slices_that_nobody_has(name, words):
+def test_slices_that_do_not_exist(name, words):
     with pytest.raises(UserError, match=words):
         topology.find_devices(name)
 
 
-def test_without_the_compiler_its_package_is_named(monkeypatch):
+def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="libtpu: pip install"):
         topology.find_devices("v4:2x2x4")

@@ -1,4 +1,4 @@
-"""shapes_accuracy.py: the counting by hand."""
+"""Accuracy: claims counted by hand."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_counting_by_hand():
     scene = ParsedScene("black", (obj("circle", "red", x=0.2), obj("star", "blue", "small", x=0.8)))
     form = {"type": "relation", "objects": [RED_CIRCLE, BLUE_STAR], "relation": "left of"}
     assert score(scene, form) == {
-        "object": (1, 2),  # The star is there, but not large.
+        "object": (1, 2),  # There is a star, but it is not large.
         "colour": (2, 2),
         "shape": (2, 2),
         "size": (0, 1),
@@ -34,7 +34,7 @@ def test_counting_by_hand():
     }
 
 
-def test_one_object_serves_one_mention():
+def test_one_object_satisfies_one_mention():
     scene = ParsedScene("black", (obj("circle", "red"),))
     form = {"type": "exists", "objects": [RED_CIRCLE, {"shape": "star", "colour": "red"}]}
     counts = score(scene, form)
@@ -52,7 +52,7 @@ def test_one_object_serves_one_mention():
         ({"location": "right"}, 0),
     ],
 )
-def test_claims_beside_objects(extra, hit):
+def test_claims_besides_objects(extra, hit):
     scene = ParsedScene("black", (obj("circle", "red", x=0.9, y=0.1),))
     counts = score(scene, {"type": "any", "objects": [RED_CIRCLE]} | extra)
     assert counts[next(iter(extra))] == (hit, 1) and counts["all_correct"] == (hit, 1)
@@ -70,8 +70,8 @@ def test_accuracy_pools_claims_not_images():
     assert "count" not in accuracy
 
 
-def test_all_sentences_of_an_image_are_drawn_together():
-    """Ten sentences about one image are no ten images: the interval stays as wide."""
+def test_all_sentences_of_an_image_are_resampled_together():
+    """Ten sentences about one image are not ten images: the interval keeps its width."""
     hit, miss = ParsedScene("black", (obj("circle", "red"),)), ParsedScene("black", ())
     form, scenes = {"type": "exists", "objects": [RED_CIRCLE]}, [hit] * 10 + [miss] * 10
     one = summarise(count_claims(scenes, [(form,)] * 20))["object"]
@@ -80,12 +80,12 @@ def test_all_sentences_of_an_image_are_drawn_together():
     assert one.low < 0.4 and 0.6 < one.high
 
 
-def test_as_many_captions_as_images():
+def test_refuses_unequal_numbers_of_captions_and_images():
     with pytest.raises(ValueError):
         count_claims([ParsedScene("black", ())], [])
 
 
-def test_shuffling_leaves_no_caption_in_place():
+def test_shuffled_captions_all_move():
     for n in (2, 3, 100):
         partner = shuffle_captions(n, seed=1)
         assert sorted(partner) == list(range(n)) and np.all(partner != np.arange(n))

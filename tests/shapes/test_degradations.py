@@ -1,4 +1,4 @@
-"""degradations.py: faults at their weakest and strongest, and what they leave alone."""
+"""Degradations at strength 0, their growth with strength, and known amounts."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ SCENE = scenes.Scene("gray", (scenes.SceneObject("heart", "red", "large", 4, (0.
 
 
 @pytest.mark.parametrize("resolution", [32, 64])
-def test_no_strength_no_fault(rng, resolution):
+def test_strength_zero_keeps_the_image(rng, resolution):
     image = scenes.render(SCENE, resolution)
     for _ in range(10):
-        # JPEG at its best halves the resolution of colours, and may be all that is left.
+        # Only JPEG of the best quality changes the image.
         difference = degrade(image, rng, 0.0).astype(int) - image
         assert np.abs(difference).mean() < 4.0
 
@@ -29,17 +29,17 @@ def test_faults_grow_with_strength():
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_changes_the_picture_and_can_be_made_again(name):
+def test_each_fault_changes_the_image_and_is_reproducible(name):
     image = scenes.render(SCENE, 64).astype(np.float32)
     before = image.copy()
-    # Boxes that are erased may miss the object.
+    # Erased boxes may miss the object.
     rngs = [np.random.default_rng(i) for i in range(10)]
     faulty = [FAULTS[name](image, rng, 1.0) for rng in rngs]
-    assert any(np.abs(picture - image).max() > 2 for picture in faulty)
+    assert any(np.abs(found - image).max() > 2 for found in faulty)
     np.testing.assert_array_equal(image, before)
     again = FAULTS[name](image, np.random.default_rng(3), 1.0)
     np.testing.assert_array_equal(again, faulty[3])
-    assert all(picture.shape == image.shape for picture in faulty)
+    assert all(found.shape == image.shape for found in faulty)
 
 
 def test_known_amounts(rng):

@@ -1,4 +1,4 @@
-"""The blinded design: balanced sides, an order for each rater, checks, nothing given away."""
+"""The blinded design: balanced sides, an order for each rater, checks, no hint of a system."""
 
 import collections
 
@@ -14,14 +14,14 @@ def make(num_captions=43, num_raters=6, secret="s"):
 
 
 def first_showings(page, schedule):
-    """Item -> the picture on the left, when it is shown for the first time."""
+    """The image on the left at the first showing of each item."""
     left = {}
     for showing in schedule:
         left.setdefault(showing.item, showing.left)
     return left
 
 
-def test_every_rater_sees_every_item_and_some_once_more_with_the_sides_changed():
+def test_every_rater_sees_every_item_and_repeats_have_swapped_sides():
     (page,) = make()
     assert design.num_extras(43) == 2
     assert collections.Counter(item.is_check for item in page.items) == {False: 43, True: 2}
@@ -44,31 +44,31 @@ def test_sides_are_balanced_for_each_rater_and_over_raters():
     for schedule in page.schedules:
         left = first_showings(page, schedule)
         pairs = [i for i, item in enumerate(page.items) if not item.is_check]
-        of_this_rater = [i for i in pairs if page.items[i].pictures[left[i]] == "a"]
+        of_this_rater = [i for i in pairs if page.items[i].images[left[i]] == "a"]
         assert len(of_this_rater) in (21, 22)
         a_left.update(of_this_rater)
-        real_left = [page.items[i].pictures[left[i]] != "noise" for i in set(left) - set(pairs)]
+        real_left = [page.items[i].images[left[i]] != "noise" for i in set(left) - set(pairs)]
         assert sum(real_left) == 1
     assert set(a_left.values()) == {3}  # Of six raters, for every caption.
 
 
-def test_what_a_page_calls_a_picture_tells_no_system():
+def test_the_numbers_of_images_do_not_reveal_the_system():
     (page,) = make()
-    first = collections.Counter(item.pictures[0] for item in page.items if not item.is_check)
+    first = collections.Counter(item.images[0] for item in page.items if not item.is_check)
     assert min(first["a"], first["b"]) > 10
     ids = {item.id for item in page.items}
     assert len(ids) == len(page.items)
     assert not ids & {item.id for item in make(secret="t")[0].items}
 
 
-def test_a_study_follows_from_its_secret():
+def test_a_study_is_a_function_of_its_secret():
     assert make() == make()
     assert make() != make(secret="t")
     assert design.study_id("s") != design.study_id("t")
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (100, [100]), (101, [51, 50])])
-def test_many_captions_are_spread_evenly(count, sizes):
+def test_captions_are_distributed_evenly_over_pages(count, sizes):
     pages = design.make_pages([f"c{i}" for i in range(count)], num_raters=1, secret="s")
     pairs = [[item for item in page.items if not item.is_check] for page in pages]
     assert [len(items) for items in pairs] == sizes
@@ -77,7 +77,7 @@ def test_many_captions_are_spread_evenly(count, sizes):
     assert len(key["items"]) == sum(len(page.items) for page in pages)
 
 
-def test_equal_captions_are_items_of_their_own():
+def test_equal_captions_are_separate_items():
     (page,) = design.make_pages(["same", "same"], num_raters=2, secret="s")
     assert len({item.id for item in page.items}) == 2
-    assert not any(item.is_check for item in page.items)  # Too few for tests of attention.
+    assert not any(item.is_check for item in page.items)  # Too few for attention checks.

@@ -5,12 +5,13 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from xmc_jax.metrics import intervals
 from xmc_jax.study import preference
 
 NAN = math.nan
-# Krippendorff (2011), example C: four observers, twelve units, some not rated.
+# Krippendorff (2011), example C: four observers, twelve units, some without a rating.
 PUBLISHED = np.array(
     [
         [1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
@@ -28,9 +29,9 @@ def test_alpha_of_the_published_example(level, alpha):
 
 @pytest.mark.parametrize("level", ["nominal", "interval"])
 def test_alpha_is_the_sum_over_pairs(level, rng):
-    """Every pair written out, as the definition has it."""
+    """All pairs written out, as in the definition."""
     ratings = rng.choice([0.0, 0.5, 1.0, NAN], size=(4, 15), p=[0.3, 0.2, 0.3, 0.2])
-    ratings[:, 3] = [1.0, NAN, NAN, NAN]  # Rated once: pairs with nothing.
+    ratings[:, 3] = [1.0, NAN, NAN, NAN]  # Rated once: no pair.
 
     def distance(a, b):
         return float(a != b) if level == "nominal" else (a - b) ** 2
@@ -47,7 +48,7 @@ def test_alpha_is_the_sum_over_pairs(level, rng):
     assert preference.krippendorff_alpha(ratings, level) == pytest.approx(alpha, abs=1e-12)
 
 
-def test_alpha_at_its_ends(rng):
+def test_alpha_of_full_agreement_and_of_chance(rng):
     same = np.tile(rng.choice([0.0, 0.5, 1.0], size=30), (3, 1))
     assert preference.krippendorff_alpha(same, "nominal") == 1.0
     chance = rng.choice([0.0, 1.0], size=(5, 4000))
@@ -57,16 +58,14 @@ def test_alpha_at_its_ends(rng):
 
 
 def test_sign_test_against_the_binomial():
-    from scipy import stats
-
     for wins, losses in ((8, 2), (2, 8), (5, 5), (0, 6), (300, 240)):
         expected = stats.binomtest(wins, wins + losses).pvalue
         assert preference.sign_test(wins, losses) == pytest.approx(expected)
     assert preference.sign_test(0, 0) == 1.0
 
 
-def test_independent_votes_give_wilson_itself():
-    """One vote a caption: nothing to cluster, but for the variance's divisor n - 1."""
+def test_independent_votes_give_wilsons_interval():
+    """One vote for each caption: nothing to cluster, except that the variance divides by n - 1."""
     votes = [[1.0]] * 773 + [[0.0]] * 227
     found = preference.preference_rate(votes)
     assert found.rate == pytest.approx(0.773)
@@ -74,14 +73,14 @@ def test_independent_votes_give_wilson_itself():
     assert (found.low, found.high) == pytest.approx((0.7460, 0.7979), abs=2e-4)
 
 
-def test_votes_that_hang_together_count_once():
-    """Five raters who always agree are worth one."""
+def test_fully_correlated_votes_count_once():
+    """Five raters who always agree count as one."""
     apart = preference.preference_rate([[1.0]] * 60 + [[0.0]] * 40)
     together = preference.preference_rate([[1.0] * 5] * 60 + [[0.0] * 5] * 40)
     assert together == pytest.approx(apart)
 
 
-def test_captions_weigh_the_same_and_ties_count_half():
+def test_captions_have_equal_weight_and_ties_count_half():
     found = preference.preference_rate([[1.0, 1.0, 1.0, 1.0], [0.0], [0.5], []])
     assert found.rate == pytest.approx(0.5)
     assert found.effective <= 6
@@ -89,15 +88,15 @@ def test_captions_weigh_the_same_and_ties_count_half():
     assert math.isnan(nothing.rate) and (nothing.low, nothing.high) == (0.0, 1.0)
 
 
-def test_unanimous_votes_claim_no_more_than_their_captions():
+def test_unanimous_votes_count_once_for_each_caption():
     found = preference.preference_rate([[1.0] * 5] * 10)
     assert (found.rate, found.effective) == (1.0, 10.0)
     assert found.low == pytest.approx(intervals.wilson_interval(1.0, 10)[0])
     assert preference.preference_rate([[0.0, 1.0, 1.0]]).effective == 1.0
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say(rng):
-    """Studies of 60 captions and 5 raters whose votes hang together (correlation 0.3)."""
+def test_coverage_of_the_intervals(rng):
+    """Studies of 60 captions and 5 raters whose votes have correlation 0.3."""
     truth, spread = 0.65, 1 / 0.3 - 1
     covered = []
     for _ in range(400):

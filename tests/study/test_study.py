@@ -1,4 +1,4 @@
-"""Studies from pictures to results: built, rated in a real browser, and counted."""
+"""Studies from images to results: built, rated in a real browser, and analysed."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ CAPTIONS = [*NASTY, *(f"caption {i}" for i in range(8))]
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
 
-def write_pictures(folder, colour, *, suffix=".png", size=(24, 24), count=12):
+def write_images(folder, colour, *, suffix=".png", size=(24, 24), count=12):
     folder.mkdir(parents=True)
     for index in range(count):
         Image.new("RGB", size, colour).save(folder / f"{index:04d}_of-secret-system_0{suffix}")
@@ -29,16 +29,16 @@ def write_pictures(folder, colour, *, suffix=".png", size=(24, 24), count=12):
 
 @pytest.fixture(scope="module")
 def systems(folder):
-    """Folders of red and of blue pictures, in other codecs and sizes."""
+    """Folders of red and of blue images, in different formats and sizes."""
     (folder / "captions.txt").write_text("\n\n".join(CAPTIONS), encoding="utf-8")
-    red = write_pictures(folder / "secret-red", RED)
-    blue = write_pictures(folder / "secret-blue", BLUE, suffix=".jpg", size=(64, 48))
+    red = write_images(folder / "secret-red", RED)
+    blue = write_images(folder / "secret-blue", BLUE, suffix=".jpg", size=(64, 48))
     return red, blue
 
 
 @pytest.fixture(scope="module")
 def study(folder, systems, run_verb):
-    """A study built by the verb."""
+    """A study that the verb built."""
     arguments = [f"--a={systems[0]}", f"--b={systems[1]}", "--raters=3"]
     arguments += [f"--captions={folder / 'captions.txt'}", f"--out={folder / 'study'}"]
     done = run_verb("study", "build", *arguments)
@@ -51,7 +51,7 @@ def page_of(study):
     return study / "for_raters" / "study.html"
 
 
-def test_the_page_gives_nothing_away_and_needs_no_network(study):
+def test_the_page_reveals_nothing_and_needs_no_network(study):
     source = page_of(study).read_text(encoding="utf-8")
     key = json.loads((study / "key.json").read_text(encoding="utf-8"))
     assert [path.name for path in (study / "for_raters").iterdir()] == ["study.html"]
@@ -59,15 +59,15 @@ def test_the_page_gives_nothing_away_and_needs_no_network(study):
         assert not re.search(rf"(?<![a-zA-Z]){re.escape(secret)}(?![a-zA-Z])", source), secret
     assert_needs_no_network(source)
     page = Page(source)
-    assert "not bold" not in "".join(page.text)  # A caption is no markup.
+    assert "not bold" not in "".join(page.text)  # Captions are escaped.
     assert source.count("<script") == 1
     encoded = set(re.findall(r'"(data:[^"]*)"', source))
     assert all(uri.startswith("data:image/png;base64,") for uri in encoded)
-    assert len(encoded) == 3  # Red, blue and noise: all of 24 x 24 pixels.
+    assert len(encoded) == 3  # Red, blue and noise, all of 24 x 24 pixels.
 
 
 class Rater:
-    """Answers by what is on the screen: red is better, blue fits, noise never."""
+    """Answers by the colours on the screen: red is better, blue fits, noise is never chosen."""
 
     COLOURS = {RED: "red", BLUE: "blue"}
 
@@ -99,7 +99,7 @@ class Rater:
     def answer(self, wanted: str):
         seen = self.sees()
         side = next((s for s in seen if seen[s] == wanted), None)
-        if side is None:  # The other system's beside noise.
+        if side is None:  # The other system beside noise.
             side = next(s for s in seen if seen[s] != "noise")
         self.page.keyboard.press({"left": "ArrowLeft", "right": "ArrowRight"}[side])
 
@@ -119,15 +119,15 @@ class Rater:
 
 
 def test_a_rater_goes_through_a_study(browser, study, tmp_path, run_verb):
-    """By keyboard, closed half-way and taken up again; saved, and analysed by the verb."""
+    """By keyboard, with the page closed and opened again; saved, and analysed by the verb."""
     first = Rater(browser, page_of(study), 2)
     browser.assert_fits(first.page)
     first.start()
     for _ in range(5):
         first.rate_pair()
-    first.page.keyboard.press("ArrowDown")  # Quality: no difference…
+    first.page.keyboard.press("ArrowDown")  # Quality: no difference …
     first.page.keyboard.press("ArrowLeft")
-    first.page.keyboard.press("ArrowUp")  # … and back again, to say otherwise.
+    first.page.keyboard.press("ArrowUp")  # … and back to change the answer.
     assert "Pair 6 of 14" in first.page.locator("#progress").inner_text()
     first.rate_pair()
     first.answer("red")
@@ -137,11 +137,11 @@ def test_a_rater_goes_through_a_study(browser, study, tmp_path, run_verb):
     first.page.close()
 
     again = Rater(browser, page_of(study), 2, context)
-    assert "13 answers are kept" in again.page.locator("#kept").inner_text()
+    assert "13 answers are stored" in again.page.locator("#kept").inner_text()
     again.start()
     assert again.page.locator("#caption").inner_text() == caption
     assert "Pair 7 of 14, about 1 min left" in again.page.locator("#progress").inner_text()
-    again.answer("blue")  # The question that was open.
+    again.answer("blue")  # The question without an answer.
     while not again.is_done():
         again.rate_pair()
     saved = again.save("Save answers", tmp_path)
@@ -169,12 +169,12 @@ def check_table(path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 28 and {row["rater"] for row in rows} == {"2"}
     captions = {row["caption"] for row in rows}
-    assert "'" + NASTY[0] in captions  # No formula for a spreadsheet.
+    assert "'" + NASTY[0] in captions  # Spreadsheets do not read it as a formula.
     assert captions - {"'" + NASTY[0]} == set(CAPTIONS) - {NASTY[0]}
     assert all(float(row["time_ms"]) >= 0 for row in rows)
 
 
-def test_by_mouse_on_a_browser_that_keeps_nothing(browser, study, tmp_path):
+def test_by_mouse_in_a_browser_without_storage(browser, study, tmp_path):
     rater = Rater(browser, page_of(study), 1)
     rater.page.evaluate("Storage.prototype.setItem = () => { throw new Error('full'); }; 0")
     rater.start()
@@ -187,7 +187,7 @@ def test_by_mouse_on_a_browser_that_keeps_nothing(browser, study, tmp_path):
     browser.assert_fits(rater.page)
 
 
-def test_raters_have_sides_of_their_own(browser, study):
+def test_two_raters_have_opposite_sides_and_different_orders(browser, study):
     one, other = (Rater(browser, page_of(study), number) for number in (1, 2))
     for rater in (one, other):
         rater.start()
@@ -204,7 +204,7 @@ def test_raters_have_sides_of_their_own(browser, study):
     assert list(lefts[0]) != list(lefts[1])
 
 
-# What the analysis makes of answers
+# The analysis
 
 
 def make_key(num_items):
@@ -214,13 +214,13 @@ def make_key(num_items):
 
 
 def make_ratings(path, key, choose, *, rater=1):
-    """Writes a file as the page saves it: ``choose(caption_index, question)`` says a, tie or b."""
+    """Writes a file as the page does; ``choose(caption_index, question)`` is a, tie or b."""
     answers = []
     for trial, (id, item) in enumerate(key["items"].items()):
         for question in analyse.QUESTIONS:
             wanted, left = choose(item["caption_index"], question), trial % 2
             choice = "tie" if wanted == "tie" else "right"
-            if item["pictures"][left] == wanted:
+            if item[design.KEY_IMAGES][left] == wanted:
                 choice = "left"
             answers.append({"trial": trial, "item": id, "question": question, "left": left,
                             "choice": choice, "time_ms": 1500})  # fmt: skip
@@ -231,7 +231,7 @@ def make_ratings(path, key, choose, *, rater=1):
 
 
 def test_results_of_a_small_study_counted_by_hand(tmp_path):
-    """Four captions, two raters: quality aa, aa, ab, at and alignment always a tie."""
+    """Four captions, two raters: quality aa, aa, ab, a and tie; alignment always a tie."""
     key = make_key(4)
     votes = {1: ["a", "a", "a", "a"], 2: ["a", "a", "b", "tie"]}
     ratings = [
@@ -253,7 +253,7 @@ def test_results_of_a_small_study_counted_by_hand(tmp_path):
     assert quality["preference_without_ties"]["rate"] == pytest.approx((1 + 1 + 0.5 + 1) / 4)
     assert quality["captions_ahead"] == {"a": 3, "b": 0, "even": 1}
     assert quality["sign_test_p"] == pytest.approx(0.25)
-    # 8 values; observed: one pair a-b, one a-tie; expected from 6 a, 1 tie, 1 b.
+    # 8 values. Observed: one pair a-b, one a-tie. Expected: from 6 a, 1 tie, 1 b.
     assert quality["alpha_nominal"] == pytest.approx(1 - (4 / 8) / (26 / 56))
     alignment = results["questions"]["alignment"]
     assert alignment["preference"]["rate"] == 0.5 and alignment["alpha_nominal"] is None
@@ -264,7 +264,7 @@ def test_results_of_a_small_study_counted_by_hand(tmp_path):
     assert "quality: 8 votes: A 6, no difference 1, B 1" in text and "no votes" in text
 
 
-def test_files_that_do_not_belong(tmp_path):
+def test_refuses_files_that_do_not_belong(tmp_path):
     key = make_key(3)
     good = make_ratings(tmp_path / "good.json", key, lambda i, q: "a")
     twice = make_ratings(tmp_path / "twice.json", key, lambda i, q: "b")
@@ -293,20 +293,20 @@ def test_files_that_do_not_belong(tmp_path):
         analyse.analyse(key, [analyse.read_ratings(bad, key)])
 
 
-def test_pictures_and_captions_that_do_not_fit(systems, tmp_path):
+def test_refuses_images_that_do_not_match_the_captions(systems, tmp_path):
     red, _ = systems
-    with pytest.raises(UserError, match=r"no picture for caption 12, 13: .* from 0 to 13"):
-        build.read_pictures(str(red), [*CAPTIONS, "one", "two"], 0)
-    with pytest.raises(UserError, match="picture for caption 11, and there are 3 captions"):
-        build.read_pictures(str(red), CAPTIONS[:3], 0)
+    with pytest.raises(UserError, match=r"no image for caption 12, 13: .* from 0 to 13"):
+        build.read_images(str(red), [*CAPTIONS, "one", "two"], 0)
+    with pytest.raises(UserError, match="an image for caption 11, and there are 3 captions"):
+        build.read_images(str(red), CAPTIONS[:3], 0)
     with pytest.raises(UserError, match="no folder /nowhere"):
-        build.read_pictures("/nowhere", CAPTIONS, 0)
-    (tmp_path / "0_a.png").write_bytes(b"no picture")
+        build.read_images("/nowhere", CAPTIONS, 0)
+    (tmp_path / "0_a.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match="0_a.png cannot be decoded"):
-        build.read_pictures(str(tmp_path), ["a"], 0)
+        build.read_images(str(tmp_path), ["a"], 0)
 
 
-def test_a_picture_is_squared_and_made_as_small_as_the_smallest():
+def test_images_are_cropped_and_resized_to_the_smallest_side():
     wide = np.zeros((48, 96, 3), np.uint8)
     wide[:, 24:72] = 255  # The middle square is white.
     assert build.common_side([wide, np.zeros((100, 60, 3), np.uint8)]) == 48
@@ -317,21 +317,21 @@ def test_a_picture_is_squared_and_made_as_small_as_the_smallest():
         assert (np.asarray(image)[:, 1:-1] == 255).all()
 
 
-def test_a_model_draws(folder, tmp_path, systems):
-    """Two captions by a run's checkpoint, beside a folder of pictures."""
+def test_a_model_generates_images(tmp_path):
+    """A run's checkpoint against a folder of images, for two captions."""
     workdir = small_run.make(tmp_path)
     captions = ["a red circle", "a blue square"]
-    blue = write_pictures(tmp_path / "blue", BLUE, count=2)
+    blue = write_images(tmp_path / "blue", BLUE, count=2)
     (page,) = build.build([str(workdir), str(blue)], captions, tmp_path / "s", num_raters=1)
     data = re.search(r"const study = (\{.*\});", page.read_text(encoding="utf-8"))[1]
-    assert len({uri for item in json.loads(data)["items"] for uri in item["pictures"]}) == 3
+    assert len({uri for item in json.loads(data)["items"] for uri in item["images"]}) == 3
     key = json.loads((tmp_path / "s" / "key.json").read_text())
     assert key["systems"] == {"a": str(workdir), "b": str(blue)} and key["side"] == 24
     with pytest.raises(UserError, match="there is a study in .* already"):
         build.build([str(workdir), str(blue)], captions, tmp_path / "s")
 
 
-def test_mistakes_are_one_line(folder, study, run_verb):
+def test_refuses_mistakes(folder, study, run_verb):
     assert_refused(run_verb("study"), "a command is missing", "study build")
     assert_refused(run_verb("study", "guess"), "'guess'", "study analyse")
     assert_refused(run_verb("study", "build", "--a=x", "--b=y"), "--out is missing")

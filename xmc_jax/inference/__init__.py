@@ -1,0 +1,1 @@
+"""Trained models: loading, generating, exporting and inspecting them; nothing here trains."""

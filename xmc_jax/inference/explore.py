@@ -1,6 +1,6 @@
-"""Looking into a trained model: what it attends to, what lies between two pictures, what it copies.
+"""Inspects a trained model in a notebook: attention, interpolation, nearest training images.
 
-Everything here is for a few pictures at a time, at a notebook's pace.
+Everything here is meant for a few images at a time.
 """
 
 import contextlib
@@ -29,16 +29,16 @@ from xmc_jax.models.layers import SPECTRAL
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config import read_config
 from xmc_jax.run.folder import checkpoints_dir
-from xmc_jax.train_state import PyTree
+from xmc_jax.types import PyTree
 
 
 class WordMaps(NamedTuple):
-    """What the regions of a picture have to do with the words of its caption.
+    """How the regions of an image relate to the words of its caption.
 
     Attributes:
-      image: The picture, 0..255.
-      pieces: The caption's word pieces, [CLS] and [SEP] among them.
-      maps: A map over the picture's regions for each piece.
+      image: The image, 0..255.
+      pieces: The caption's word pieces, including [CLS] and [SEP].
+      maps: One map over the image's regions for each word piece.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -47,16 +47,16 @@ class WordMaps(NamedTuple):
 
 
 def attention_maps(model: TrainedModel, caption: str, *, seed: int = 0) -> WordMaps:
-    """How much every region of a picture looked at every word while it was drawn.
+    """The generator's attention of every region of an image to every word.
 
     Args:
       model: A generator with attention (``config.model.modulation = "attentional"``).
-      caption: What to draw.
-      seed: Of the noise.
+      caption: The caption.
+      seed: Seed of the noise.
 
     Returns:
-      The picture that ``model.generate([caption], seed=seed)`` draws, and the attention's weights,
-      which sum to one over the words (paper, "Attentional Self-Modulation Generator").
+      The image of ``model.generate([caption], seed=seed)`` and the attention weights, which sum to
+      one over the words (paper, "Attentional Self-Modulation Generator").
 
     Raises:
       UserError: the generator has no attention.
@@ -64,12 +64,12 @@ def attention_maps(model: TrainedModel, caption: str, *, seed: int = 0) -> WordM
     experiment = model.experiment
     if experiment.config.model.modulation != "attentional":
         raise UserError(
-            "this generator has no attention to show: its config.model.modulation is "
+            "this generator has no attention: its config.model.modulation is "
             f"{experiment.config.model.modulation!r}"
         )
     z = make_noise(1, experiment.config.model.z_dim, seed, 0)
     tokens, text = _encode(experiment, [caption])
-    image, found = _draw(experiment.generator, model.ema, z, *text)
+    image, found = _generate(experiment.generator, model.ema, z, *text)
     (weights,) = found[ATTENTION]["weights"]
     pieces = experiment.tokenizer.pieces(tokens[0])
     maps = np.moveaxis(np.asarray(weights[0]), -1, 0)[: len(pieces)]
@@ -79,39 +79,39 @@ def attention_maps(model: TrainedModel, caption: str, *, seed: int = 0) -> WordM
 def interpolate_noise(
     model: TrainedModel, caption: str, *, seeds: tuple[int, int] = (0, 1), num_images: int = 8
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """One caption under noise that turns from one vector into another.
+    """Generates one caption with noise that moves from one vector to another.
 
-    Along the arc between the two, since Gaussian noise has nearly one length: the straight line
-    passes through vectors that are shorter than any the generator was trained on.
+    The noise moves along an arc because Gaussian vectors have nearly equal lengths: a straight line
+    passes through vectors that are shorter than any that the generator was trained on.
 
     Args:
-      model: What to draw with.
-      caption: What to draw.
-      seeds: Of the noise at both ends, as `TrainedModel.generate` has it.
-      num_images: Pictures, both ends among them.
+      model: The model.
+      caption: The caption.
+      seeds: Seeds of the noise at both ends, as in `TrainedModel.generate`.
+      num_images: Number of images, including both ends.
     """
     z_dim = model.experiment.config.model.z_dim
     ends = [make_noise(1, z_dim, seed, 0)[0] for seed in seeds]
     z = jnp.stack([_arc(*ends, share) for share in np.linspace(0, 1, num_images)])
     _, text = _encode(model.experiment, [caption])
     text = (jnp.repeat(x, num_images, axis=0) for x in text)
-    return np.asarray(_draw(model.experiment.generator, model.ema, z, *text)[0])
+    return np.asarray(_generate(model.experiment.generator, model.ema, z, *text)[0])
 
 
 def interpolate_captions(
     model: TrainedModel, captions: tuple[str, str], *, seed: int = 0, num_images: int = 8
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """One noise vector under text that turns from one caption into another.
+    """Generates images of text that moves from one caption to another, with fixed noise.
 
-    Sentence and words move along straight lines, word by word. Where the captions differ in length,
-    words of the shorter one are repeated in order, which at its end draws nearly, not exactly, the
-    picture of that caption alone.
+    The sentence and each word embedding move along straight lines. If the captions differ in
+    length, words of the shorter one are repeated in order; the image at its end is then close to,
+    but not exactly, the image of that caption.
 
     Args:
-      model: What to draw with.
+      model: The model.
       captions: The captions at both ends.
-      seed: Of the noise.
-      num_images: Pictures, both ends among them.
+      seed: Seed of the noise.
+      num_images: Number of images, including both ends.
     """
     _, (words, sentence, mask) = _encode(model.experiment, captions)
     lengths = np.asarray(mask.sum(axis=1))
@@ -126,30 +126,30 @@ def interpolate_captions(
     stretched = jnp.stack([words[i, places[i]] for i in range(2)])
     valid = jnp.ones((num_images, max(lengths)), bool)
     inputs = jnp.repeat(z, num_images, axis=0), between(stretched), between(sentence), valid
-    return np.asarray(_draw(model.experiment.generator, model.ema, *inputs)[0])
+    return np.asarray(_generate(model.experiment.generator, model.ema, *inputs)[0])
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
-    """A trained discriminator; made by `load_judge`.
+class TrainedDiscriminator:
+    """A discriminator with its text encoder; created by `load_discriminator`.
 
     Attributes:
-      experiment: Its network, and the text encoder.
-      variables: Its parameters and spectral vectors.
+      experiment: Network and text encoder.
+      variables: Parameters and spectral vectors of the discriminator.
     """
 
     experiment: Experiment
     variables: PyTree
 
     def word_similarities(self, image: UInt8[np.ndarray, "h w 3"], caption: str) -> WordMaps:
-        """Cosines between the regions of a picture and the words of a caption, in [-1, 1].
+        """Cosines between the regions of an image and the words of a caption, in [-1, 1].
 
-        What the word loss is made of (paper, "Contrastive Losses").
+        The word loss is computed from them (paper, "Contrastive Losses").
         """
         experiment = self.experiment
         tokens, (words, sentence, mask) = _encode(experiment, [caption])
         pixels = images.from_uint8(jnp.asarray(image)[None])
-        output = _judge(experiment.discriminator, self.variables, pixels, sentence)
+        output = _discriminate(experiment.discriminator, self.variables, pixels, sentence)
         cosines = jnp.einsum(
             "rd,td->tr", l2_normalize(output.regions[0]), normalized_words(words, mask)[0]
         )
@@ -159,12 +159,12 @@ class Judge:
         return WordMaps(np.asarray(image), pieces, maps)
 
 
-def load_judge(folder: epath.PathLike, *, step: int | None = None) -> Judge:
-    """Loads the discriminator of a run. Exported models have none.
+def load_discriminator(folder: epath.PathLike, *, step: int | None = None) -> TrainedDiscriminator:
+    """Loads the discriminator of a run. An exported model has none.
 
     Args:
       folder: Folder of the run.
-      step: Which checkpoint; the newest if None.
+      step: Which checkpoint; None for the newest.
 
     Raises:
       UserError: there is no such run or checkpoint.
@@ -172,21 +172,23 @@ def load_judge(folder: epath.PathLike, *, step: int | None = None) -> Judge:
     experiment = create_experiment(read_config(folder), training=False)
     with Checkpoints(checkpoints_dir(folder), read_only=True) as checkpoints:
         state = checkpoints.restore(experiment.abstract_state(), step)
-    return Judge(experiment, {"params": state.discriminator, SPECTRAL: state.spectral})
+    return TrainedDiscriminator(
+        experiment, {"params": state.discriminator, SPECTRAL: state.spectral}
+    )
 
 
 def read_images(
     experiment: Experiment, data_dir: str, num_images: int
 ) -> tuple[UInt8[np.ndarray, "n h w 3"], list[str]]:
-    """Pictures that the run was trained on, as it saw them, each with one of its captions.
+    """Reads training images of a run as the networks see them, each with one of its captions.
 
     Args:
-      experiment: Of the run.
+      experiment: The run's experiment.
       data_dir: Folder of the prepared data sets.
-      num_images: How many; all, if the split has fewer.
+      num_images: Number of images; all of them if the split has fewer.
 
     Raises:
-      UserError: the data set is not there.
+      UserError: the data set does not exist.
     """
     from xmc_jax.data import catalog, streams
 
@@ -214,27 +216,27 @@ def read_images(
 
 
 def nearest_images(
-    pictures: UInt8[np.ndarray, "n h w 3"], others: UInt8[np.ndarray, "m h w 3"], k: int = 4
+    images: UInt8[np.ndarray, "n h w 3"], others: UInt8[np.ndarray, "m h w 3"], k: int = 4
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """The images most like each picture: has a generator copied what it was trained on?
+    """Finds the nearest training images of generated ones, which shows whether they are copies.
 
     Args:
-      pictures: Drawn ones.
-      others: Those of the training data.
-      k: How many to find, at most m.
+      images: Generated images.
+      others: Training images.
+      k: Number of neighbours of each image, at most m.
 
     Returns:
-      Their indices, nearest first, and their distances: root mean squares of the differences of
-      pixels, 0..255.
+      Indices of the neighbours, nearest first, and their distances: root mean squares of the
+      differences of pixels, 0..255.
     """
-    flat = [x.reshape(len(x), -1).astype(np.float32) for x in (pictures, others)]
-    near, distances = [], []
-    for picture in flat[0]:  # One at a time: all at once would need n times the memory.
-        squares = np.mean((flat[1] - picture) ** 2, axis=1)
+    flat = [x.reshape(len(x), -1).astype(np.float32) for x in (images, others)]
+    nearest, distances = [], []
+    for image in flat[0]:  # One at a time: all at once would need n times the memory.
+        squares = np.mean((flat[1] - image) ** 2, axis=1)
         found = np.argsort(squares, kind="stable")[:k]
-        near.append(found)
+        nearest.append(found)
         distances.append(np.sqrt(squares[found]))
-    return np.stack(near), np.stack(distances)
+    return np.stack(nearest), np.stack(distances)
 
 
 def _encode(
@@ -246,7 +248,7 @@ def _encode(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _draw(
+def _generate(
     generator: nn.Module,
     ema: PyTree,
     z: Float[Array, "b z"],
@@ -254,24 +256,24 @@ def _draw(
     sentence: Float[Array, "b d"],
     word_mask: Bool[Array, "b t"],
 ) -> tuple[UInt8[Array, "b h w 3"], PyTree]:
-    """Pictures, and what the generator shows of its attention."""
+    """Images, and the generator's attention weights."""
     text = words, sentence, word_mask
-    drawn, found = generator.apply(ema, z, *text, train=False, mutable=[ATTENTION])
-    return images.to_uint8(drawn), found
+    generated, found = generator.apply(ema, z, *text, train=False, mutable=[ATTENTION])
+    return images.to_uint8(generated), found
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _judge(
+def _discriminate(
     discriminator: nn.Module,
     variables: PyTree,
-    pictures: Float[Array, "b h w 3"],
+    pixels: Float[Array, "b h w 3"],
     sentence: Float[Array, "b d"],
 ) -> DiscriminatorOutput:
-    return discriminator.apply(variables, pictures, sentence, train=False)
+    return discriminator.apply(variables, pixels, sentence, train=False)
 
 
 def _arc(a: Float[Array, " z"], b: Float[Array, " z"], share: float) -> Float[Array, " z"]:
-    """The vector at a share of the way from a to b, turning evenly and scaling along."""
+    """The vector at a share of the arc from a to b: its angle and its length change evenly."""
     cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
     angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
     straight = (1 - share) * a + share * b

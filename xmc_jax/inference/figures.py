@@ -1,9 +1,11 @@
-"""Small figures for notebooks, drawn with pyplot: shown where the notebook shows figures."""
+"""Small figures for notebooks, made with pyplot."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from matplotlib import pyplot as plt
 
 
 def show_images(
@@ -13,32 +15,19 @@ def show_images(
     num_columns: int = 8,
     size: float = 1.6,
 ) -> None:
-    """Pictures row by row, each under its title.
+    """Shows images row by row, each under its title.
 
     Args:
-      images: What to show.
-      titles: One for each picture, or none.
-      num_columns: Pictures of a row.
-      size: Side of a picture, in inches.
+      images: The images.
+      titles: One title for each image, or none.
+      num_columns: Images in a row.
+      size: Side of an image, in inches.
     """
-    from matplotlib import pyplot as plt
-
-    num_columns = min(num_columns, len(images))
-    num_rows = -(-len(images) // num_columns)
-    height = size + (0.45 if titles else 0.05)
-    _, axes = plt.subplots(
-        num_rows,
-        num_columns,
-        figsize=(num_columns * size, num_rows * height),
-        squeeze=False,
-        layout="constrained",
-    )
-    for index, ax in enumerate(axes.flat):
-        ax.axis("off")
-        if index < len(images):
-            ax.imshow(images[index])
-            if titles:
-                ax.set_title(_wrap(titles[index], int(size * 14)), fontsize=7)
+    axes = _make_axes(len(images), num_columns, size, size + (0.45 if titles else 0.05))
+    for ax, image in zip(axes, images, strict=False):
+        ax.imshow(image)
+    for ax, title in zip(axes, titles, strict=False):
+        ax.set_title(_wrap(title, int(size * 14)), fontsize=7)
 
 
 def show_word_maps(
@@ -51,50 +40,51 @@ def show_word_maps(
     num_columns: int = 8,
     size: float = 1.4,
 ) -> None:
-    """A picture, and over it the map of each word: the brighter, the more they share.
+    """Shows an image, and then each word's map over the image; larger values are brighter.
 
     Args:
-      image: The picture.
-      pieces: The words.
-      maps: A map for each, of any scale.
-      lowest: What is shown dark; the smallest value if None.
-      highest: What is shown bright; the largest value if None.
-      num_columns: Pictures of a row.
-      size: Side of a picture, in inches.
+      image: The image.
+      pieces: The word pieces.
+      maps: One map for each word piece, of any scale.
+      lowest: Value of the darkest colour; None for the smallest value.
+      highest: Value of the brightest colour; None for the largest value.
+      num_columns: Images in a row.
+      size: Side of an image, in inches.
     """
-    from matplotlib import pyplot as plt
+    lowest = maps.min() if lowest is None else lowest
+    highest = maps.max() if highest is None else highest
+    h, w, _ = image.shape
+    axes = _make_axes(len(pieces) + 1, num_columns, size, size + 0.25)
+    for ax in axes[: len(pieces) + 1]:
+        ax.imshow(image)
+    for ax, piece, values in zip(axes[1:], pieces, maps, strict=False):
+        ax.imshow(
+            values,
+            extent=(-0.5, w - 0.5, h - 0.5, -0.5),
+            vmin=lowest,
+            vmax=highest,
+            alpha=0.7,
+            interpolation="bilinear",
+        )
+        ax.set_title(piece, fontsize=8)
 
-    count = len(pieces) + 1
+
+def _make_axes(count: int, num_columns: int, width: float, height: float) -> Sequence[plt.Axes]:
+    """At least `count` axes of this size in inches, in rows, all without frames."""
     num_columns = min(num_columns, count)
     num_rows = -(-count // num_columns)
     _, axes = plt.subplots(
         num_rows,
         num_columns,
-        figsize=(num_columns * size, num_rows * (size + 0.25)),
+        figsize=(num_columns * width, num_rows * height),
         squeeze=False,
         layout="constrained",
     )
-    lowest = maps.min() if lowest is None else lowest
-    highest = maps.max() if highest is None else highest
-    h, w, _ = image.shape
-    for index, ax in enumerate(axes.flat):
+    for ax in axes.flat:
         ax.axis("off")
-        if index < count:
-            ax.imshow(image)
-        if 0 < index < count:
-            ax.imshow(
-                maps[index - 1],
-                extent=(-0.5, w - 0.5, h - 0.5, -0.5),
-                vmin=lowest,
-                vmax=highest,
-                alpha=0.7,
-                interpolation="bilinear",
-            )
-            ax.set_title(pieces[index - 1], fontsize=8)
+    return list(axes.flat)
 
 
 def _wrap(text: str, width: int) -> str:
-    import textwrap
-
     lines = textwrap.wrap(text, width)
     return "\n".join(lines[:2]) + ("…" if len(lines) > 2 else "")

@@ -1,9 +1,9 @@
-"""A trained model by its folder, ready to draw: that of a run, or an exported one.
+"""Loads a trained model from the folder of a run or of an exported model.
 
     model = xmc_jax.load("runs/shapes_32")
     images = model.generate(["a red circle above a blue square"], seed=0)
 
-The verbs `sample`, `export` and `evaluate` load models here too.
+The verbs `sample`, `export`, `compare` and `evaluate` load models here too.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ from xmc_jax.types import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A generator with its text encoder; made by `load`.
+    """A generator with its text encoder; created by `load`.
 
     Attributes:
-      experiment: Its networks and tokenizer.
-      step: The training step it is of.
+      experiment: Networks and tokenizer.
+      step: Training step of the weights.
       ema: Averaged parameters and statistics of the generator, on the devices.
-      batch_size: Captions a device program takes at most.
+      batch_size: Largest number of captions in one call of a device program.
     """
 
     experiment: Experiment
@@ -46,21 +46,21 @@ class TrainedModel:
     def generate(
         self, captions: Sequence[str], *, seed: int = 0, num_images: int = 1
     ) -> UInt8[np.ndarray, "n h w 3"]:
-        """Draws captions, any number of them, with a few compiled programs.
+        """Generates images of any number of captions with a few compiled programs.
 
-        A picture depends on its caption, the seed and its place among the pictures: the same
-        numbers as those of the verb `sample`.
+        An image depends on its caption, the seed and its index. The verb `sample` generates the
+        same images.
 
         Args:
-          captions: What to draw.
-          seed: Chooses the noise: same seed, same pictures.
-          num_images: Pictures of each caption; they follow each other.
+          captions: The captions.
+          seed: Seed of the noise: equal seeds give equal images.
+          num_images: Number of images of each caption; they are consecutive in the result.
 
         Returns:
           RGB pixels, 0..255.
 
         Raises:
-          UserError: there is no caption, or one is empty.
+          UserError: there are no captions, or one is empty.
         """
         if isinstance(captions, str):
             raise UserError("captions is one string; give a list of them, e.g. [caption]")
@@ -71,7 +71,7 @@ class TrainedModel:
 
     @functools.cached_property
     def _sampler(self) -> Sampler:
-        return Sampler(self.experiment, self.batch_size)  # One for all calls: it keeps programs.
+        return Sampler(self.experiment, self.batch_size)  # Cached: it keeps compiled programs.
 
 
 def load(
@@ -81,25 +81,26 @@ def load(
     batch_size: int = 16,
     text_encoder: str | None = None,
 ) -> TrainedModel:
-    """Loads a model from the folder of a run, or from one that `export` wrote.
+    """Loads a model from the folder of a run or of an exported model.
 
     Args:
       folder: The folder, local or remote (``gs://…``).
-      step: Which checkpoint of a run; the newest if None.
-      batch_size: Captions a device program takes at most; changes speed and memory alone.
-      text_encoder: Where the text encoder of the training is on this machine, if not under the
-        name in the config; see `load_text_encoder`.
+      step: Which checkpoint of a run; None for the newest.
+      batch_size: Largest number of captions in one call of a device program; it changes only speed
+        and memory.
+      text_encoder: Name or folder on this machine of the text encoder that the model was trained
+        with, if the one in the config does not exist here; see `load_text_encoder`.
 
     Raises:
-      UserError: there is no model or no such checkpoint in the folder, a file is damaged, or the
-        text encoder is missing or another one than that of the training.
+      UserError: the folder holds no model or no such checkpoint, a file is damaged, or the text
+        encoder is missing or not the one that the model was trained with.
     """
     folder = epath.Path(folder).expanduser()
     config = read_config(folder)
     if text_encoder is not None:
         with config.unlocked():
             config.text.encoder = text_encoder
-    startup.hide_missing_tpu()  # In a notebook nobody else has.
+    startup.hide_missing_tpu()  # In a notebook no verb has called it.
     experiment = create_experiment(config, training=False)
     step, ema = restore(folder, experiment, step)
     return TrainedModel(experiment, step, ema, batch_size)
@@ -108,15 +109,15 @@ def load(
 def restore(
     folder: epath.PathLike, experiment: Experiment, step: int | None = None
 ) -> tuple[int, PyTree]:
-    """Reads a generator from the folder of a run, or from one that `export` wrote.
+    """Reads a generator's weights from the folder of a run or of an exported model.
 
     Args:
       folder: The folder.
-      experiment: By the config in it, as far as networks go.
-      step: Which checkpoint of a run; the newest if None.
+      experiment: Networks that match the config in the folder.
+      step: Which checkpoint of a run; None for the newest.
 
     Returns:
-      The step, and averaged parameters and statistics, on the devices.
+      The training step, and averaged parameters and statistics on the devices.
 
     Raises:
       UserError: see `load`.
@@ -139,7 +140,7 @@ def load_demo() -> TrainedModel:
     """Loads the model that comes with the package.
 
     Raises:
-      UserError: it has not been made yet.
+      UserError: see `exported.demo_folder`.
     """
     return load(exported.demo_folder())
 
@@ -150,21 +151,21 @@ def _check_text_encoder(
     found = fingerprint(experiment.text_encoder)
     if found != model.text_encoder_fingerprint:
         raise UserError(
-            f"the text encoder {experiment.config.text.encoder!r} here is another one than that "
-            f"of the model in {folder} (fingerprint {found[:12]}, not "
-            f"{model.text_encoder_fingerprint[:12]}); install the one it was trained with"
+            f"the text encoder {experiment.config.text.encoder!r} is not the one that the model in "
+            f"{folder} was trained with (its fingerprint is {found[:12]}, not "
+            f"{model.text_encoder_fingerprint[:12]}); install that one"
         )
 
 
 def _check_fit(folder: epath.PathLike, ema: PyTree, experiment: Experiment) -> None:
-    """Refuses weights of another network than that of the config."""
-    here, there = (
+    """Refuses weights that do not fit the networks of the config."""
+    expected, found = (
         {name: x.shape for name, x in exported.flatten(tree).items()}
         for tree in (experiment.abstract_ema(), ema)
     )
-    for name in sorted(here.keys() | there.keys()):
-        if here.get(name) != there.get(name):
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
             raise UserError(
-                f"{folder}: {name} is {there.get(name, 'absent')} in the weights and "
-                f"{here.get(name, 'absent')} by config.json; export the model anew"
+                f"{folder}: {name} has the shape {found.get(name, 'absent')} in the weights and "
+                f"{expected.get(name, 'absent')} by config.json; export the model again"
             )

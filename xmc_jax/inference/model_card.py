@@ -1,91 +1,74 @@
-"""The model card of an exported model: what it is, learned from, measures, is for and is not."""
+"""The model card of an exported model: its training, metrics, intended use and limits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
-Record = Mapping[str, Any]
+import jax
 
-# What whoever passes the model on should know of the data it has learned from.
+from xmc_jax.frozen.text_encoder import fingerprint
+from xmc_jax.inference.model import TrainedModel
+from xmc_jax.pages import render
+from xmc_jax.run.records import latest_evaluations
+
+# Licences of the data that a model was trained on.
 DATA_LICENCES = {
-    "shapes": "The pictures are drawn by this package and carry no rights of others.",
+    "shapes": "This package renders the training images; no rights of others apply to them.",
     "coco": "COCO's captions are licensed CC BY 4.0; its photographs come from Flickr, each under "
-    "a licence of its own.",
+    "its own licence.",
     "ln_coco": "Localized Narratives are licensed CC BY 4.0; COCO's photographs come from Flickr, "
-    "each under a licence of its own.",
+    "each under its own licence.",
     "ln_open_images": "Localized Narratives are licensed CC BY 4.0; Open Images lists its "
     "photographs as CC BY 2.0 and asks to verify each.",
-    "folder": "A data set of the trainer's own: ask who trained it for its licence.",
+    "folder": "The model was trained on a private data set: ask its trainer for the licence.",
 }
 _LIMITS = {
-    "shapes": "It knows coloured shapes on plain backgrounds and the words that describe them; of "
-    "anything else it draws nonsense.",
+    "shapes": "The model knows only coloured shapes on plain backgrounds and the words that "
+    "describe them; for other captions its images are meaningless.",
 }
 _LIMITS_OF_PHOTOGRAPHS = (
-    "Faces, hands, text and counts come out wrong, and it repeats the gaps and stereotypes of its "
-    "photographs and of the people who described them. Do not use it to depict real people, nor "
-    "as evidence of anything."
+    "Faces, hands, text and counts come out wrong, and the model repeats the gaps and stereotypes "
+    "of its photographs and of the people who described them. Do not use it to depict real people "
+    "or as evidence of anything."
 )
 
 
 def write_card(
+    model: TrainedModel,
     *,
     name: str,
-    config: Mapping[str, Any],
-    step: int,
-    records: Sequence[Record],
+    records: Iterable[dict[str, Any]],
     dtype: str,
-    num_parameters: int,
-    text_encoder_fingerprint: str,
     with_program: bool,
 ) -> str:
-    """The card, in Markdown.
+    """Renders the card as Markdown.
 
     Args:
-      name: Of the model.
-      config: Of the run, as nested dictionaries.
-      step: The training step of the weights.
-      records: Of ``metrics.jsonl``; evaluations of this step are shown.
-      dtype: What parameters are stored in.
-      num_parameters: Of the generator.
-      text_encoder_fingerprint: See `text_encoder.fingerprint`.
-      with_program: Whether the program and the text encoder's weights are in the folder.
+      model: The model.
+      name: Its name.
+      records: Records of ``metrics.jsonl``; the card shows the evaluations of the model's step.
+      dtype: Storage type of the parameters.
+      with_program: Whether the folder holds the program and the text encoder's weights.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("xmc_jax.pages", "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    config = model.experiment.config.to_dict()
     data = config["data"]["name"]
-    return environment.get_template("model_card.md.jinja").render(
+    return render.render(
+        "model_card.md.jinja",
         name=name,
         config=config,
-        step=step,
-        metrics=evaluations_of(records, step),
+        step=model.step,
+        metrics=latest_evaluations(records, step=model.step),
         dtype=dtype,
-        num_parameters=num_parameters,
-        fingerprint=text_encoder_fingerprint,
+        num_parameters=sum(x.size for x in jax.tree.leaves(model.ema["params"])),
+        fingerprint=fingerprint(model.experiment.text_encoder),
         with_program=with_program,
-        data_text=_about_data(data),
+        data_text=_describe_data(data),
         data_licence=DATA_LICENCES[data],
         limits=_LIMITS.get(data, _LIMITS_OF_PHOTOGRAPHS),
     )
 
 
-def evaluations_of(records: Sequence[Record], step: int) -> list[Record]:
-    """The last record of every metric and protocol at a step, with None where a field is absent."""
-    latest = {
-        (record["metric"], record["protocol"]): {"floor": None, "ceiling": None} | record
-        for record in records
-        if record["kind"] == "eval" and record["step"] == step
-    }
-    return [latest[key] for key in sorted(latest)]
-
-
-def _about_data(name: str) -> str:
-    """The first paragraph of what the builder's own description says."""
+def _describe_data(name: str) -> str:
+    """The first paragraph of the data set's README."""
     text = (resources.files("xmc_jax.data.builders") / name / "README.md").read_text("utf-8")
     return text.strip().split("\n\n")[0]

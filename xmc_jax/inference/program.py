@@ -1,7 +1,7 @@
-"""Generation as one StableHLO program that runs without this package.
+"""Image generation as one StableHLO program that runs without this package.
 
-``draw(weights, text_encoder, tokens, z) -> uint8 images``, for any number of captions, on CPUs,
-NVIDIA GPUs and TPUs. Weights are arguments, and lie beside the program in safetensors files.
+``generate(weights, text_encoder, tokens, z) -> uint8 images``, for any number of captions, on CPUs,
+NVIDIA GPUs and TPUs. Weights are arguments; safetensors files beside the program hold them.
 """
 
 import jax
@@ -19,36 +19,36 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def name_text_params(params: PyTree) -> dict[str, np.ndarray]:
-    """The text encoder's weights, named by their places."""
+    """The text encoder's weights, named by their index among the leaves."""
     arrays = jax.device_get(jax.tree.leaves(params))
-    return {_name(place): x for place, x in enumerate(arrays) if is_weight(x)}
+    return {_name(index): x for index, x in enumerate(arrays) if is_weight(x)}
 
 
 def export_program(experiment: Experiment, weights: dict[str, np.ndarray]) -> bytes:
     """Serialises the program; `jax.export.deserialize` reads it.
 
     Args:
-      experiment: What to draw with.
-      weights: Averages of the generator as they are stored, see `exported.to_storage`; the
-        program takes them in these types and computes with their float32 values.
+      experiment: Networks and text encoder.
+      weights: Averaged weights of the generator in their storage type, see `exported.to_storage`;
+        the program takes them in these types and computes with them in float32.
     """
     text_params = experiment.frozen.text
-    places, structure = jax.tree.flatten(jax.eval_shape(lambda: text_params))
+    abstract, structure = jax.tree.flatten(jax.eval_shape(lambda: text_params))
     sample = make_sample_step(
         generator=experiment.generator, encode_text=experiment.text_encoder.apply
     )
 
-    def draw(
+    def generate(
         weights: dict[str, Array],
         text_encoder: dict[str, Array],
         tokens: Int32[Array, "b t"],
         z: Float[Array, "b z"],
     ) -> UInt8[Array, "b h w 3"]:
         ema = unflatten_dict({k: x.astype(jnp.float32) for k, x in weights.items()}, sep="/")
-        # What is no weight is the random state of dropout, which is off.
+        # Leaves that are not weights are random states of dropout, which is off.
         leaves = [
-            text_encoder[_name(place)] if is_weight(x) else jnp.zeros(x.shape, x.dtype)
-            for place, x in enumerate(places)
+            text_encoder[_name(index)] if is_weight(x) else jnp.zeros(x.shape, x.dtype)
+            for index, x in enumerate(abstract)
         ]
         return sample(ema, jax.tree.unflatten(structure, leaves), tokens, z)
 
@@ -59,12 +59,12 @@ def export_program(experiment: Experiment, weights: dict[str, np.ndarray]) -> by
         jax.ShapeDtypeStruct((count, config.text.num_tokens), jnp.int32),
         jax.ShapeDtypeStruct((count, config.model.z_dim), jnp.float32),
     )
-    program = jax.export.export(jax.jit(draw), platforms=PLATFORMS)(*arguments)
+    program = jax.export.export(jax.jit(generate), platforms=PLATFORMS)(*arguments)
     return bytes(program.serialize())
 
 
-def _name(place: int) -> str:
-    return f"text_encoder/{place:04d}"
+def _name(index: int) -> str:
+    return f"text_encoder/{index:04d}"
 
 
 def _abstract(x: np.ndarray) -> jax.ShapeDtypeStruct:

@@ -1,14 +1,14 @@
-"""Draws captions with an exported model, without the package that made it.
+"""Generates images of captions with an exported model, without the package that exported it.
 
     python generate.py --caption="a red circle above a blue square"      # writes picture_0.png …
 
 or, from Python:
 
     from generate import load
-    draw = load(".")
-    images = draw(["a red circle above a blue square"], seed=0)          # uint8 [n, h, w, 3]
+    generate = load(".")
+    images = generate(["a red circle above a blue square"], seed=0)      # uint8 [n, h, w, 3]
 
-Needs this folder, and of Python packages jax, numpy and safetensors alone.
+Needs this folder and the Python packages jax, numpy and safetensors.
 """
 
 import argparse
@@ -28,7 +28,10 @@ from safetensors.numpy import load_file
 
 
 def load(folder="."):
-    """Reads and verifies the folder; gives ``draw(captions, seed=0) -> uint8 [n, h, w, 3]``."""
+    """Reads and verifies the folder.
+
+    Returns the function ``generate(captions, seed=0) -> images``, uint8 [n, h, w, 3].
+    """
     folder = pathlib.Path(folder)
     model = json.loads((folder / "model.json").read_text())
     for name, sha256 in model["sha256"].items():
@@ -42,7 +45,7 @@ def load(folder="."):
         for name in ("weights", "text_encoder")
     )
 
-    def draw(captions, seed=0):
+    def generate(captions, seed=0):
         tokens = np.zeros((len(captions), model["num_tokens"]), np.int32)
         for row, caption in zip(tokens, captions, strict=True):
             found = tokenize(caption, ids, model["text_encoder"]["lowercase"])
@@ -51,19 +54,19 @@ def load(folder="."):
         z = noise(len(captions), model["z_dim"], seed)
         return np.asarray(program.call(weights, text_encoder, tokens, z))
 
-    return draw
+    return generate
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def noise(count, z_dim, seed):
-    """Standard normal; a row depends on the seed and its index alone."""
+    """Standard normal noise; a row depends only on the seed and its index."""
     key = jax.random.key(seed)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
     return jax.vmap(lambda k: jax.random.normal(k, (z_dim,)))(keys)
 
 
 def tokenize(text, ids, lowercase):
-    """BERT's word pieces: split at spaces and punctuation, then the longest known piece first."""
+    """BERT's tokenizer: splits at spaces and punctuation, then takes the longest known pieces."""
     text = "".join(c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
     text = text.replace("\ufffd", "")
     if lowercase:
@@ -86,7 +89,7 @@ def tokenize(text, ids, lowercase):
 
 
 def stands_alone(c):
-    """Whether a character is a word of its own: punctuation, symbols, Chinese characters."""
+    """Whether a character is a word by itself: punctuation, symbols, Chinese characters."""
     ascii_symbol = c.isascii() and c.isprintable() and not c.isalnum() and c != " "
     ideograph = any(low <= ord(c) <= high for low, high in IDEOGRAPHS)
     return ascii_symbol or ideograph or unicodedata.category(c)[0] == "P"
@@ -97,7 +100,7 @@ IDEOGRAPHS += [(0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F80
 
 
 def encode_png(pixels):
-    """An RGB image as the bytes of a PNG file."""
+    """The contents of a PNG file with an RGB image."""
     h, w, _ = pixels.shape
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0))]
@@ -109,11 +112,11 @@ def encode_png(pixels):
 
 
 def main():
-    """Draws what the command line says."""
-    parser = argparse.ArgumentParser(description="Draws captions with the model in this folder.")
-    parser.add_argument("--caption", action="append", required=True, help="may be given again")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same pictures")
-    parser.add_argument("--out", default="picture", help="pictures go to OUT_0.png, OUT_1.png …")
+    """Generates the images that the command line asks for."""
+    parser = argparse.ArgumentParser(description="Generates images of captions.")
+    parser.add_argument("--caption", action="append", required=True, help="may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal images")
+    parser.add_argument("--out", default="picture", help="images go to OUT_0.png, OUT_1.png …")
     options = parser.parse_args()
     images = load(pathlib.Path(__file__).parent)(options.caption, options.seed)
     for index, image in enumerate(images):

@@ -1,1 +1,1 @@
-"""What a generator is measured by."""
+"""Metrics as pure arithmetic on NumPy arrays: no networks, no files of runs, no flags."""

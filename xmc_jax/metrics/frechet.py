@@ -1,8 +1,8 @@
 """Fréchet distance between feature distributions, in float64 on the host.
 
 ``|m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2))`` with unbiased covariances (Heusel et al.
-2017). NumPy alone: scipy's matrix square root is slower, less exact for few samples, and changed
-its interface.
+2017). NumPy alone: scipy's matrix square root is slower, less exact for few samples, and its
+interface has changed.
 """
 
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ from jaxtyping import Float
 
 
 class Moments(NamedTuple):
-    """Count, mean and centred second moment of feature vectors, mergeable in any order.
+    """Count, mean and scatter of feature vectors; can be merged in any order.
 
     Attributes:
       count: Number of vectors.
-      mean: Their mean, float64.
-      scatter: Sum of outer products of their deviations from the mean, float64.
+      mean: Mean vector, float64.
+      scatter: Sum of the outer products of the deviations from the mean, float64.
     """
 
     count: int
@@ -30,15 +30,14 @@ class Moments(NamedTuple):
         """Unbiased covariance.
 
         Raises:
-          ValueError: there are fewer than two vectors.
+          ValueError: There are fewer than two vectors.
         """
-        if self.count < 2:
-            raise ValueError(f"a covariance needs two vectors or more, not {self.count}")
+        _check_count(self.count)
         return self.scatter / (self.count - 1)
 
 
 def moments(features: Float[np.ndarray, "n d"]) -> Moments:
-    """The moments of a batch; an empty one is allowed."""
+    """Moments of a batch, which may be empty."""
     x = np.asarray(features, np.float64)
     if not len(x):
         return Moments(0, np.zeros(x.shape[1]), np.zeros((x.shape[1],) * 2))
@@ -48,54 +47,48 @@ def moments(features: Float[np.ndarray, "n d"]) -> Moments:
 
 
 def merge(parts: Iterable[Moments]) -> Moments:
-    """The moments of the union of several sets (Chan et al. 1979); empty ones do not count.
+    """Moments of the union of several sets (Chan et al. 1979), which may be empty.
 
     Raises:
-      ValueError: there is nothing to merge.
+      ValueError: There is no set.
     """
     parts = list(parts)
     if not parts:
         raise ValueError("no moments to merge")
     total = parts[0]
     for part in parts[1:]:
-        count = total.count + part.count
         if not part.count or not total.count:
             total = part if part.count else total
             continue
-        shift = part.mean - total.mean
-        total = Moments(
-            count,
-            total.mean + shift * (part.count / count),
-            total.scatter
-            + part.scatter
-            + np.outer(shift, shift) * (total.count * part.count / count),
-        )
+        count, shift = total.count + part.count, part.mean - total.mean
+        mean = total.mean + shift * (part.count / count)
+        between = np.outer(shift, shift) * (total.count * part.count / count)
+        total = Moments(count, mean, total.scatter + part.scatter + between)
     return total
 
 
 def frechet_distance(one: Moments, other: Moments) -> float:
-    """The Fréchet distance between two sets of features.
+    """Fréchet distance between two sets of features.
 
-    The trace of the root of ``S1 S2`` is that of the symmetric ``R S2 R`` with ``R = S1^(1/2)``.
-    Eigenvalues within rounding of zero are dropped before roots are taken: each would add the
-    root of its rounding error, which is how plain formulas lose half their digits when there are
-    fewer vectors than dimensions.
+    The trace of the root of ``S1 S2`` equals that of the symmetric ``R S2 R`` with
+    ``R = S1^(1/2)``. Eigenvalues within rounding of zero are dropped before taking roots: each
+    would add the root of its rounding error, which costs plain formulas half of their digits if
+    there are fewer vectors than dimensions.
 
     Returns:
-      The squared distance, >= 0 but for rounding.
+      The squared distance, >= 0 up to rounding.
 
     Raises:
-      ValueError: a set has fewer than two vectors, or a feature was infinite or not a number.
+      ValueError: A set has fewer than two vectors, or a feature is infinite or NaN.
     """
     for part in (one, other):
-        # Left alone, eigh ends with a LinAlgError that does not say why.
-        if not np.all(np.isfinite(part.scatter)) or not np.all(np.isfinite(part.mean)):
-            raise ValueError("features hold infinities or NaN")
+        # Otherwise eigh fails with a LinAlgError that does not name the cause.
+        _check_finite(part.mean, part.scatter)
     covariance_1, covariance_2 = one.covariance, other.covariance
     values, vectors = np.linalg.eigh(covariance_1)
     kept = values > _rounding(values)
     root = vectors[:, kept] * np.sqrt(values[kept])
-    # Eigenvalues of root^T S2 root are those of R S2 R without its null space.
+    # root^T S2 root has the eigenvalues of R S2 R without its null space.
     values = np.linalg.eigvalsh(root.T @ covariance_2 @ root) if kept.any() else np.zeros(1)
     trace_of_root = np.sum(np.sqrt(values[values > _rounding(values)]))
     shift = one.mean - other.mean
@@ -106,22 +99,20 @@ def frechet_distance(one: Moments, other: Moments) -> float:
 def frechet_distance_of_few(
     one: Float[np.ndarray, "n d"], other: Float[np.ndarray, "m d"]
 ) -> float:
-    """The same distance from the features themselves, exact where they are few.
+    """The same distance from the features themselves, exact if they are few.
 
-    With A and B the centred features over ``sqrt(n - 1)``, the trace of the root is the sum of the
-    singular values of ``A B^T``: nothing is squared, so no digits are lost to covariances without
-    full rank, and no matrix is larger than n x m.
+    With A and B the centred features divided by ``sqrt(n - 1)``, the trace of the root is the sum
+    of the singular values of ``A B^T``. Nothing is squared, so covariances without full rank lose
+    no digits, and no matrix is larger than n x m.
 
     Raises:
-      ValueError: see `frechet_distance`.
+      ValueError: See `frechet_distance`.
     """
     factors, means = [], []
     for features in (one, other):
         x = np.asarray(features, np.float64)
-        if len(x) < 2:
-            raise ValueError(f"a covariance needs two vectors or more, not {len(x)}")
-        if not np.all(np.isfinite(x)):
-            raise ValueError("features hold infinities or NaN")
+        _check_count(len(x))
+        _check_finite(x)
         means.append(x.mean(axis=0))
         factors.append((x - means[-1]) / np.sqrt(len(x) - 1))
     a, b = factors
@@ -130,5 +121,16 @@ def frechet_distance_of_few(
     return float(shift @ shift + np.sum(a * a) + np.sum(b * b) - 2 * trace_of_root)
 
 
+def _check_count(count: int) -> None:
+    if count < 2:
+        raise ValueError(f"a covariance needs two vectors or more, not {count}")
+
+
+def _check_finite(*arrays: np.ndarray) -> None:
+    if not all(np.all(np.isfinite(x)) for x in arrays):
+        raise ValueError("features hold infinities or NaN")
+
+
 def _rounding(values: Float[np.ndarray, " d"]) -> float:
+    """Bound of the rounding errors of eigenvalues."""
     return float(max(values.max(), 0.0) * len(values) * np.finfo(np.float64).eps)

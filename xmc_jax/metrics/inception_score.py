@@ -1,7 +1,7 @@
 """Inception score (Salimans et al. 2016), in float64 on the host.
 
-The exponential of the mean divergence between each picture's classes and those of all. A score of
-scenes with several objects says little: the network names one.
+The exponential of the mean divergence between the class distribution of each image and that of all
+images. It says little about scenes with several objects, because the network names one of them.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ SEED = 2020
 
 
 class InceptionScore(NamedTuple):
-    """Mean and standard deviation (of the population) over the splits."""
+    """Mean and (population) standard deviation over the splits."""
 
     mean: float
     std: float
@@ -23,16 +23,15 @@ class InceptionScore(NamedTuple):
 def inception_score(
     logits: Float[np.ndarray, "n classes"], *, num_splits: int = NUM_SPLITS, seed: int = SEED
 ) -> InceptionScore:
-    """The score of a set of pictures, as torch-fidelity has it.
+    """Inception score of a set of images, as torch-fidelity computes it.
 
     Args:
-      logits: Of the classes, without the bias of the last layer, a row a picture.
-      num_splits: Parts whose scores are averaged; the rows are shuffled before, and none is left
-        out.
-      seed: Of the shuffle.
+      logits: Logits of the classes without the bias of the last layer, one row for each image.
+      num_splits: The score is the mean over this many parts of the shuffled rows.
+      seed: Seed of the shuffle.
 
     Raises:
-      ValueError: there are fewer rows than splits.
+      ValueError: There are fewer rows than splits.
     """
     count = len(logits)
     if count < num_splits:
@@ -45,7 +44,7 @@ def inception_score(
     for split in range(num_splits):
         rows = slice(split * count // num_splits, (split + 1) * count // num_splits)
         mean = p[rows].mean(axis=0, keepdims=True)
-        # A class that no row of the split has, has no part in the sum either.
+        # Classes with mean 0 have probability 0 in every row: they add nothing to the sum.
         log_mean = np.log(mean, where=mean > 0, out=np.zeros_like(mean))
         divergence = np.sum(p[rows] * (log_p[rows] - log_mean), axis=1)
         scores.append(np.exp(divergence.mean()))

@@ -1,4 +1,4 @@
-"""Confidence intervals: Wilson's for shares, the bootstrap for ratios over images."""
+"""Confidence intervals: Wilson's for proportions, the bootstrap for ratios over images."""
 
 import math
 
@@ -7,15 +7,15 @@ from jaxtyping import Float, Int
 
 Z_95 = 1.959963984540054  # Half-width of a 95 % interval, in standard deviations.
 
-_CHUNK = 100  # Resamples held at once.
+_CHUNK = 100  # Resamples in memory at once.
 
 
 def wilson_interval(rate: float, count: float | int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share; without anything counted it is all of [0, 1].
+    """Wilson's score interval of a proportion; [0, 1] without any trial.
 
     Args:
-      rate: The share seen, 0..1.
-      count: Independent trials behind it; need not be whole.
+      rate: Observed proportion, 0..1.
+      count: Number of independent trials; may be fractional.
       z: Half-width in standard deviations.
     """
     if not count > 0:
@@ -26,6 +26,11 @@ def wilson_interval(rate: float, count: float | int, z: float = Z_95) -> tuple[f
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
+def resample_counts(rng: np.random.Generator, n: int) -> Int[np.ndarray, " n"]:
+    """How often each of n items occurs in a bootstrap resample: n draws with replacement."""
+    return np.bincount(rng.integers(n, size=n), minlength=n)
+
+
 def ratio_intervals(
     hits: Int[np.ndarray, "n k"],
     claims: Int[np.ndarray, "n k"],
@@ -34,44 +39,38 @@ def ratio_intervals(
     level: float = 0.95,
     num_resamples: int = 2000,
 ) -> Float[np.ndarray, "k 2"]:
-    """Percentile intervals of ratios ``sum(hits) / sum(claims)`` by the bootstrap (Efron 1979).
+    """Percentile intervals of ratios ``sum(hits) / sum(claims)``, by the bootstrap (Efron 1979).
 
-    Images are drawn anew, with replacement.
-
-    An image is drawn with all its claims, since they stand and fall together. Where every claim is
-    a hit, or none, so it is in every resample and the interval is a point: with n independent
-    claims, rates up to about 3 / n away are then as likely.
+    Images are resampled with all their claims, because claims about one image depend on each other.
+    If every claim is a hit, or none is, every resample agrees and the interval is a point; with n
+    independent claims, true rates up to about 3 / n away are then plausible as well.
 
     Args:
-      hits: Of each image, in k respects.
-      claims: Of each image; 0 where it has nothing to say. Resamples without any claim in a
-        respect do not count there.
-      seed: Of the resampling.
-      level: Probability that the interval covers the true ratio.
-      num_resamples: How often the set is drawn anew.
+      hits: Hits of each image for each of the k ratios.
+      claims: Claims of each image; may be 0. Resamples without any claim for a ratio are ignored.
+      seed: Seed of the resampling.
+      level: Probability that an interval contains the true ratio.
+      num_resamples: Number of resamples.
 
     Returns:
-      Lower and upper bounds, float64; NaN where there is no claim at all.
+      Lower and upper bounds, float64; NaN for ratios without any claim.
 
     Raises:
-      ValueError: there are no images.
+      ValueError: There are no images.
     """
     n, k = hits.shape
     if not n:
-        raise ValueError("no images to draw from")
+        raise ValueError("there are no images to resample")
     rng = np.random.default_rng(seed)
     ratios = np.empty((num_resamples, k))
     for start in range(0, num_resamples, _CHUNK):
         rows = ratios[start : start + _CHUNK]
-        drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in rows]).astype(
-            np.float64
-        )
-        totals = drawn @ claims
-        rows[:] = np.divide(
-            drawn @ hits, totals, out=np.full_like(totals, np.nan), where=totals > 0
-        )
+        times = np.stack([resample_counts(rng, n) for _ in rows]).astype(np.float64)
+        totals = times @ claims
+        nothing = np.full_like(totals, np.nan)
+        rows[:] = np.divide(times @ hits, totals, out=nothing, where=totals > 0)
     tail = (1 - level) / 2
     intervals = np.full((k, 2), np.nan)
-    made = claims.any(axis=0)
-    intervals[made] = np.nanquantile(ratios[:, made], (tail, 1 - tail), axis=0).T
+    claimed = claims.any(axis=0)
+    intervals[claimed] = np.nanquantile(ratios[:, claimed], (tail, 1 - tail), axis=0).T
     return intervals

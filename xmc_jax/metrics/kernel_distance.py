@@ -1,7 +1,7 @@
 """Kernel inception distance (Binkowski et al. 2018), in float64 on the host.
 
-The unbiased squared maximum mean discrepancy under the kernel ``(x . y / d + 1)^3``, averaged over
-subsets; drawn as torch-fidelity draws them.
+The unbiased squared maximum mean discrepancy with the kernel ``(x . y / d + 1)^3``, averaged over
+random subsets, which are sampled as in torch-fidelity.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ SEED = 2020
 
 
 class KernelDistance(NamedTuple):
-    """Over the subsets.
+    """Statistics over the subsets.
 
     Attributes:
-      mean: The estimate; small negative values are right where the sets agree.
-      std: Spread of the subsets' values, which is no standard error of the mean.
+      mean: The estimate. It can be slightly negative if the distributions agree.
+      std: Standard deviation of the subsets' values; not the standard error of the mean.
     """
 
     mean: float
@@ -36,23 +36,23 @@ def kernel_distance(
     seed: int = SEED,
     tell: Callable[[int], None] = lambda done: None,
 ) -> KernelDistance:
-    """The kernel distance between two sets of features.
+    """Kernel distance between two sets of features.
 
     Args:
-      generated: Features of one set.
-      real: Features of the other.
-      num_subsets: How many to average over.
-      subset_size: Vectors of each set in one of them, without repetition.
-      seed: Of their choice.
-      tell: Called with how many subsets are done, after each.
+      generated: Features of generated images.
+      real: Features of real images.
+      num_subsets: Number of subsets to average over.
+      subset_size: Number of vectors in a subset, sampled without replacement.
+      seed: Seed of the subsets.
+      tell: Called after each subset with the number of subsets done.
 
     Raises:
-      ValueError: a set is smaller than a subset.
+      ValueError: A set is smaller than a subset.
     """
     x, y = (np.asarray(features, np.float64) for features in (generated, real))
     if min(len(x), len(y)) < subset_size:
         raise ValueError(f"subsets of {subset_size} need as many vectors, not {len(x)}, {len(y)}")
-    rng = np.random.RandomState(seed)  # One stream: first of the one set, then of the other.
+    rng = np.random.RandomState(seed)  # One stream for both sets, as in torch-fidelity.
     values = []
     for index in range(num_subsets):
         a = x[rng.choice(len(x), subset_size, replace=False)]
@@ -63,7 +63,7 @@ def kernel_distance(
 
 
 def squared_mmd(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n d"]) -> float:
-    """The unbiased estimate from two sets of equal size, float64."""
+    """Unbiased estimate of the squared discrepancy from two sets of equal size."""
     n, d = x.shape
     within = 0.0
     for z in (x, y):

@@ -1,7 +1,7 @@
 """Precision, recall, density and coverage by nearest neighbours, in float64 on the host.
 
-Kynkaanniemi et al. 2019, Naeem et al. 2020. A ball around each vector reaches to its k-th
-neighbour in its own set; what lies on its surface is outside.
+Kynkäänniemi et al. 2019, Naeem et al. 2020. The ball around a vector extends to its k-th nearest
+neighbour in its own set; vectors on its surface are outside.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,18 +11,18 @@ import numpy as np
 from jaxtyping import Float
 
 NUM_NEIGHBOURS = 5
-_ROWS = 512  # Of a distance matrix at a time.
-_ROUNDING = 1e-12  # Of a squared distance, as a share of its terms; they are sums of products.
+_ROWS = 512  # Rows of a distance matrix in memory at a time.
+_ROUNDING = 1e-12  # Rounding error of a squared distance, relative to its terms.
 
 
 class Prdc(NamedTuple):
-    """What balls around vectors of one set hold of the other.
+    """How the vectors of one set lie in the balls around those of the other.
 
     Attributes:
-      precision: Share of the generated vectors in some real ball.
-      recall: Share of the real vectors in some generated ball.
-      density: Real balls a generated vector is in, over k; may exceed 1.
-      coverage: Share of the real balls that hold a generated vector.
+      precision: Fraction of generated vectors inside a ball of a real vector.
+      recall: Fraction of real vectors inside a ball of a generated vector.
+      density: Mean number of real balls around a generated vector, divided by k; can exceed 1.
+      coverage: Fraction of real balls that contain a generated vector.
     """
 
     precision: float
@@ -38,27 +38,27 @@ def prdc(
     num_neighbours: int = NUM_NEIGHBOURS,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Prdc:
-    """The four numbers; memory grows with the number of vectors, not with its square.
+    """Precision, recall, density and coverage. Memory is linear in the number of vectors.
 
     Args:
-      generated: Features of one set.
-      real: Features of the other.
-      num_neighbours: The balls reach to this neighbour.
-      tell: Called with how many rows of distances are done, now and then; there are `num_rows`.
+      generated: Features of generated images.
+      real: Features of real images.
+      num_neighbours: k, the neighbour that a ball extends to.
+      tell: Called from time to time with the number of distance rows done, of `num_rows`.
 
     Raises:
-      ValueError: a set has no k-th neighbour.
+      ValueError: A set has no k-th neighbour.
     """
     if min(len(generated), len(real)) <= num_neighbours:
         raise ValueError(
             f"{num_neighbours} neighbours need more vectors than {len(generated)}, {len(real)}"
         )
-    # Distances stay the same and lose fewer digits near the origin.
+    # Centring leaves distances unchanged and reduces their rounding errors.
     centre = np.mean(real, axis=0, dtype=np.float64)
     x, y = np.asarray(generated, np.float64) - centre, np.asarray(real, np.float64) - centre
     x_radii = _radii(x, num_neighbours, tell)
     y_radii = _radii(y, num_neighbours, lambda done: tell(len(x) + done))
-    balls = np.zeros(len(x), np.int64)  # Real ones, around each generated vector.
+    balls = np.zeros(len(x), np.int64)  # Number of real balls around each generated vector.
     recalled = covered = 0
     for rows, distances in _squared_distances(y, x):
         inside = distances < y_radii[rows, None]
@@ -75,21 +75,22 @@ def prdc(
 
 
 def num_rows(num_generated: int, num_real: int) -> int:
-    """Rows of distances of which `prdc` tells: those within each set, and between them."""
+    """Number of distance rows that `prdc` computes: within each set and between the sets."""
     return num_generated + 2 * num_real
 
 
 def _radii(
     x: Float[np.ndarray, "n d"], k: int, tell: Callable[[int], None]
 ) -> Float[np.ndarray, " n"]:
-    """Squared distances to the k-th neighbours, less their rounding.
+    """Squared distances to the k-th neighbours, minus a bound of their rounding error.
 
-    In two sets that share vectors many lie on surfaces, and a product of a matrix with itself is
-    rounded otherwise than one with its copy.
+    If two sets share vectors, many lie on surfaces, and the product of a matrix with itself rounds
+    differently from the product with its copy.
     """
     radii = np.empty(len(x))
     for rows, distances in _squared_distances(x, x):
-        distances[np.arange(len(distances)), np.arange(rows.start, rows.stop)] = np.inf  # Itself.
+        # Excludes the vector itself.
+        distances[np.arange(len(distances)), np.arange(rows.start, rows.stop)] = np.inf
         radii[rows] = np.partition(distances, k - 1, axis=1)[:, k - 1]
         tell(rows.stop)
     return radii - _ROUNDING * (radii + np.sum(x * x, axis=1))
@@ -98,7 +99,7 @@ def _radii(
 def _squared_distances(
     x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]
 ) -> Iterator[tuple[slice, Float[np.ndarray, "rows m"]]]:
-    """Some rows of the matrix at a time, and which."""
+    """Yields a slice of rows and their distances to all of y."""
     norms = np.sum(y * y, axis=1)
     for start in range(0, len(x), _ROWS):
         part = x[start : start + _ROWS]

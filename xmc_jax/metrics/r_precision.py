@@ -1,12 +1,12 @@
-"""Do pictures and captions fit? Retrieval and cosines in a joint embedding of both.
+"""Do images and captions fit? Retrieval and cosines in a joint embedding of both.
 
-R-precision (Xu et al. 2018, AttnGAN): among a picture's own caption and 99 others, is its own the
-nearest? The embedding is the judge, and part of the metric's name: `clip_r_precision` is CLIP's.
+R-precision (Xu et al. 2018, AttnGAN): is an image's own caption nearer to it than 99 other
+captions? The embedding decides, and is part of the metric's name: `clip_r_precision` uses CLIP.
 
-Departures from the code in common use, each because that code flatters: other captions are drawn
-without replacement, from other images, and never say the same as the true one; and a tie counts
-as the chance of guessing right, where an encoder that maps all captions to one point would score
-100 %. NumPy alone.
+Departures from the code in common use, each because that code gives values that are too high: other
+captions are sampled without replacement, belong to other images, and never say the same as the true
+one; and a tie counts as the probability of a correct guess, so that an encoder that maps all
+captions to one point scores at chance instead of 100 %. NumPy alone.
 """
 
 from collections.abc import Hashable, Sequence
@@ -18,18 +18,18 @@ from jaxtyping import Float, Int
 from xmc_jax.metrics.intervals import wilson_interval
 
 NUM_OTHERS = 99
-_CHUNK = 64  # Images whose candidates are looked up at a time.
-_NOBODY = -1  # In candidates: no caption.
+_CHUNK = 64  # Images whose candidates are compared at a time.
+_NO_CAPTION = -1  # Padding of the candidates.
 
 
 class RPrecision(NamedTuple):
-    """The outcome of a retrieval.
+    """Result of a retrieval.
 
     Attributes:
-      value: Share of images that found their caption, 0..1.
-      low: Lower end of Wilson's 95 % interval of the share.
-      high: Its upper end.
-      chance: What guessing would score.
+      value: Fraction of images whose own caption is the nearest, 0..1.
+      low: Lower bound of Wilson's 95 % interval.
+      high: Upper bound of the interval.
+      chance: Expected value of a random choice.
     """
 
     value: float
@@ -38,26 +38,26 @@ class RPrecision(NamedTuple):
     chance: float
 
 
-def draw_candidates(
+def sample_candidates(
     image_keys: Sequence[Hashable],
     meanings: Sequence[Hashable],
     *,
     num_others: int = NUM_OTHERS,
     seed: int,
 ) -> Int[np.ndarray, "n k"]:
-    """Draws the captions that each image has to choose from; the first is its own.
+    """Samples the captions that each image is compared with; the first one is its own.
 
     Args:
-      image_keys: Which image each caption belongs to.
-      meanings: What each caption says; two that say the same never compete.
-      num_others: How many captions besides the true one.
-      seed: Of the draw.
+      image_keys: The image that each caption belongs to.
+      meanings: What each caption says; captions that say the same never compete.
+      num_others: Number of captions besides the true one.
+      seed: Seed of the sampling.
 
     Returns:
       Indices of captions.
 
     Raises:
-      ValueError: an image has not that many captions to compete with.
+      ValueError: An image has too few captions of other images and meanings.
     """
     images, meanings = _numbered(image_keys), _numbered(meanings)
     rng, candidates = np.random.default_rng(seed), []
@@ -75,7 +75,7 @@ def draw_candidates(
 def count_others(
     image_keys: Sequence[Hashable], meanings: Sequence[Hashable]
 ) -> Int[np.ndarray, " n"]:
-    """How many captions of other images and meanings there are for each; see `draw_candidates`."""
+    """Number of captions with another image and meaning, for each; see `sample_candidates`."""
     pairs = list(zip(image_keys, meanings, strict=True))
     same_image, same_meaning, same_both = (
         np.bincount(numbers)[numbers] for numbers in map(_numbered, (image_keys, meanings, pairs))
@@ -86,20 +86,20 @@ def count_others(
 def batch_candidates(
     image_keys: Sequence[Hashable], meanings: Sequence[Hashable], *, size: int = 1 + NUM_OTHERS
 ) -> Int[np.ndarray, "n k"]:
-    """All captions of an image's batch, as contrastive training sees them; the first is its own.
+    """All captions of an image's batch, as in contrastive training; the first one is its own.
 
     Args:
-      image_keys: See `draw_candidates`.
-      meanings: See `draw_candidates`.
-      size: The smallest batch; all are as even as can be, and fewer captions make one batch.
+      image_keys: See `sample_candidates`.
+      meanings: See `sample_candidates`.
+      size: Smallest size of a batch, unless there are fewer captions; sizes differ by at most one.
 
     Returns:
-      Indices of captions; -1 in place of those that belong to the same image or say the same.
+      Indices of captions, padded with -1. Captions of the same image or meaning are left out.
     """
     images, meanings = _numbered(image_keys), _numbered(meanings)
     count = len(images)
     batches = np.array_split(np.arange(count), max(1, count // size))
-    candidates = np.full((count, max(map(len, batches))), _NOBODY, np.int64)
+    candidates = np.full((count, max(map(len, batches))), _NO_CAPTION, np.int64)
     for batch in batches:
         for i in batch:
             others = batch[(images[batch] != images[i]) & (meanings[batch] != meanings[i])]
@@ -112,30 +112,30 @@ def r_precision(
     captions: Float[np.ndarray, "m d"],
     candidates: Int[np.ndarray, "n k"],
 ) -> RPrecision:
-    """Share of images whose own caption is the nearest of its candidates, by cosine.
+    """Fraction of images whose own caption has the largest cosine of its candidates.
 
-    Where ``t`` others are as near as the true caption, an image counts ``1 / (t + 1)``.
+    If ``t`` others have the same cosine as the true caption, an image counts ``1 / (t + 1)``.
 
     Args:
-      images: Embeddings, of any length.
-      captions: Embeddings.
-      candidates: See `draw_candidates`.
+      images: Embeddings, of any norm.
+      captions: Embeddings, of any norm.
+      candidates: See `sample_candidates`.
 
     Raises:
-      ValueError: there is no image, or an embedding is zero or not finite.
+      ValueError: There is no image, or an embedding is zero or not finite.
     """
     images, captions = _unit(images), _unit(captions)
     hits = []
     for start in range(0, len(images), _CHUNK):
         part = candidates[start : start + _CHUNK]
-        # A product and a sum, not a matrix product: equal captions have to have equal cosines.
+        # Not a matrix product, in which equal captions can have different cosines.
         cosines = (images[start : start + _CHUNK, None] * captions[part]).sum(axis=-1)
-        cosines = np.where(part == _NOBODY, -np.inf, cosines)
+        cosines = np.where(part == _NO_CAPTION, -np.inf, cosines)
         beaten = (cosines > cosines[:, :1]).any(axis=1)
-        ties = (cosines == cosines[:, :1]).sum(axis=1)  # The true one is among them.
+        ties = (cosines == cosines[:, :1]).sum(axis=1)  # Including the true one.
         hits.append(np.where(beaten, 0.0, 1.0 / ties))
     value = float(np.mean(np.concatenate(hits)))
-    chance = float(np.mean(1.0 / (candidates != _NOBODY).sum(axis=1)))
+    chance = float(np.mean(1.0 / (candidates != _NO_CAPTION).sum(axis=1)))
     return RPrecision(value, *wilson_interval(value, len(images)), chance)
 
 
@@ -144,11 +144,11 @@ def clip_scores(
 ) -> Float[np.ndarray, " n"]:
     """``100 max(cos, 0)`` of each image and its caption; their mean is the CLIP score.
 
-    Hessel et al. 2021 without their factor 2.5 (instead of 100) and without their words before the
-    caption. Each pair is clipped, not the mean.
+    Hessel et al. 2021 with the factor 100 instead of 2.5, and without the words that they put
+    before the caption. Each pair is clipped, not the mean.
 
     Raises:
-      ValueError: there is no image, or an embedding is zero or not finite.
+      ValueError: There is no image, or an embedding is zero or not finite.
     """
     cosines = (_unit(images) * _unit(captions)).sum(axis=-1)
     return 100.0 * np.maximum(cosines, 0.0)
@@ -157,21 +157,21 @@ def clip_scores(
 def mismatch(
     image_keys: Sequence[Hashable], meanings: Sequence[Hashable], *, seed: int
 ) -> Int[np.ndarray, " n"]:
-    """For every image a caption of another image that says something else, drawn with a seed.
+    """Samples for every image a caption of another image with another meaning.
 
     Args:
-      image_keys: See `draw_candidates`.
-      meanings: See `draw_candidates`.
-      seed: Of the draw.
+      image_keys: See `sample_candidates`.
+      meanings: See `sample_candidates`.
+      seed: Seed of the sampling.
 
     Raises:
-      ValueError: there is none for an image.
+      ValueError: There is none for some image.
     """
-    return draw_candidates(image_keys, meanings, num_others=1, seed=seed)[:, 1]
+    return sample_candidates(image_keys, meanings, num_others=1, seed=seed)[:, 1]
 
 
 def _numbered(keys: Sequence[Hashable]) -> Int[np.ndarray, " n"]:
-    """Equal keys as equal numbers."""
+    """Replaces keys by integers; equal keys get equal integers."""
     numbers = {}
     return np.asarray([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 

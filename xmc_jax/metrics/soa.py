@@ -1,30 +1,39 @@
-"""Semantic object accuracy (Hinz et al. 2019): are the objects that captions name in the pictures?
+"""Semantic object accuracy (Hinz et al. 2019): do images show the objects that captions name?
 
-Captions that name a class are found by rules (`soa_words`), objects in pictures by a detector of
-COCO's classes, which is the judge. Classes that a detector sees and no caption names do not count.
-NumPy alone.
+A caption names a class of COCO if it contains one of the class's words and none of its excluded
+phrases, which contain a word and mean something else ("hot dog", "orange cat", "bus stop"); see
+``soa_words.json``. A detector of COCO's classes finds objects in images. Classes that it finds and
+no caption names do not count. NumPy alone.
+
+The rules have the form of Hinz et al. 2019 (arXiv 1910.13321). They publish the captions that their
+rules chose; the word lists here are our own, so numbers are close to theirs but not equal. Words
+are singular unless only the plural means the object; plurals in -s and -es match too.
 """
 
+import json
 import re
 from collections.abc import Sequence
+from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from xmc_jax.metrics.soa_words import RULES
+from xmc_jax.metrics.intervals import resample_counts
 
+# Words and excluded phrases of each class, in the order of COCO's categories and detector outputs.
+RULES = json.loads(resources.files(__package__).joinpath("soa_words.json").read_text("utf-8"))
 CLASSES = tuple(RULES)
 
 
 class Soa(NamedTuple):
-    """ProcessShards of hits, 0..1, and what they are made of.
+    """Semantic object accuracy, 0..1, and the counts behind it.
 
     Attributes:
       by_class: SOA-C: the mean over the classes that captions name.
       by_image: SOA-I: the mean over pairs of an image and a class that its caption names.
-      hits: Images of each class in which it was seen.
-      counts: Images of each class.
+      hits: Number of images whose caption names a class and in which the detector found it.
+      counts: Number of images whose caption names a class.
     """
 
     by_class: float
@@ -39,7 +48,7 @@ class Soa(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """SOA-C and SOA-I alone, see `Soa`."""
+    """SOA-C and SOA-I only, see `Soa`."""
 
     by_class: float
     by_image: float
@@ -51,7 +60,7 @@ def named_classes(captions: Sequence[str]) -> Bool[np.ndarray, "n classes"]:
     for row, caption in zip(table, captions, strict=True):
         phrases = _phrases(caption) & _PHRASES.keys()
         for phrase in phrases:
-            row[_PHRASES[phrase].named] = True
+            row[_PHRASES[phrase].words] = True
         for phrase in phrases:
             row[_PHRASES[phrase].excluded] = False
     return table
@@ -60,14 +69,14 @@ def named_classes(captions: Sequence[str]) -> Bool[np.ndarray, "n classes"]:
 def semantic_object_accuracy(
     named: Bool[np.ndarray, "n classes"], seen: Bool[np.ndarray, "n classes"]
 ) -> Soa:
-    """How often what captions name is seen in their images.
+    """How often the classes that captions name are found in their images.
 
     Args:
       named: Which classes each image's caption names.
       seen: Which classes the detector found in each image.
 
     Raises:
-      ValueError: no caption names a class.
+      ValueError: No caption names a class.
     """
     counts, hits = named.sum(axis=0), (named & seen).sum(axis=0)
     if not counts.any():
@@ -81,46 +90,46 @@ def bootstrap_interval(
     seen: Bool[np.ndarray, "n classes"],
     *,
     seed: int,
-    num_draws: int = 1000,
+    num_resamples: int = 1000,
 ) -> tuple[Rates, Rates]:
-    """Ends of 95 % intervals: percentiles over sets of as many images, drawn with replacement.
+    """Lower and upper bounds of 95 % intervals, by the bootstrap over images (percentiles).
 
     Args:
       named: See `semantic_object_accuracy`.
       seen: See `semantic_object_accuracy`.
-      seed: Of the draws.
-      num_draws: How many sets.
+      seed: Seed of the resampling.
+      num_resamples: Number of resamples.
 
     Raises:
-      ValueError: no caption names a class.
+      ValueError: No caption names a class.
     """
-    asked = named.any(axis=1)  # Others are in no share; a set without any would have none.
-    named, hit, count = named[asked], (named & seen)[asked], int(asked.sum())
+    counted = named.any(axis=1)  # Other images do not affect the accuracy.
+    named, hit, count = named[counted], (named & seen)[counted], int(counted.sum())
     if not count:
         raise ValueError("no caption names a class")
-    rng, draws = np.random.default_rng(seed), []
-    for _ in range(num_draws):
-        times = np.bincount(rng.integers(count, size=count), minlength=count)
+    rng, resampled = np.random.default_rng(seed), []
+    for _ in range(num_resamples):
+        times = resample_counts(rng, count)
         hits, counts = times @ hit, times @ named
         rates = hits[counts > 0] / counts[counts > 0]
-        draws.append((rates.mean(), hits.sum() / counts.sum()))
-    low, high = np.percentile(draws, [2.5, 97.5], axis=0).tolist()
+        resampled.append((rates.mean(), hits.sum() / counts.sum()))
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=0).tolist()
     return Rates(*low), Rates(*high)
 
 
 class _Classes(NamedTuple):
-    """Indices of classes that a phrase names, and of those that it excludes."""
+    """Indices of the classes that a phrase names, and of those that it excludes."""
 
-    named: list[int]
+    words: list[int]
     excluded: list[int]
 
 
 def _index_rules() -> dict[str, _Classes]:
-    """Every phrase of the rules, singular and plural, to its classes."""
+    """Maps every phrase of the rules, singular and plural, to its classes."""
     index = {}
     for number, rule in enumerate(RULES.values()):
-        for phrases, field in ((rule.words, "named"), (rule.excluded, "excluded")):
-            for phrase in filter(None, phrases.split(", ")):
+        for field, phrases in rule.items():
+            for phrase in phrases:
                 for form in (phrase, f"{phrase}s", f"{phrase}es"):
                     getattr(index.setdefault(form, _Classes([], [])), field).append(number)
     return index
@@ -131,7 +140,7 @@ _MAX_WORDS = max(len(phrase.split()) for phrase in _PHRASES)
 
 
 def _phrases(caption: str) -> set[str]:
-    """All runs of words of a caption that are short enough for the rules."""
+    """All sequences of consecutive words of a caption, up to the longest phrase of the rules."""
     words = re.findall(r"[a-z]+", caption.lower())
     return {
         " ".join(words[start : start + length])

@@ -1,0 +1,1 @@
+"""HTML and Markdown pages, made from records, configs and images; loads no model."""

@@ -1,0 +1,1 @@
+"""What a training step costs on given devices: compiles the step and never runs it."""

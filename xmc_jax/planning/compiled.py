@@ -1,9 +1,10 @@
-"""What a compiled program costs a device: memory, arithmetic, traffic, its largest buffers.
+"""The cost of a compiled program on a device: memory, arithmetic, communication, largest buffers.
 
-Read from what XLA says of an executable and from the text of its optimised program, which is the
-program of one device. Nothing is run, so the device need not be there.
+The numbers come from XLA's analysis of an executable and from the text of its optimised program,
+which is the program of one device. Nothing is run, so the device need not exist.
 """
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -22,12 +23,13 @@ COLLECTIVES = (
     "reduce-scatter",
 )
 
-# Instructions that give a name to what is there already, or write nothing to memory.
+# Instructions that write nothing to memory; their results are views of existing arrays.
 _NO_BUFFER = {"bitcast", "conditional", "get-tuple-element", "parameter", "tuple", "while"}
-# Which of operands and result are a convolution's input, kernel and output, in the calls of cuDNN.
+# In cuDNN calls: which of the operands (0, 1) and the result (-1) are a convolution's input, kernel
+# and output.
 _CUDNN_ROLES = {"Forward": (0, 1, -1), "BackwardInput": (-1, 1, 0), "BackwardFilter": (0, -1, 1)}
 
-_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) (?:\(.*)?\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 _CALLED = re.compile(
     r"\b(calls|to_apply|body|condition|true_computation|false_computation|branch_computations)="
@@ -37,7 +39,7 @@ _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 
 
 class _Line(NamedTuple):
-    """An instruction as it is written: ``name = result op(rest``."""
+    """A line of the program's text: ``name = result op(rest``."""
 
     name: str
     result: str
@@ -49,11 +51,11 @@ class Memory(NamedTuple):
     """Bytes of a device's memory that a program occupies while it runs.
 
     Attributes:
-      arguments: What it is given.
-      temporaries: What it needs besides, at its worst moment.
-      outputs: Its results.
-      aliased: Results that take the place of arguments.
-      code: The program itself; 0 where it lives elsewhere.
+      arguments: Arguments.
+      temporaries: Peak of temporary arrays.
+      outputs: Results.
+      aliased: Results that are stored in place of arguments.
+      code: The program itself; 0 where it is not in the device's memory.
     """
 
     arguments: int
@@ -64,39 +66,42 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of it, results in the place of arguments counted once."""
+        """The sum; results in place of arguments count once."""
         return self.arguments + self.temporaries + self.outputs - self.aliased + self.code
 
 
 class Instruction(NamedTuple):
-    """A line of an optimised program.
+    """An instruction of a program.
 
     Attributes:
-      op: Its kind, such as ``all-reduce``.
-      result: Type of the result, with its layout: ``f32[8,128]{1,0:T(8,128)}``; tuples in brackets.
+      op: Operation, such as ``all-reduce``.
+      result: Type and layout of the result: ``f32[8,128]{1,0:T(8,128)}``; tuples in brackets.
       operands: Types of the operands.
       attributes: The rest of the line.
-      times: How often it runs in one run of the program.
-      is_fused: Whether it is a part of another instruction, and writes nothing itself.
+      name: Path of the operation in the source; empty if the compiler inserted it.
+      times: How often one run of the program executes it here; a function that is called in
+        several places has its instructions at each of them.
+      is_fused: Whether it is part of another instruction and writes nothing to memory itself.
     """
 
     op: str
     result: str
     operands: tuple[str, ...]
     attributes: str
+    name: str
     times: int
     is_fused: bool
 
 
 class Buffer(NamedTuple):
-    """An array that a program makes, or several alike.
+    """One or several equal arrays that a program writes.
 
     Attributes:
-      num_bytes: Size of one; in main memory, padding included.
+      num_bytes: Size of one array; in main memory including padding.
       shape: Element type and shape: ``bf16[8,256,256,96]``.
-      op: The kind of instruction that writes it.
-      name: The path of that instruction in the source, empty if the compiler made it up.
-      count: How many there are alike in one run, not all at the same time.
+      op: Operation that writes it.
+      name: Path of that operation in the source; empty if the compiler inserted it.
+      count: Number of such arrays in one run; they need not exist at the same time.
     """
 
     num_bytes: int
@@ -107,7 +112,7 @@ class Buffer(NamedTuple):
 
 
 def measure_memory(executable: jax.stages.Compiled) -> Memory:
-    """What the compiler says of a program's memory."""
+    """The compiler's analysis of a program's memory."""
     stats = executable.memory_analysis()
     return Memory(
         arguments=stats.argument_size_in_bytes,
@@ -119,48 +124,43 @@ def measure_memory(executable: jax.stages.Compiled) -> Memory:
 
 
 def read_program(text: str) -> list[Instruction]:
-    """The instructions of a program that ever run.
+    """The instructions of a program that are executed.
 
     Args:
-      text: Of an optimised program, as ``executable.as_text()`` gives it.
+      text: An HLO program: ``executable.as_text()``, or ``lowered.as_text("hlo", debug_info=True)``
+        of a program before optimisation.
     """
     entry, computations = _split(text)
-    times: Counter[str] = Counter()
-    fused = set()
 
-    def visit(name: str, turns: int, is_fused: bool) -> None:
-        times[name] += turns
-        if is_fused:
-            fused.add(name)
+    def visit(name: str, times: int, is_fused: bool, caller: str) -> Iterator[Instruction]:
+        results = {line.name: line.result for line in computations[name]}
         for line in computations[name]:
-            called = {
-                kind: re.findall(r"[\w.-]+", names) for kind, names in _CALLED.findall(line.rest)
-            }
-            inner = turns
+            # Constants and parameters have values and numbers in place of operands.
+            names = re.findall(r"[\w.-]+", line.rest.partition(")")[0])
+            operands = tuple(results[name] for name in names if name in results)
+            path = _path(line.rest, caller)
+            yield Instruction(line.op, line.result, operands, line.rest, path, times, is_fused)
+            called = {kind: re.findall(r"[\w.-]+", x) for kind, x in _CALLED.findall(line.rest)}
+            if line.op != "call":
+                called.pop("to_apply", None)  # Of scalars, such as an addition or a comparison.
+            turns = 1
             if line.op == "while":
-                inner *= _num_turns(line, computations[called["condition"][0]])
-            for kind, names in called.items():
-                if kind == "to_apply" and line.op != "call":
-                    continue  # A function of scalars: how to add, how to compare.
-                for callee in names:
-                    visit(callee, inner, is_fused or line.op in ("fusion", "async-start"))
+                turns = _num_turns(line, computations[called["condition"][0]])
+            fuses = is_fused or line.op in ("fusion", "async-start")
+            for callee in itertools.chain.from_iterable(called.values()):
+                yield from visit(callee, times * turns, fuses, path)
 
-    visit(entry, 1, False)
-    return [
-        instruction
-        for name, count in times.items()
-        for instruction in _resolve(computations[name], count, name in fused)
-    ]
+    return list(visit(entry, 1, False, ""))
 
 
 def count_flops(executable: jax.stages.Compiled, program: list[Instruction]) -> float:
     """Floating-point operations of one run.
 
-    The compiler's count, and what it leaves out: all turns of loops but the first, and calls of
-    libraries; of these, matrix products and convolutions are counted.
+    The compiler's count plus the matrix products and convolutions that it leaves out: those in
+    iterations of loops after the first, and those in calls of libraries.
 
     Args:
-      executable: What was compiled.
+      executable: The compiled program.
       program: Its instructions, see `read_program`.
     """
     count = executable.cost_analysis()["flops"]
@@ -172,7 +172,7 @@ def count_flops(executable: jax.stages.Compiled, program: list[Instruction]) -> 
 
 
 def product_flops(instruction: Instruction) -> int:
-    """Operations of one matrix product or convolution; 0 of anything else."""
+    """Operations of one execution of a matrix product or convolution; 0 for other instructions."""
     attributes = instruction.attributes
     if instruction.op == "convolution":
         return _convolution_flops(instruction, (0, 1, -1))
@@ -187,23 +187,23 @@ def product_flops(instruction: Instruction) -> int:
 
 
 def collective_bytes(program: list[Instruction]) -> dict[str, int]:
-    """Bytes of the results of each kind of collective in one run, kinds in alphabetical order."""
+    """Bytes of the results of each kind of collective in one run, sorted by kind."""
     totals: Counter[str] = Counter()
     for instruction in program:
         if kind := _collective(instruction):
-            totals[kind] += instruction.times * _num_bytes(instruction.result)
+            totals[kind] += instruction.times * array_bytes(instruction.result)
     return dict(sorted(totals.items()))
 
 
 def largest_collectives(program: list[Instruction], count: int) -> list[Buffer]:
-    """The largest arrays that collectives give; where one gives several, each counts by itself."""
+    """The largest results of collectives; several results of one collective count separately."""
     return _largest(filter(_collective, program), count)
 
 
 def largest_buffers(program: list[Instruction], count: int) -> list[Buffer]:
-    """The largest arrays that are written to the device's main memory otherwise.
+    """The largest arrays that other instructions write to the device's main memory.
 
-    Arguments are not among them, nor what stays in a fast memory beside the cores.
+    Excludes arguments and arrays in the fast memory beside the cores.
     """
 
     def is_written(instruction: Instruction) -> bool:
@@ -218,7 +218,7 @@ def largest_buffers(program: list[Instruction], count: int) -> list[Buffer]:
 
 
 def _collective(instruction: Instruction) -> str | None:
-    """The kind of a collective, where it gives its result; None of any other instruction."""
+    """The kind of a collective at the instruction with its result; None for other instructions."""
     kind = instruction.op.removesuffix("-done")
     return kind if kind in COLLECTIVES else None
 
@@ -228,19 +228,18 @@ def _largest(
 ) -> list[Buffer]:
     alike: Counter[tuple] = Counter()
     for instruction in instructions:
-        path = re.search(r'op_name="([^"]*)"', instruction.attributes)
-        op, name = instruction.op.removesuffix("-done"), path[1] if path else ""
+        op = instruction.op.removesuffix("-done")
         for dtype, shape, layout in _ARRAY.findall(instruction.result):
             if in_main_memory and re.search(r"S\([1-9]", layout):
                 continue
             sizes = _integers(shape)
-            size = _array_bytes(dtype, _padded(sizes, layout) if in_main_memory else sizes)
-            alike[size, f"{dtype}[{shape}]", op, name] += instruction.times
+            size = _num_bytes(dtype, _padded(sizes, layout) if in_main_memory else sizes)
+            alike[size, f"{dtype}[{shape}]", op, instruction.name] += instruction.times
     return [Buffer(*buffer, alike[buffer]) for buffer in sorted(alike, reverse=True)[:count]]
 
 
 def _split(text: str) -> tuple[str, dict[str, list[_Line]]]:
-    """The entry's name, and the lines of every computation."""
+    """The name of the entry computation, and the lines of every computation."""
     entry, computations = "", {}
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):
@@ -252,7 +251,7 @@ def _split(text: str) -> tuple[str, dict[str, list[_Line]]]:
 
 
 def _num_turns(loop: _Line, condition: list[_Line]) -> int:
-    """How often a loop turns: as the compiler notes it, or the one bound of its counter, or 1."""
+    """Number of iterations: the compiler's note, else the only bound of the counter, else 1."""
     if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
         return int(noted[1])
     integers = [
@@ -263,17 +262,15 @@ def _num_turns(loop: _Line, condition: list[_Line]) -> int:
     return int(integers[0][0]) if len(integers) == 1 and integers[0] else 1
 
 
-def _resolve(lines: list[_Line], times: int, is_fused: bool) -> Iterator[Instruction]:
-    results = {line.name: line.result for line in lines}
-    for line in lines:
-        # Constants and parameters have values and numbers in the place of operands.
-        names = re.findall(r"[\w.-]+", line.rest.partition(")")[0])
-        operands = tuple(results[name] for name in names if name in results)
-        yield Instruction(line.op, line.result, operands, line.rest, times, is_fused)
+def _path(attributes: str, caller: str) -> str:
+    """The path of an operation, which in a called function may be relative to its caller's."""
+    found = re.search(r'op_name="([^"]*)"', attributes)
+    path = found[1] if found else ""
+    return f"{caller}/{path}" if caller and path and not path.startswith("jit(") else path
 
 
 def _convolution_flops(instruction: Instruction, roles: tuple[int, int, int]) -> int:
-    """Operations on real positions alone: not on padding, nor on the zeros of dilation."""
+    """Operations on image positions only, not on padding or on the zeros of dilation."""
     arrays = *instruction.operands[:2], instruction.result
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes).groups()
     source, kernel, out = (
@@ -295,7 +292,7 @@ def _convolution_flops(instruction: Instruction, roles: tuple[int, int, int]) ->
 
 
 def _windows(attributes: str) -> dict[str, tuple[int, int, int, int]]:
-    """For each spatial axis: stride, padding before it, dilation of the input and of the kernel."""
+    """For each spatial axis: stride, leading padding, dilation of the input and of the kernel."""
     window = re.search(r"window=\{([^}]*)\}", attributes)
     fields = dict(field.split("=") for field in window[1].split()) if window else {}
     num_axes = len(fields["size"].split("x")) if fields else 0
@@ -318,11 +315,12 @@ def _dimensions(array: str) -> list[int]:
     return _integers(_ARRAY.search(array)[2])
 
 
-def _num_bytes(result: str) -> int:
-    return sum(_array_bytes(dtype, _integers(shape)) for dtype, shape, _ in _ARRAY.findall(result))
+def array_bytes(array: str) -> int:
+    """Bytes of an array of a type such as ``f32[8,4]{1,0}``, or of a tuple of them."""
+    return sum(_num_bytes(dtype, _integers(shape)) for dtype, shape, _ in _ARRAY.findall(array))
 
 
-def _array_bytes(dtype: str, shape: list[int]) -> int:
+def _num_bytes(dtype: str, shape: list[int]) -> int:
     # The first number in `bf16` or `f8e4m3fn` is its bits; a `token` has no size.
     number = re.search(r"\d+", dtype)
     bits = 8 if dtype == "pred" else int(number[0]) if number else 0
@@ -330,7 +328,7 @@ def _array_bytes(dtype: str, shape: list[int]) -> int:
 
 
 def _padded(shape: list[int], layout: str) -> list[int]:
-    """The shape in memory, from the slowest axis on, filled up to whole tiles."""
+    """The shape in memory, slowest axis first, padded to whole tiles."""
     order = _integers(layout.partition(":")[0])
     physical = [shape[axis] for axis in reversed(order)] or shape
     if tile := re.search(r"T\(([\d,]+)\)", layout):

@@ -1,7 +1,7 @@
-"""What a training step costs on devices that need not be there: compiles it, and runs nothing."""
+"""Plans: the cost of a training step on devices that need not exist; compiles it, never runs it."""
 
 import dataclasses
-import importlib.metadata
+import json
 import math
 import re
 import sys
@@ -15,40 +15,43 @@ from ml_collections import ConfigDict
 
 from xmc_jax.console import waiting
 from xmc_jax.errors import UserError
-from xmc_jax.experiment import Experiment, describe_experiment
+from xmc_jax.experiment import Experiment, create_experiment
+from xmc_jax.pages import render
 from xmc_jax.planning import compiled
 from xmc_jax.planning.topology import ATTACHED, Device, find_chip, find_devices
+from xmc_jax.run.environment import installed_versions
 
 _NUM_LARGEST = 10
 _HOW_TO_FIT = (
-    "take a smaller config.batch_size, more chips, --fsdp, config.remat=blocks or "
+    "use a smaller config.batch_size, more chips, --fsdp, config.remat=blocks or "
     "config.accumulation_steps"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one training step costs; bytes and operations are those of each device.
+    """The cost of one training step; bytes and operations are per device.
 
     Attributes:
       topology: Name of the TPU slice, or ``attached``.
       device_kind: JAX's name of the devices.
-      num_chips: Of a TPU, where a chip is one device or two; otherwise the number of devices.
-      num_devices: What JAX counts, and the batch is split over.
-      fsdp: Devices that share one copy of the parameters.
+      num_chips: Number of TPU chips, each of which is one device or two; for other devices their
+        number.
+      num_devices: Number of JAX devices; the batch is split over them.
+      fsdp: Number of devices that share one copy of the parameters.
       batch_size: Images of a micro-batch, over all devices.
       num_micro_batches: Micro-batches of a step.
-      parameters: Their numbers, by network.
+      parameters: Number of parameters by network.
       memory: Bytes that the step occupies, see `compiled.Memory`, and their ``total``.
-      memory_limit: Bytes that a program may occupy; None if nobody knows.
+      memory_limit: Bytes that a program may occupy; None if unknown.
       flops: Floating-point operations.
-      peak_flops: bfloat16 operations a second at best; None if nobody knows.
-      floor_seconds: ``flops / peak_flops``: no step is faster.
+      peak_flops: Peak bfloat16 operations per second; None if unknown.
+      floor_seconds: ``flops / peak_flops``, a lower bound of the step's time.
       collective_bytes: Bytes of the results of each kind of collective.
       largest_collectives: See `compiled.largest_collectives`.
       largest_buffers: See `compiled.largest_buffers`.
-      compile_seconds: Tracing, lowering and compiling, on the machine that planned.
-      versions: Of what compiled.
+      compile_seconds: Time of tracing, lowering and compiling on this machine.
+      versions: Versions of JAX and of the compilers.
       config: The experiment's fields.
     """
 
@@ -78,19 +81,19 @@ class DoesNotFitError(UserError):
 
 
 def make_plan(config: ConfigDict, topology: str = ATTACHED, *, fsdp: int = 1) -> Plan:
-    """Compiles the training step of an experiment, and tells what it costs.
+    """Compiles the training step of an experiment and measures its cost.
 
     Args:
       config: A resolved experiment.
       topology: See `topology.find_devices`.
-      fsdp: Devices that share one copy of the parameters.
+      fsdp: Number of devices that share one copy of the parameters.
 
     Raises:
-      UserError: the experiment, the slice or their combination cannot be.
+      UserError: the experiment, the slice or their combination is invalid.
       DoesNotFitError: the step needs more memory than a device has.
     """
     devices = find_devices(topology)
-    experiment = describe_experiment(config, devices, fsdp=fsdp)
+    experiment = create_experiment(config, fsdp=fsdp, devices=devices)
     started = time.monotonic()
     step = _compile_step(experiment, devices)
     seconds = time.monotonic() - started
@@ -119,16 +122,16 @@ def make_plan(config: ConfigDict, topology: str = ATTACHED, *, fsdp: int = 1) ->
         largest_collectives=compiled.largest_collectives(program, _NUM_LARGEST),
         largest_buffers=compiled.largest_buffers(program, _NUM_LARGEST),
         compile_seconds=seconds,
-        versions=_versions(),
+        versions=installed_versions(("jax", "jaxlib", "libtpu")),
         config=config.to_dict(),
     )
 
 
 def find_largest_batch(config: ConfigDict, topology: str = ATTACHED, *, fsdp: int = 1) -> Plan:
-    """The plan of the largest global batch that fits; tells of every try on stderr.
+    """The plan of the largest global batch that fits; prints every attempt on stderr.
 
-    Begins with the config's batch, doubles it while it fits, then halves the gap. Every try
-    compiles the step for a multiple of what devices, accumulation and groups can share.
+    Starts at the config's batch size, doubles it while it fits, then bisects. Every attempt
+    compiles the step. Batch sizes are multiples of what devices, accumulation and groups divide.
 
     Args:
       config: A resolved experiment.
@@ -136,18 +139,18 @@ def find_largest_batch(config: ConfigDict, topology: str = ATTACHED, *, fsdp: in
       fsdp: See `make_plan`.
 
     Raises:
-      UserError: see `make_plan`; or nobody knows how much memory the devices have.
+      UserError: see `make_plan`; or the memory of the devices is unknown.
       DoesNotFitError: not even the smallest batch fits.
     """
     devices = find_devices(topology)
     if _memory_limit(devices[0]) is None:
         raise UserError(
-            f"nobody knows the memory of a {devices[0].device_kind!r} device; name a TPU slice, "
+            f"the memory of a {devices[0].device_kind!r} device is unknown; name a TPU slice, "
             "e.g. --topology=v4:2x2x4"
         )
     groups = config.loss.contrastive_group_size, config.model.bn_group_size
     unit = math.lcm(len(devices) * config.accumulation_steps, *filter(None, groups))
-    _tell(f"looking for the largest batch in steps of {unit}: every try is a compilation")
+    _tell(f"searching for the largest batch in steps of {unit}; every attempt is a compilation")
     fitting: dict[int, Plan] = {}
 
     def fits(batch_size: int) -> bool:
@@ -172,9 +175,9 @@ def largest_multiple(fits: Callable[[int], bool], unit: int, *, first: int) -> i
     """The largest multiple of a unit that fits; 0 if none does.
 
     Args:
-      fits: Whether a number does; where one does, all below it do. Asked once of each.
-      unit: What is tried are its multiples.
-      first: About where to begin.
+      fits: Whether a number fits; if it does, all smaller ones do. Called once for each number.
+      unit: Only its multiples are tried.
+      first: Where the search starts, approximately.
     """
     low, high = 0, max(first // unit, 1)
     while fits(high * unit):
@@ -186,6 +189,19 @@ def largest_multiple(fits: Callable[[int], bool], unit: int, *, first: int) -> i
         else:
             high = middle
     return low * unit
+
+
+def to_json(plan: Plan) -> str:
+    """The plan as JSON; buffers are objects with the fields of `compiled.Buffer`."""
+    fields = dataclasses.asdict(plan)
+    for name in ("largest_collectives", "largest_buffers"):
+        fields[name] = [buffer._asdict() for buffer in fields[name]]
+    return json.dumps(fields, indent=2)
+
+
+def to_text(plan: Plan) -> str:
+    """The plan as a table for people."""
+    return render.render("plan.txt.jinja", plan=plan).rstrip()
 
 
 def _compile_step(experiment: Experiment, devices: Sequence[Device]) -> jax.stages.Compiled:
@@ -210,7 +226,7 @@ def _does_not_fit(needed: float, limit: float, device: Device) -> DoesNotFitErro
 
 
 def _memory_limit(device: Device) -> int | None:
-    """Bytes of a device's memory that a program may occupy, if anyone knows."""
+    """Bytes of a device's memory that a program may occupy; None if unknown."""
     if chip := find_chip(device):
         return round(chip.memory_gib * 2**30)
     return (device.memory_stats() or {}).get("bytes_limit")
@@ -225,16 +241,10 @@ def _count_parameters(experiment: Experiment) -> dict[str, int]:
         "image network": frozen.image,
     }
     return {
-        # Keras keeps states of random generators among the weights.
+        # Keras stores states of random generators among the weights.
         name: sum(x.size for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.floating))
         for name, params in networks.items()
     }
-
-
-def _versions() -> dict[str, str]:
-    installed = {distribution.name for distribution in importlib.metadata.distributions()}
-    names = ("jax", "jaxlib", "libtpu")
-    return {name: importlib.metadata.version(name) for name in names if name in installed}
 
 
 def _tell(line: str) -> None:

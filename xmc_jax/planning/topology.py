@@ -1,4 +1,4 @@
-"""TPU slices by name, described by their compiler: to compile for chips that need not be there."""
+"""TPU slices by name, described by the TPU compiler, so that one can compile without a TPU."""
 
 import importlib.util
 import math
@@ -7,24 +7,25 @@ import re
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import topologies
 
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 
 ATTACHED = "attached"
 
-Device = Any  # Described ones have a type of their own.
+Device = Any  # A jax.Device, or a described device, which has another type.
 
 
 class Chip(NamedTuple):
-    """A generation of TPUs; what JAX calls a device is a whole chip, or half of one.
+    """A generation of TPUs; a JAX device is a whole chip or half of one.
 
     Attributes:
-      device_kind: JAX's name.
-      example: A slice of them.
+      device_kind: JAX's name of the device.
+      example: Name of a slice.
       pod_size: Chips of the largest slice.
-      devices_per_chip: 2 where each of two TensorCores is a device of its own.
-      memory_gib: Memory (2^30 bytes) of a device that a program may use, by the compiler.
-      peak_tflops: 10^12 bfloat16 operations a second of a device, by Google's documentation.
+      devices_per_chip: 2 if each of two TensorCores is a device.
+      memory_gib: Memory (2^30 bytes) of a device that the compiler lets a program use.
+      peak_tflops: 10^12 bfloat16 operations per second of a device, from Google's documentation.
     """
 
     device_kind: str
@@ -35,8 +36,8 @@ class Chip(NamedTuple):
     peak_tflops: float
 
 
-# Memory: of libtpu 0.0.42, which says it when a program does not fit. Pods and operations: Cloud
-# TPU's pages on v3, v4, v5e, v5p, v6e and TPU7x; they count a whole chip.
+# Memory: from libtpu 0.0.42, which reports it when a program does not fit. Pods and operations:
+# from Cloud TPU's pages on v3, v4, v5e, v5p, v6e and TPU7x, which count a whole chip.
 CHIPS = {
     "v3": Chip("TPU v3", "v3:4x4", 1024, 2, 15.48, 123 / 2),
     "v4": Chip("TPU v4", "v4:2x2x4", 4096, 1, 30.75, 275),
@@ -46,9 +47,9 @@ CHIPS = {
     "tpu7x": Chip("TPU7x", "tpu7x:2x2x4", 9216, 2, 94.75, 2307 / 2),
 }
 
-# So that the compiler looks for no TPU around it, complains of none, and runs beside another
-# process that uses one.
-_ALONE = {
+# With these the compiler does not search for a TPU, prints no warnings about a missing one, and
+# runs beside a process that uses one.
+_WITHOUT_TPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v4-8",
     "TPU_LOAD_LIBRARY": "1",
@@ -58,20 +59,20 @@ _ALONE = {
 
 
 def find_chip(device: Device) -> Chip | None:
-    """What is known of a device, attached or described; None of most."""
+    """The TPU generation of a device; None for other devices."""
     return {chip.device_kind: chip for chip in CHIPS.values()}.get(device.device_kind)
 
 
 def find_devices(topology: str) -> list[Device]:
-    """All devices: those attached, or those of a TPU slice as its compiler describes them.
+    """The attached devices, or those of a TPU slice as the TPU compiler describes them.
 
-    A process that described a slice computes on the CPU.
+    After describing a slice, this process computes on the CPU.
 
     Args:
-      topology: ``attached``; or generation and chips along each axis, as in ``v4:2x2x4``.
+      topology: ``attached``; or the generation and the chips along each axis, as in ``v4:2x2x4``.
 
     Raises:
-      UserError: there are no such slices, or the TPU compiler is not installed.
+      UserError: no such slice exists, or the TPU compiler is not installed.
     """
     if topology == ATTACHED:
         return jax.devices()
@@ -81,26 +82,23 @@ def find_devices(topology: str) -> list[Device]:
             "--topology needs the TPU compiler, libtpu: "
             "pip install -c requirements.txt -e '.[tpu]' (no TPU is needed)"
         )
-    os.environ |= _ALONE
+    os.environ |= _WITHOUT_TPU
     jax.config.update("jax_platforms", "cpu")
-
-    from jax.experimental import topologies
-
     try:
         return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
     except RuntimeError as error:
-        raise UserError(f"--topology={topology}: {str(error).splitlines()[0]}; {_KNOWN}") from error
+        raise UserError(f"--topology={topology}: {reason(error)}; {_KNOWN}") from error
 
 
 _KNOWN = f"slices are written like {', '.join(chip.example for chip in CHIPS.values())}"
 
 
 def _check_name(name: str) -> dict[str, Any]:
-    """Refuses slices that nobody has; what the compiler must be told of the others."""
+    """Refuses slices that do not exist. Returns the compiler's options for the others."""
     generation, _, layout = name.partition(":")
     chip = CHIPS.get(generation)
     if chip is None or not re.fullmatch(r"[0-9]{1,5}(x[0-9]{1,5})+", layout):
-        raise UserError(f"--topology={name} is no TPU slice; {_KNOWN}")
+        raise UserError(f"--topology={name} is not a TPU slice; {_KNOWN}")
     sizes = [int(size) for size in layout.split("x")]
     num_axes = chip.example.count("x", chip.example.index(":")) + 1
     if len(sizes) != num_axes:
@@ -111,5 +109,5 @@ def _check_name(name: str) -> dict[str, Any]:
     if num_chips > 1 and any(size % 2 for size in sizes[:2]):
         raise UserError(f"--topology={name}: the first two axes must be even, as {chip.example}")
     options = {} if num_chips > 1 else {"chips_per_host_bounds": (1, 1, 1)}
-    # On a v4 as on a v5p, both TensorCores of a chip are one device; a v4 must be asked for it.
+    # Both TensorCores of a chip are one device on v4 and v5p; on v4 only with this option.
     return options | ({"chip_config_name": "megacore"} if generation == "v4" else {})

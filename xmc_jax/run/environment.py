@@ -1,32 +1,36 @@
-"""What decides a run's numbers and speed besides its config: versions and devices."""
+"""What a run's results and speed depend on besides its config: versions and devices."""
 
+import contextlib
 import datetime
 import platform
+from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
+
+import jax
 
 PACKAGES = ("xmc-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "keras", "keras-hub")
 
 
 def describe() -> dict[str, Any]:
-    """This process's: time (ISO 8601), versions, operating system, devices of the whole run."""
-    import jax
-
+    """Time (ISO 8601), versions and operating system here, and the devices of the whole run."""
     processes = f" of {n} processes" if (n := jax.process_count()) > 1 else ""
     return {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}{processes}",
         "platform": platform.platform(),
-        "versions": installed_versions(),
+        "versions": {
+            "python": platform.python_version(),
+            **dict.fromkeys(PACKAGES, "not installed"),
+            **installed_versions(PACKAGES),
+        },
     }
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a number."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed, in their order."""
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
     return versions

@@ -1,19 +1,19 @@
-"""Does an image of shapes show what its caption says? Exact scores of what a reader saw.
+"""Does an image of shapes show what its caption says? Accuracy of what a reader found.
 
-Readers are `shapes_parser`, which measures, and `shapes_scorer`, which is trained. Scores count
-only what a caption mentions (`score`); always read them between the ceiling (the reader on real
-images) and the floor (captions of other images).
+A reader is a function ``images -> scenes``: `parser.make_parser` measures pixels, and `scorer` is a
+trained network. Only what a caption states is scored. Read an accuracy together with its ceiling
+(the same reader on real images) and its floor (captions of other images).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from xmc_jax.metrics.intervals import ratio_intervals
-
-Form = Mapping[str, Any]
+from xmc_jax.shapes.captions import Form
+from xmc_jax.shapes.scenes import GRID, LOCATIONS, direction
 
 ATTRIBUTES = (
     "object",
@@ -29,14 +29,14 @@ ATTRIBUTES = (
 
 
 class ParsedObject(NamedTuple):
-    """A blob.
+    """An object that a reader found.
 
     Attributes:
-      shape: The best silhouette, or None if none resembles it.
-      colour: Palette colour.
-      size: Size of the best silhouette.
-      x: Centre, in units of the image's side, to the right.
-      y: Centre, in units of the image's side, downwards.
+      shape: The most similar of `scenes.SHAPES`; None if no shape is similar enough.
+      colour: One of `scenes.COLOURS`.
+      size: One of `scenes.SIZES`.
+      x: Centre in units of the image's side, from the left.
+      y: Centre in units of the image's side, from the top.
     """
 
     shape: str | None
@@ -47,20 +47,23 @@ class ParsedObject(NamedTuple):
 
 
 class ParsedScene(NamedTuple):
-    """What the reader sees in an image."""
+    """What a reader found in an image."""
 
     background: str
     objects: tuple[ParsedObject, ...]
 
 
+Reader = Callable[[UInt8[np.ndarray, "n h w 3"]], list[ParsedScene]]
+
+
 class Accuracy(NamedTuple):
-    """How much of what captions claim is so.
+    """Fraction of the captions' claims that are true of their images.
 
     Attributes:
-      value: Hits over claims, 0..1.
-      low: Lower bound of its 95 % confidence interval, by the bootstrap over images.
-      high: Upper bound.
-      claims: How many there were.
+      value: Hits divided by claims, 0..1.
+      low: Lower bound of the 95 % confidence interval, by the bootstrap over images.
+      high: Upper bound of the interval.
+      claims: Number of claims.
     """
 
     value: float
@@ -70,33 +73,33 @@ class Accuracy(NamedTuple):
 
 
 def score(scene: ParsedScene, form: Form) -> dict[str, tuple[int, int]]:
-    """How much of a caption's claim an image fulfils: ``{attribute: (hits, claims)}``.
+    """Counts the claims of a sentence and those that are true: ``{attribute: (hits, claims)}``.
 
-    An attribute that the caption does not mention is absent.
+    Attributes without a claim are absent.
 
-    * ``object``: mentions for which an object of that shape, colour (and size, if said) is there.
-    * ``colour``, ``shape``: mentions whose colour (shape) is there, each object serving once.
-    * ``size``: mentions with a size for which the very object is there, in that size.
-    * ``relation``: the two objects are there and stand so, mainly along the axis named.
-    * ``location``: the object is there, in that ninth of the image.
-    * ``count``: exactly so many objects are there.
+    * ``object``: each mention; true if an object has its shape and colour, and its size if stated.
+    * ``colour``, ``shape``: each mention; each object can satisfy one mention.
+    * ``size``: each mention with a size; true if that object exists in that size.
+    * ``relation``: both objects exist, and the main direction between them is the stated one.
+    * ``location``: the object is in the stated ninth of the image.
+    * ``count``: the image has exactly that number of objects.
     * ``background``: the background has that colour.
-    * ``all_correct``: all of the above that the caption mentions.
+    * ``all_correct``: one claim, true if all other claims are.
     """
     mentions = form["objects"]
     counts = {"object": (sum(bool(_find(scene, m)) for m in mentions), len(mentions))}
     for attribute in ("colour", "shape"):
-        there = [getattr(o, attribute) for o in scene.objects]
+        found = [getattr(o, attribute) for o in scene.objects]
         wanted = [m[attribute] for m in mentions]
-        hits = sum(min(wanted.count(name), there.count(name)) for name in set(wanted))
+        hits = sum(min(wanted.count(name), found.count(name)) for name in set(wanted))
         counts[attribute] = (hits, len(wanted))
     sized = [m for m in mentions if "size" in m]
     counts["size"] = (sum(bool(_find(scene, m)) for m in sized), len(sized))
     if "relation" in form:
         counts["relation"] = (int(_relation_holds(scene, form)), 1)
     if "location" in form:
-        cells = {_location(o) for o in _find(scene, _without_size(mentions[0]))}
-        counts["location"] = (int(form["location"] in cells), 1)
+        locations = {_location(o) for o in _find(scene, _without_size(mentions[0]))}
+        counts["location"] = (int(form["location"] in locations), 1)
     if "count" in form:
         counts["count"] = (int(len(scene.objects) == form["count"]), 1)
     if "background" in form:
@@ -109,32 +112,32 @@ def score(scene: ParsedScene, form: Form) -> dict[str, tuple[int, int]]:
 def count_claims(
     scenes: Sequence[ParsedScene], forms: Sequence[Sequence[Form]]
 ) -> Int[np.ndarray, "n attributes 2"]:
-    """Hits and claims of each image in each of `ATTRIBUTES`, all sentences of its caption together.
+    """Hits and claims of each image in each of `ATTRIBUTES`, summed over the caption's sentences.
 
     Args:
-      scenes: What each image shows.
-      forms: What each image's caption claims: one form, or one a sentence.
+      scenes: What a reader found in each image.
+      forms: Logical forms of each image's caption, one for each sentence.
 
     Raises:
-      ValueError: there are not as many captions as images.
+      ValueError: The numbers of images and captions differ.
     """
     table = np.zeros((len(scenes), len(ATTRIBUTES), 2), np.int64)
-    for row, scene, claimed in zip(table, scenes, forms, strict=True):
-        for form in claimed:
+    for row, scene, sentences in zip(table, scenes, forms, strict=True):
+        for form in sentences:
             for name, pair in score(scene, form).items():
                 row[ATTRIBUTES.index(name)] += pair
     return table
 
 
 def summarise(table: Int[np.ndarray, "n attributes 2"], *, seed: int = 0) -> dict[str, Accuracy]:
-    """Accuracy of each attribute over all images; what no caption mentions is absent.
+    """Accuracy of each attribute over all images; attributes without a claim are absent.
 
     Args:
-      table: See `count_claims`.
-      seed: Of the intervals' resampling.
+      table: Hits and claims, see `count_claims`.
+      seed: Seed of the bootstrap.
 
     Raises:
-      ValueError: there are no images.
+      ValueError: There are no images.
     """
     intervals = ratio_intervals(table[..., 0], table[..., 1], seed=seed).tolist()
     totals = table.sum(axis=0).tolist()
@@ -146,10 +149,10 @@ def summarise(table: Int[np.ndarray, "n attributes 2"], *, seed: int = 0) -> dic
 
 
 def shuffle_captions(count: int, seed: int) -> Int[np.ndarray, " n"]:
-    """For each image another image's caption: a seeded permutation without fixed points.
+    """Assigns each image another image's caption: a random permutation without fixed points.
 
     Raises:
-      ValueError: there are fewer than two images.
+      ValueError: There are fewer than two images.
     """
     if count < 2:
         raise ValueError("one image has no other image's caption")
@@ -160,7 +163,7 @@ def shuffle_captions(count: int, seed: int) -> Int[np.ndarray, " n"]:
 
 
 def _find(scene: ParsedScene, mention: Form) -> list[ParsedObject]:
-    """Objects of a mention's shape and colour, and size if it has one."""
+    """Objects with the shape and colour of a mention, and its size if it has one."""
     return [o for o in scene.objects if all(getattr(o, k) == v for k, v in mention.items())]
 
 
@@ -170,18 +173,9 @@ def _without_size(mention: Form) -> Form:
 
 def _relation_holds(scene: ParsedScene, form: Form) -> bool:
     ones, others = (_find(scene, _without_size(m)) for m in form["objects"])
-    return any(_relation(a, b) == form["relation"] for a in ones for b in others)
-
-
-def _relation(one: ParsedObject, other: ParsedObject) -> str:
-    right, down = one.x - other.x, one.y - other.y
-    if abs(right) > abs(down):
-        return "left of" if right < 0 else "right of"
-    return "above" if down < 0 else "below"
+    return any(direction(a.x - b.x, a.y - b.y) == form["relation"] for a in ones for b in others)
 
 
 def _location(item: ParsedObject) -> str:
-    row, column = (min(int(3 * v), 2) for v in (item.y, item.x))
-    names = (("top left", "top", "top right"), ("left", "center", "right"))
-    names += (("bottom left", "bottom", "bottom right"),)
-    return names[row][column]
+    row, column = (min(int(GRID * v), GRID - 1) for v in (item.y, item.x))
+    return LOCATIONS[GRID * row + column]

@@ -1,28 +1,38 @@
-"""What is said of a scene of shapes: five short captions, or one narrative with a trace.
+"""Descriptions of a scene: five short captions, or one narrative with a mouse trace.
 
-Every caption comes with its logical form, a JSON-able dict, which `metrics.shapes_accuracy` checks
-images against:
+Every sentence comes with its logical form, a dict that can be written as JSON. `accuracy.py` checks
+images against it. Its keys:
 
     type        exists | relation | location | count | background
-    objects     the objects mentioned: {"shape", "colour"} and sometimes "size"
-    relation    left of | right of | above | below: objects[0] stands so to objects[1]
+    objects     objects that the sentence mentions: {"shape", "colour"} and sometimes "size"
+    relation    left of | right of | above | below: where objects[0] is relative to objects[1]
     location    one of `LOCATIONS`: where objects[0] is
-    count       how many objects the whole scene holds
+    count       number of objects in the whole scene
     background  one of `BACKGROUNDS`
 
-Only the keys that the sentence states are there. A shape-colour pair occurs once in a scene, so
-every mention has one referent; a relation is stated only where one axis clearly decides it.
+A form has only the keys that its sentence states. A shape-colour pair occurs once in a scene, so
+every mention refers to exactly one object. A relation is stated only if one axis clearly decides
+it.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from xmc_jax.shapes.scenes import GRID, LOCATIONS, Scene, SceneObject, make_scene, random_generator
+from xmc_jax.shapes.scenes import (
+    GRID,
+    LOCATIONS,
+    Scene,
+    SceneObject,
+    direction,
+    make_scene,
+    random_generator,
+)
 
-Form = dict[str, Any]
+Form = Mapping[str, Any]
 
-NUM_CAPTIONS = 5
+_NUM_CAPTIONS = 5
 _NUMBERS = ("no", "one", "two", "three", "four", "five")
 _PLACES = {
     "top left": ("in the top left corner", "at the top left"),
@@ -44,11 +54,11 @@ _RELATIONS = {
 
 
 class Caption(NamedTuple):
-    """A sentence and what it claims.
+    """A sentence and its meaning.
 
     Attributes:
-      text: Lower-case English.
-      form: Its logical form; see the module.
+      text: English in lower case.
+      form: Logical form of the sentence; see the module's docstring.
     """
 
     text: str
@@ -60,10 +70,10 @@ class Narrative(NamedTuple):
 
     Attributes:
       text: The whole caption.
-      forms: The logical form of each sentence.
-      timed_caption: ``{"utterance", "start_time", "end_time"}`` of each piece, in seconds.
-      traces: Of each piece, the mouse's points ``{"x", "y", "t"}``; x and y in units of the
-        image's side.
+      forms: Logical form of each sentence.
+      timed_caption: ``{"utterance", "start_time", "end_time"}`` of each sentence, in seconds.
+      traces: Points ``{"x", "y", "t"}`` of the mouse during each sentence; x and y in units of the
+        image's side, t in seconds.
     """
 
     text: str
@@ -76,8 +86,8 @@ class Example(NamedTuple):
     """One example of the data set.
 
     Attributes:
-      id: ``<split>-<index>``, from which everything else can be made again.
-      scene: What the image shows.
+      id: ``<split>-<index>``; determines everything else (see `parse_id`).
+      scene: Content of the image.
       captions: Five short captions.
     """
 
@@ -87,64 +97,53 @@ class Example(NamedTuple):
 
 
 def make_example(split: str, index: int) -> Example:
-    """The example of a split at an index: a pure function.
+    """Example of a split at an index; a pure function.
 
     Raises:
-      ValueError: there is no such split, or the index is negative.
+      ValueError: The split does not exist, or the index is negative.
     """
     scene = make_scene(split, index)
     captions = _make_captions(scene, random_generator(split, index, "captions"))
     return Example(f"{split}-{index:06d}", scene, captions)
 
 
-def example_from_id(example_id: str) -> Example:
-    """The example that an id names.
+def parse_id(example_id: str) -> tuple[str, int]:
+    """Split and index of the example with an id such as ``val-000012``.
 
     Raises:
-      ValueError: it is not an id of this data set.
+      ValueError: The id does not belong to this data set.
     """
     split, _, index = example_id.rpartition("-")
     if not index.isdigit():
         raise ValueError(f"{example_id!r} is not the id of a shapes example")
-    return make_example(split, int(index))
-
-
-def location_of(item: SceneObject) -> str:
-    """Where in the grid an object is, one of `LOCATIONS`."""
-    return LOCATIONS[item.cell]
+    return split, int(index)
 
 
 def relation_between(one: SceneObject, other: SceneObject) -> str | None:
-    """How `one` stands to `other`, or None where no single axis decides it."""
+    """Where `one` is relative to `other`; None if both axes decide it equally."""
     (row, column), (other_row, other_column) = divmod(one.cell, GRID), divmod(other.cell, GRID)
-    down, right = row - other_row, column - other_column
-    if abs(down) == abs(right):
-        return None
-    if abs(right) > abs(down):
-        return "left of" if right < 0 else "right of"
-    return "above" if down < 0 else "below"
+    right, down = column - other_column, row - other_row
+    return direction(right, down) if abs(right) != abs(down) else None
 
 
 def _make_captions(scene: Scene, rng: np.random.Generator) -> tuple[Caption, ...]:
-    """One caption of each kind the scene allows, in random order, filled up to five."""
-    makers = [_say_location, _say_count, _say_background, _say_exists]
+    """One caption of each type in random order; "exists" replaces a relation if there is none."""
     related = [
         (one, other, relation)
         for one in scene.objects
         for other in scene.objects
         if one is not other and (relation := relation_between(one, other))
     ]
-    captions = [maker(scene, rng) for maker in makers]
+    makers = (_say_location, _say_count, _say_background, _say_exists)
+    captions = [make(scene, rng) for make in makers]
     captions.append(
-        _say_relation(*related[rng.integers(len(related))], rng)
-        if related
-        else _say_exists(scene, rng)
+        _say_relation(*_pick(related, rng), rng) if related else _say_exists(scene, rng)
     )
-    return tuple(captions[i] for i in rng.permutation(NUM_CAPTIONS))
+    return tuple(captions[i] for i in rng.permutation(_NUM_CAPTIONS))
 
 
 def _mention(item: SceneObject, rng: np.random.Generator) -> tuple[str, Form]:
-    """A noun phrase and the claim it makes; the size is said half of the time."""
+    """A noun phrase for an object, and its logical form; states the size half of the time."""
     form = {"shape": item.shape, "colour": item.colour}
     words = [item.colour, item.shape]
     if rng.integers(2):
@@ -154,7 +153,7 @@ def _mention(item: SceneObject, rng: np.random.Generator) -> tuple[str, Form]:
     return " ".join([article, *words]), form
 
 
-def _pick(options, rng: np.random.Generator):
+def _pick(options: Sequence[Any], rng: np.random.Generator) -> Any:
     return options[rng.integers(len(options))]
 
 
@@ -170,7 +169,7 @@ def _say_exists(scene: Scene, rng: np.random.Generator) -> Caption:
 def _say_location(scene: Scene, rng: np.random.Generator) -> Caption:
     item = _pick(scene.objects, rng)
     phrase, mentioned = _mention(item, rng)
-    location = location_of(item)
+    location = LOCATIONS[item.cell]
     place = _pick(_PLACES[location], rng)
     text = _pick((f"{phrase} {place}", f"{place} there is {phrase}"), rng)
     return Caption(text, {"type": "location", "objects": [mentioned], "location": location})
@@ -206,27 +205,27 @@ def _say_background(scene: Scene, rng: np.random.Generator) -> Caption:
 
 
 def make_narrative(split: str, index: int) -> tuple[Scene, Narrative]:
-    """A scene of two to five objects, and one description that walks through all of them.
+    """A scene of two to five objects, and a narrative that describes one after the other.
 
     Raises:
-      ValueError: there is no such split, or the index is negative.
+      ValueError: The split does not exist, or the index is negative.
     """
     scene = make_scene(split, index, narrative=True)
     rng = random_generator(split, index, "narration")
-    utterances, forms, points = [], [], []
-    utterances.append(f"In this picture the background is {scene.background}.")
-    forms.append({"type": "background", "objects": [], "background": scene.background})
-    points.append((0.5, 0.5))
+    # The word "picture" stays: prepared data sets contain this sentence.
+    utterances = [f"In this picture the background is {scene.background}."]
+    forms = [{"type": "background", "objects": [], "background": scene.background}]
+    points = [(0.5, 0.5)]
     previous = None
     for item in (scene.objects[i] for i in rng.permutation(len(scene.objects))):
         phrase, mentioned = _mention(item, rng)
         relation = previous and relation_between(item, previous[0])
         if relation and rng.integers(2):
             text = f"{_pick(_RELATIONS[relation], rng)} it there is {phrase}."
-            # "Above it there is X": it is the object of the sentence before.
+            # "Above it there is X": "it" is the object of the previous sentence.
             form = {"type": "relation", "objects": [mentioned, previous[1]], "relation": relation}
         else:
-            location = location_of(item)
+            location = LOCATIONS[item.cell]
             text = f"{_pick(_PLACES[location], rng)} I can see {phrase}."
             form = {"type": "location", "objects": [mentioned], "location": location}
         utterances.append(text[0].upper() + text[1:])
@@ -237,8 +236,10 @@ def make_narrative(split: str, index: int) -> tuple[Scene, Narrative]:
     return scene, Narrative(" ".join(utterances), tuple(forms), timed_caption, traces)
 
 
-def _speak(utterances, points, rng: np.random.Generator):
-    """Times each utterance, and lets the mouse circle its object meanwhile."""
+def _speak(
+    utterances: Sequence[str], points: Sequence[tuple[float, float]], rng: np.random.Generator
+) -> tuple[tuple, tuple]:
+    """Assigns a time to each utterance, and a mouse trace that circles the utterance's point."""
     timed_caption, traces, now = [], [], 0.0
     for utterance, (x, y) in zip(utterances, points, strict=True):
         duration = 0.35 * len(utterance.split()) + float(rng.uniform(0, 0.5))

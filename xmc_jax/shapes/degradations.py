@@ -1,7 +1,7 @@
-"""Faults that generated pictures have, laid on perfect ones, from slight to severe.
+"""Degradations of images that imitate the faults of generated images.
 
-The scorer of shapes is trained on renders with these faults, and readers are compared on them. All
-lengths go with the image's side, so that a strength means the same at every resolution.
+The scorer is trained on degraded renders, and readers are compared on them. All lengths scale with
+the image's side, so that a strength means the same at every resolution.
 """
 
 import io
@@ -14,47 +14,47 @@ from scipy import ndimage
 
 Pixels = Float[np.ndarray, "h w 3"]
 
-_PROBABILITY = 0.5  # Of each fault, on an image.
+_PROBABILITY = 0.5  # That a fault is applied to an image.
 
 
 def degrade(
     image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, strength: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Lays each fault on an image with probability one half, as severe as chance has it.
+    """Applies each fault with probability one half and a random severity.
 
     Args:
-      image: Any picture; its corner is taken for its background.
-      rng: Decides on faults and severities.
-      strength: Of the most severe faults: 0 leaves the image alone but for JPEG at its best, 1
-        leaves most shapes just recognisable at 32 pixels; no more than 3.
+      image: Any image; its top left pixel is taken as the background colour.
+      rng: Chooses faults and severities.
+      strength: Largest severity, 0..3. At 0 only JPEG of the best quality changes the image; at 1
+        most shapes are just recognisable at 32 pixels.
     """
     pixels = image.astype(np.float32)
     for fault in FAULTS.values():
         if rng.random() < _PROBABILITY:
             pixels = fault(pixels, rng, strength * rng.random())
-    return _bytes(pixels)
+    return _to_uint8(pixels)
 
 
 def warp(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
-    """Turns (up to 10 degrees), stretches, shears (10 %) and shifts (2 % of the side)."""
+    """Rotates (up to 10 degrees), stretches, shears (10 %) and shifts (2 % of the side)."""
     height, width, _ = pixels.shape
     centre = np.array([width, height]) / 2
     angle = np.deg2rad(10.0) * severity * rng.uniform(-1, 1)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = turn + 0.1 * severity * rng.uniform(-1, 1, (2, 2))
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = rotation + 0.1 * severity * rng.uniform(-1, 1, (2, 2))
     shift = centre - matrix @ centre + 0.02 * severity * rng.uniform(-1, 1, 2) * width
-    moved = Image.fromarray(_bytes(pixels)).transform(
+    moved = Image.fromarray(_to_uint8(pixels)).transform(
         (width, height),
         Image.Transform.AFFINE,
         (*matrix[0], shift[0], *matrix[1], shift[1]),
         Image.Resampling.BILINEAR,
-        fillcolor=tuple(int(v) for v in _bytes(pixels)[0, 0]),
+        fillcolor=tuple(int(v) for v in _to_uint8(pixels)[0, 0]),
     )
     return np.asarray(moved, np.float32)
 
 
 def erase(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
-    """Paints up to three boxes, of up to an eighth of the side, in the background's colour."""
+    """Fills up to three boxes, of up to an eighth of the side, with the background colour."""
     height, width, _ = pixels.shape
     pixels, background = pixels.copy(), pixels[0, 0].copy()
     for _ in range(rng.integers(1, 4)):
@@ -65,31 +65,31 @@ def erase(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
 
 
 def blur(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
-    """A Gaussian of up to 1/32 of the side."""
+    """Gaussian blur with a standard deviation of up to 1/32 of the side."""
     sigma = severity * pixels.shape[1] / 32
     return ndimage.gaussian_filter(pixels, (sigma, sigma, 0), mode="nearest", truncate=3)
 
 
 def downsample(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
-    """Down to two thirds of the side, and up again."""
+    """Resizes to two thirds of the side or more, and back."""
     height, width, _ = pixels.shape
     small = tuple(max(round(side * (1 - severity / 3)), 1) for side in (width, height))
-    image = Image.fromarray(_bytes(pixels)).resize(small, Image.Resampling.BILINEAR)
+    image = Image.fromarray(_to_uint8(pixels)).resize(small, Image.Resampling.BILINEAR)
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), np.float32)
 
 
 def contrast(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
-    """Stretches or squeezes values about middle grey, by up to a quarter."""
+    """Scales the distance of values from middle gray by up to a quarter, up or down."""
     return 128 + (pixels - 128) * (1 + 0.25 * severity * rng.choice((-1, 1)))
 
 
 def shift_colours(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
-    """Moves each channel by up to 24."""
+    """Shifts each channel by up to 24."""
     return pixels + np.float32(24 * severity * rng.uniform(-1, 1, (1, 1, 3)))
 
 
 def stain(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
-    """Adds smooth clouds of colour, with a standard deviation of up to 16."""
+    """Adds smooth colour stains with a standard deviation of up to 16."""
     height, width, _ = pixels.shape
     coarse = rng.normal(size=(5, 5, 3)).astype(np.float32) * 16 * severity
     planes = [
@@ -100,18 +100,18 @@ def stain(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
 
 
 def add_noise(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
-    """Independent Gaussian noise with a standard deviation of up to 24."""
+    """Adds independent Gaussian noise with a standard deviation of up to 24."""
     return pixels + rng.standard_normal(pixels.shape, np.float32) * np.float32(24 * severity)
 
 
 def compress(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
-    """JPEG at qualities from 98 down to 25, colours at full resolution."""
+    """Compresses as JPEG with quality 98 down to 25 and without chroma subsampling."""
     buffer, quality = io.BytesIO(), max(round(98 - 73 * severity), 1)
-    Image.fromarray(_bytes(pixels)).save(buffer, "JPEG", quality=quality, subsampling=0)
+    Image.fromarray(_to_uint8(pixels)).save(buffer, "JPEG", quality=quality, subsampling=0)
     return np.asarray(Image.open(buffer), np.float32)
 
 
-# In the order in which they happen: to the scene, to the picture, to its file.
+# In the order of application: to the scene, to the image, to its file.
 FAULTS: dict[str, Callable[[Pixels, np.random.Generator, float], Pixels]] = {
     "warp": warp,
     "erase": erase,
@@ -125,5 +125,5 @@ FAULTS: dict[str, Callable[[Pixels, np.random.Generator, float], Pixels]] = {
 }
 
 
-def _bytes(pixels: Pixels) -> UInt8[np.ndarray, "h w 3"]:
+def _to_uint8(pixels: Pixels) -> UInt8[np.ndarray, "h w 3"]:
     return np.round(np.clip(pixels, 0, 255)).astype(np.uint8)

@@ -1,11 +1,9 @@
-"""The embedded data set: captioned scenes of coloured shapes, ``example = f(split, index)``.
+"""Scenes of coloured shapes: what an image of the embedded data set contains, and its rendering.
 
 A scene is a background and one to four objects (two to five for narratives), each in a cell of a
-3x3 grid. Everything is drawn from a seed made of the split and the index alone, so an example is
-the same whether it is made on the fly or read from disk, in any process and any order, and the
-same scene renders at any resolution.
-
-What is said of a scene is in `shapes_captions.py`.
+3x3 grid. Everything is sampled from a seed that depends on the split and the index only, so an
+example is the same whether it is generated or read from disk, in any process and in any order. A
+scene renders at any resolution. `captions.py` describes scenes.
 """
 
 import zlib
@@ -17,8 +15,8 @@ from jaxtyping import Bool, Float, UInt8
 Rgb = tuple[int, int, int]
 
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring", "heart", "star")
-# No channel comes near 0 or 255, as in photographs: where it does, a generator that ends in tanh
-# saturates, gets no more gradient, and stays at one background for ever.
+# All channels stay away from 0 and 255, as in photographs. With values at these ends, a generator
+# that ends in tanh saturates, receives no gradient, and generates the same background forever.
 COLOURS: dict[str, Rgb] = {
     "red": (215, 35, 40),
     "orange": (235, 135, 30),
@@ -49,26 +47,26 @@ LOCATIONS = (
 )
 GRID = 3  # Cells along a side.
 SPLITS = {"train": 40_000, "val": 5_000, "test": 5_000, "test_comp": 5_000}
-# A tenth of the pairs never occurs outside test_comp, where every scene holds at least one.
+# A tenth of the pairs occurs in test_comp only, where every scene contains at least one of them.
 HELD_OUT_PAIRS = frozenset(
     zip(SHAPES[:6], ("purple", "cyan", "red", "blue", "pink", "green"), strict=True)
 )
 
 _PAIRS = tuple((shape, colour) for shape in SHAPES for colour in COLOURS)
 _SEEN_PAIRS = tuple(pair for pair in _PAIRS if pair not in HELD_OUT_PAIRS)
-_MARGIN = 0.04  # Between an object and the border of its cell, in cells.
+_MARGIN = 0.04  # Smallest distance between an object and the border of its cell, in cells.
 _SUPERSAMPLING = 4  # Samples along each side of a pixel.
 
 
 class SceneObject(NamedTuple):
-    """One object.
+    """An object in a scene.
 
     Attributes:
       shape: One of `SHAPES`.
       colour: One of `COLOURS`.
       size: One of `SIZES`.
-      cell: 0..8, row by row.
-      offset: Of its centre from the cell's centre, ``(x, y)`` in cells, y downwards.
+      cell: Index of its cell, 0..8, row by row.
+      offset: Offset of its centre from the cell's centre, ``(x, y)`` in cells; y points down.
     """
 
     shape: str
@@ -79,39 +77,46 @@ class SceneObject(NamedTuple):
 
     @property
     def centre(self) -> tuple[float, float]:
-        """``(x, y)`` in units of the image's side, y downwards."""
+        """Centre ``(x, y)`` in units of the image's side; y points down."""
         row, column = divmod(self.cell, GRID)
         return (column + 0.5 + self.offset[0]) / GRID, (row + 0.5 + self.offset[1]) / GRID
 
 
 class Scene(NamedTuple):
-    """A background and the objects on it; no two share a cell or a shape-colour pair."""
+    """A background colour and objects; no two share a cell or a shape-colour pair."""
 
     background: str
     objects: tuple[SceneObject, ...]
 
 
+def direction(right: float | int, down: float | int) -> str:
+    """Name of the main direction of an offset: "left of", "right of", "above" or "below"."""
+    if abs(right) > abs(down):
+        return "left of" if right < 0 else "right of"
+    return "above" if down < 0 else "below"
+
+
 def random_generator(split: str, index: int, purpose: str) -> np.random.Generator:
-    """A generator that depends on nothing but its arguments."""
+    """Random number generator whose seed depends on the arguments only."""
     return np.random.default_rng([zlib.crc32(f"{split}/{purpose}".encode()), index])
 
 
 def make_scene(split: str, index: int, *, narrative: bool = False) -> Scene:
-    """Draws the scene of an example.
+    """Samples the scene of an example.
 
     Args:
       split: One of `SPLITS`.
-      index: From 0.
-      narrative: Scenes for narratives hold 2 to 5 objects instead of 1 to 4.
+      index: Index of the example, from 0.
+      narrative: Sample 2 to 5 objects instead of 1 to 4.
 
     Raises:
-      ValueError: there is no such split, or the index is negative.
+      ValueError: The split does not exist, or the index is negative.
     """
     if split not in SPLITS or index < 0:
         raise ValueError(f"no example {index} of split {split!r}; splits are {', '.join(SPLITS)}")
     rng = random_generator(split, index, "narrative" if narrative else "scene")
     count = int(rng.integers(1, 5)) + narrative
-    pairs = _draw_pairs(rng, count, compositional=split == "test_comp")
+    pairs = _sample_pairs(rng, count, compositional=split == "test_comp")
     cells = rng.permutation(GRID * GRID)[:count]
     objects = []
     for (shape, colour), cell in zip(pairs, cells, strict=True):
@@ -123,8 +128,8 @@ def make_scene(split: str, index: int, *, narrative: bool = False) -> Scene:
     return Scene(background, tuple(objects))
 
 
-def _draw_pairs(rng: np.random.Generator, count: int, *, compositional: bool) -> list:
-    """Distinct shape-colour pairs; in compositional scenes at least one that is held out."""
+def _sample_pairs(rng: np.random.Generator, count: int, *, compositional: bool) -> list:
+    """Samples distinct shape-colour pairs; with `compositional`, at least one held-out pair."""
     if not compositional:
         return [_SEEN_PAIRS[i] for i in rng.permutation(len(_SEEN_PAIRS))[:count]]
     held_out = sorted(HELD_OUT_PAIRS)
@@ -135,12 +140,7 @@ def _draw_pairs(rng: np.random.Generator, count: int, *, compositional: bool) ->
 
 
 def render(scene: Scene, resolution: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Paints a scene, antialiased.
-
-    Args:
-      scene: What to paint.
-      resolution: Side in pixels.
-    """
+    """Renders a scene with antialiasing at a resolution in pixels."""
     image = np.empty((resolution, resolution, 3), np.float32)
     image[:] = BACKGROUNDS[scene.background]
     for item in scene.objects:
@@ -157,7 +157,7 @@ def render(scene: Scene, resolution: int) -> UInt8[np.ndarray, "h w 3"]:
 def _coverage(
     shape: str, size: tuple[int, int], centre: tuple[float, float], radius: float
 ) -> Float[np.ndarray, "h w"]:
-    """Which share of each pixel of a box the shape covers."""
+    """Fraction of each pixel of a box that a shape covers, 0..1."""
     n = _SUPERSAMPLING
     ys, xs = ((np.arange(side * n) + 0.5) / n for side in size)
     inside = silhouette(
@@ -169,10 +169,10 @@ def _coverage(
 def silhouette(
     shape: str, x: Float[np.ndarray, "1 w"], y: Float[np.ndarray, "h 1"]
 ) -> Bool[np.ndarray, "h w"]:
-    """Which points belong to a shape that fills the square [-1, 1] x [-1, 1]; y points down.
+    """Whether points lie inside a shape that fills the square [-1, 1] x [-1, 1]; y points down.
 
     Raises:
-      ValueError: there is no such shape.
+      ValueError: The shape does not exist.
     """
     ax, ay = np.abs(x), np.abs(y)
     squared = x * x + y * y
@@ -193,7 +193,7 @@ def silhouette(
         point = (y >= -0.25) & (ax * 0.98 + y * 0.94 <= 0.88) & (ax <= 0.98)
         return lobes | point
     if shape == "star":
-        # Five straight-sided points: fold the plane into one tenth of the turn.
+        # The star has ten symmetric sectors: fold the plane into one of them.
         angle = np.arctan2(x, -y)
         fold = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
         inner, outer = 0.46, 1.05

@@ -1,1 +1,4 @@
-"""Human studies: blinded pairs of pictures on a page of one file, and what the votes say."""
+"""Human studies: blinded pairs of images on a self-contained page, and the analysis of the ratings.
+
+Metrics that a program computes belong in `metrics` and `evaluation`.
+"""

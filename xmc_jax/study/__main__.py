@@ -1,16 +1,17 @@
-"""Asks people which of two systems draws better, and reads their answers.
+"""Builds a human study that compares the images of two systems, and analyses its ratings.
 
     python -m xmc_jax.study build --a=runs/mine --b=runs/other --captions=captions.txt --out=study
     python -m xmc_jax.study analyse --key=study/key.json ratings/*.json
 
-build writes study/for_raters/study.html, one file that works without a network: give it to raters,
-each with a number of their own. Keep study/key.json, which tells whose picture is whose, to
-yourself. --a and --b are folders of runs or of exported models, which draw the captions, or folders
-of pictures whose names begin with the number of their caption, from 0, as `sample` writes them.
+build writes study/for_raters/study.html, one file that works without a network. Send it to the
+raters, and give each a number of their own. Keep study/key.json, which says which system made which
+image, to yourself. --a and --b are folders of runs or of exported models, which generate images for
+the captions, or folders of images whose names begin with the number of their caption, from 0, as
+`sample` writes them.
 
-analyse reads the JSON files that raters saved: how often each system was preferred, for quality and
-for alignment with the caption, with 95 % intervals clustered by caption, a sign test, the agreement
-of raters, and a table of captions. It prints, and writes analysis.json beside the key.
+analyse reads the JSON files that raters saved, and reports how often each system was preferred, for
+quality and for alignment with the caption, with 95 % intervals clustered by caption, a sign test,
+the agreement of raters, and a table of captions. It also writes analysis.json beside the key.
 """
 
 import json
@@ -18,22 +19,21 @@ from pathlib import Path
 
 from absl import flags
 
-from xmc_jax import cli
+from xmc_jax import cli, files
 from xmc_jax.errors import UserError
-
-_COMMANDS = ("build", "analyse")
+from xmc_jax.study import analyse
 
 
 def main(arguments: list[str]) -> None:
     """Runs the command that the first argument names."""
     command, *rest = arguments or [""]
-    if command not in _COMMANDS:
-        given = f"no command {command!r}" if command else "a command is missing"
-        raise UserError(f"{given}: say `study build` or `study analyse`; --help explains both")
     if command == "build":
         _build(rest)
-    else:
+    elif command == "analyse":
         _analyse(rest)
+    else:
+        given = f"no command {command!r}" if command else "a command is missing"
+        raise UserError(f"{given}: say `study build` or `study analyse`; --help explains both")
 
 
 def _build(arguments: list[str]) -> None:
@@ -44,7 +44,7 @@ def _build(arguments: list[str]) -> None:
     if not captions:
         raise UserError(f"--captions={flags.FLAGS.captions} has no caption in it")
     cli.set_up_jax()
-
+    # It imports JAX: --help and `analyse` need not wait for that.
     from xmc_jax.study import build
 
     options = flags.FLAGS
@@ -56,26 +56,23 @@ def _build(arguments: list[str]) -> None:
 
 
 def _analyse(arguments: list[str]) -> None:
-    from xmc_jax.study import analyse
-
     key_path = Path(cli.required("key")).expanduser()
     if not arguments:
         raise UserError("no ratings: name the JSON files that raters saved, e.g. ratings/*.json")
     key = analyse.read_key(key_path)
-    ratings = [analyse.read_ratings(Path(path), key) for path in arguments]
-    results = analyse.analyse(key, ratings)
+    results = analyse.analyse(key, [analyse.read_ratings(Path(path), key) for path in arguments])
     print(analyse.format_text(results))
     out = Path(flags.FLAGS.out or key_path.parent / "analysis.json").expanduser()
-    out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    files.write_whole(out, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
     print(f"\nwrote {out}")
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("a", None, "build: the first system, a folder.")
-    flags.DEFINE_string("b", None, "build: the second system, a folder.")
-    flags.DEFINE_string("captions", None, "build: text file with a caption a line.")
-    flags.DEFINE_integer("raters", 20, "build: raters to prepare for.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "build: chooses the noise that models draw with.")
+    flags.DEFINE_string("a", None, "build: folder of the first system.")
+    flags.DEFINE_string("b", None, "build: folder of the second system.")
+    flags.DEFINE_string("captions", None, "build: text file with one caption on each line.")
+    flags.DEFINE_integer("raters", 20, "build: number of raters to prepare for.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "build: seed of the noise that models generate images from.")
     flags.DEFINE_string("key", None, "analyse: key.json of the study.")
     flags.DEFINE_string(
         "out", None, "build: folder for the study. analyse: file for the results, as JSON."

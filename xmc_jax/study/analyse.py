@@ -1,35 +1,35 @@
-"""From the files that raters saved to preference rates: joins them with the key, and counts."""
+"""Analysis of a study: joins the ratings that people saved with the key, and counts votes."""
 
 import collections
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from xmc_jax.errors import UserError
-from xmc_jax.metrics import intervals
+from xmc_jax.errors import UserError, reason
 from xmc_jax.study import preference
-from xmc_jax.study.design import NOISE
+from xmc_jax.study.design import KEY_IMAGES, NOISE
 
 QUESTIONS = ("quality", "alignment")
 CHOICES = ("left", "tie", "right")
+SCORES = {"a": 1.0, "tie": 0.5, "b": 0.0}  # Of the first system, see `preference`.
 
 
 class Answer(NamedTuple):
     """One answer of a rater.
 
     Attributes:
-      trial: Its place in what the rater saw on the page.
+      trial: Position in the order in which the rater saw the items of the page.
       item: Id of the item.
       question: One of `QUESTIONS`.
       preferred: ``"a"``, ``"b"``, ``"noise"`` or ``"tie"``.
-      side: ``"left"``, ``"right"`` or ``"tie"``.
-      seconds: How long it took.
-      is_check: Whether one of the pictures was mere noise.
+      side: One of `CHOICES`.
+      seconds: Time that the answer took.
+      is_check: Whether one of the images was noise.
     """
 
     trial: int
@@ -42,14 +42,14 @@ class Answer(NamedTuple):
 
 
 class Ratings(NamedTuple):
-    """What one rater answered on one page.
+    """The answers of one rater on one page.
 
     Attributes:
-      rater: The rater's number.
-      page: The page's number.
+      rater: Number of the rater.
+      page: Number of the page.
       path: The file.
-      num_expected: Answers of a rater who went to the end.
-      answers: In the order in which they were shown.
+      num_expected: Number of answers if the rater finished the page.
+      answers: Answers in the order of trials.
     """
 
     rater: int
@@ -60,10 +60,10 @@ class Ratings(NamedTuple):
 
 
 def read_key(path: Path) -> dict[str, Any]:
-    """The key of a study.
+    """Reads the key of a study.
 
     Raises:
-      UserError: it is not there, or is no key.
+      UserError: The file cannot be read, or is not a key.
     """
     key = _read_json(path)
     if not isinstance(key, dict) or not {"study", "systems", "items"} <= key.keys():
@@ -72,14 +72,14 @@ def read_key(path: Path) -> dict[str, Any]:
 
 
 def read_ratings(path: Path, key: Mapping[str, Any]) -> Ratings:
-    """The ratings in a file that a page saved.
+    """Reads a JSON file of ratings that a page saved.
 
     Args:
-      path: The JSON file.
-      key: Of the same study.
+      path: The file.
+      key: Key of the same study.
 
     Raises:
-      UserError: the file cannot be read, is damaged, or belongs to another study.
+      UserError: The file cannot be read, is damaged, or belongs to another study.
     """
     found = _read_json(path)
     if not isinstance(found, dict) or "answers" not in found:
@@ -95,7 +95,7 @@ def read_ratings(path: Path, key: Mapping[str, Any]) -> Ratings:
         return Ratings(int(found["rater"]), int(found["page"]), path, expected, tuple(answers))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}); leave it out"
+            f"{path} is damaged ({type(error).__name__}: {reason(error)}); leave it out"
         ) from error
 
 
@@ -103,36 +103,38 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {reason(error)}") from error
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); give the JSON file, not the CSV") from error
+        raise UserError(
+            f"{path} is not JSON ({reason(error)}); give the JSON file, not the CSV"
+        ) from error
 
 
 def _answer(raw: Mapping[str, Any], items: Mapping[str, Any]) -> Answer:
-    pictures, side, left = items[raw["item"]]["pictures"], raw["choice"], raw["left"]
+    images, side, left = items[raw["item"]][KEY_IMAGES], raw["choice"], raw["left"]
     if side not in CHOICES or raw["question"] not in QUESTIONS or left not in (0, 1):
         raise ValueError(f"no such answer: {raw}")
-    preferred = "tie" if side == "tie" else pictures[left if side == "left" else 1 - left]
+    preferred = "tie" if side == "tie" else images[left if side == "left" else 1 - left]
     seconds = float(raw["time_ms"]) / 1000
-    trial, is_check = int(raw["trial"]), NOISE in pictures
+    trial, is_check = int(raw["trial"]), NOISE in images
     return Answer(trial, raw["item"], raw["question"], preferred, side, seconds, is_check)
 
 
 def analyse(key: Mapping[str, Any], ratings: Sequence[Ratings]) -> dict[str, Any]:
     """All results of a study.
 
-    Items that test attention, and repeated ones but for their first showing, count for the raters
-    they tell of and for no system.
+    Attention checks and repeated showings of an item say how reliable a rater is; they are not
+    votes.
 
     Args:
-      key: Of the study.
-      ratings: In any order, at most one file of a rater and page.
+      key: Key of the study.
+      ratings: Ratings in any order, at most one file for each rater and page.
 
     Returns:
-      ``systems``; ``questions``, the numbers of `_question` for each; ``raters`` and ``captions``.
+      ``systems``; ``questions``, the results of `_question` for each; ``raters`` and ``captions``.
 
     Raises:
-      UserError: two files are of one rater and page, or there is no vote in any.
+      UserError: Two files have the same rater and page, or there is no vote.
     """
     _check_once(ratings)
     votes = _votes(ratings)
@@ -154,11 +156,11 @@ def _check_once(ratings: Sequence[Ratings]) -> None:
         if other is not one.path:
             raise UserError(
                 f"{other} and {one.path} are both of rater {one.rater} on page {one.page}: give "
-                "the one that was saved last, or mend the number if two people had the same"
+                "the one that was saved last, or correct the number if two people used the same"
             )
 
 
-# For each question, for each item, the answer of each rater.
+# For each question and each item, the answer of each rater.
 Votes = dict[str, dict[str, dict[int, Answer]]]
 
 
@@ -167,101 +169,90 @@ def _votes(ratings: Sequence[Ratings]) -> Votes:
     for one in ratings:
         for answer in one.answers:
             if not answer.is_check:
-                # In the order of trials: the first showing stays.
+                # Answers are in the order of trials: the first showing counts.
                 votes[answer.question][answer.item].setdefault(one.rater, answer)
     return votes
 
 
 def _question(votes: Mapping[str, Mapping[int, Answer]]) -> dict[str, Any]:
-    """Counts, rates with intervals, sign test and agreement of one question."""
-    scores = {
-        item: {rater: _score(answer) for rater, answer in by_rater.items()}
-        for item, by_rater in votes.items()
-    }
-    every = [list(by_rater.values()) for by_rater in scores.values()]
-    means = [statistics.fmean(votes) for votes in every if votes]
+    """Counts, rates with intervals, sign test and agreement for one question."""
+    answers = [answer for by_rater in votes.values() for answer in by_rater.values()]
+    scores = [[SCORES[answer.preferred] for answer in votes[item].values()] for item in votes]
+    decided = [[score for score in one if score != 0.5] for one in scores]
+    means = [statistics.fmean(one) for one in scores if one]
     ahead = {"a": sum(m > 0.5 for m in means), "b": sum(m < 0.5 for m in means)}
-    sides = [a.side for by_rater in votes.values() for a in by_rater.values() if a.side != "tie"]
-    left = preference.Rate(math.nan, 0.0, 1.0, 0.0)
-    if sides:
-        share = sides.count("left") / len(sides)
-        left = preference.Rate(
-            share, *intervals.wilson_interval(share, len(sides)), float(len(sides))
-        )
-    decided = [[score for score in one if score != 0.5] for one in every]
+    sides = [answer.side for answer in answers if answer.side != "tie"]
+    left = sides.count("left") / len(sides) if sides else math.nan
+    table = _score_table(votes)
     return {
-        "votes": _counts(a for by_rater in votes.values() for a in by_rater.values()),
-        "preference": _plain(preference.preference_rate(every)),
+        "votes": _counts(answers),
+        "preference": _plain(preference.preference_rate(scores)),
         "preference_without_ties": _plain(preference.preference_rate(decided)),
         "captions_ahead": ahead | {"even": len(means) - sum(ahead.values())},
         "sign_test_p": preference.sign_test(ahead["a"], ahead["b"]),
-        "alpha_nominal": _alpha(scores, "nominal"),
-        "alpha_interval": _alpha(scores, "interval"),
-        "left_chosen": _plain(left),
+        "alpha_nominal": _none_if_nan(preference.krippendorff_alpha(table, "nominal")),
+        "alpha_interval": _none_if_nan(preference.krippendorff_alpha(table, "interval")),
+        "left_chosen": _plain(preference.wilson_rate(left, len(sides))),
     }
 
 
-def _score(answer: Answer) -> float:
-    return {"a": 1.0, "tie": 0.5, "b": 0.0}[answer.preferred]
+def _score_table(votes: Mapping[str, Mapping[int, Answer]]) -> np.ndarray:
+    """Scores with one row for each rater and one column for each item; NaN where missing."""
+    raters = sorted({rater for by_rater in votes.values() for rater in by_rater})
+    table = np.full((len(raters), len(votes)), math.nan)
+    for column, by_rater in enumerate(votes.values()):
+        for rater, answer in by_rater.items():
+            table[raters.index(rater), column] = SCORES[answer.preferred]
+    return table
 
 
-def _counts(answers) -> dict[str, int]:
+def _counts(answers: Iterable[Answer]) -> dict[str, int]:
     counts = collections.Counter(answer.preferred for answer in answers)
-    return {choice: counts[choice] for choice in ("a", "tie", "b")}
+    return {choice: counts[choice] for choice in SCORES}
 
 
 def _plain(rate: preference.Rate) -> dict[str, float | None]:
-    """JSON has no NaN."""
-    return {name: None if math.isnan(x) else x for name, x in rate._asdict().items()}
+    return {name: _none_if_nan(value) for name, value in rate._asdict().items()}
 
 
-def _alpha(scores: Mapping[str, Mapping[int, float]], level: str) -> float | None:
-    raters = sorted({rater for by_rater in scores.values() for rater in by_rater})
-    table = np.full((len(raters), len(scores)), math.nan)
-    for column, by_rater in enumerate(scores.values()):
-        for rater, score in by_rater.items():
-            table[raters.index(rater), column] = score
-    alpha = preference.krippendorff_alpha(table, level)
-    return None if math.isnan(alpha) else alpha
+def _none_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value  # JSON has no NaN.
 
 
 def _raters(ratings: Sequence[Ratings]) -> list[dict[str, Any]]:
-    """How far each rater got, and how far the rater's answers can be relied on.
+    """Progress and reliability of each rater.
 
-    ``attention``: answers that preferred the picture to noise, of all such. ``repeats``: answers
-    given again alike when the item came back with its sides changed, of all such.
+    ``attention``: attention checks in which the rater preferred the image to noise, and all of
+    them. ``repeats``: repeated questions with the same answer as before, and all of them.
     """
     rows = []
     for rater in sorted({one.rater for one in ratings}):
-        mine = [one for one in ratings if one.rater == rater]
-        answers = [answer for one in mine for answer in one.answers]
+        files = [one for one in ratings if one.rater == rater]
+        answers = [answer for one in files for answer in one.answers]
         checks = [answer for answer in answers if answer.is_check]
         first: dict[tuple[str, str], Answer] = {}
-        again = [
+        repeats = [
             (before, answer)
             for answer in answers
             if (before := first.setdefault((answer.item, answer.question), answer)) is not answer
         ]
+        seconds = [answer.seconds for answer in answers]
         rows.append(
             {
                 "rater": rater,
                 "answers": len(answers),
-                "expected": sum(one.num_expected for one in mine),
+                "expected": sum(one.num_expected for one in files),
                 "attention": [sum(a.preferred in ("a", "b") for a in checks), len(checks)],
-                "repeats": [sum(x.preferred == y.preferred for x, y in again), len(again)],
-                "median_seconds": _median([answer.seconds for answer in answers]),
+                "repeats": [sum(x.preferred == y.preferred for x, y in repeats), len(repeats)],
+                "median_seconds": statistics.median(seconds) if seconds else None,
             }
         )
     return rows
 
 
-def _median(values: Sequence[float]) -> float | None:
-    return statistics.median(values) if values else None
-
-
 def _captions(key: Mapping[str, Any], votes: Votes) -> list[dict[str, Any]]:
     """Votes for each caption, in the order of the study."""
-    items = [(id, item) for id, item in key["items"].items() if NOISE not in item["pictures"]]
+    items = [(id, item) for id, item in key["items"].items() if NOISE not in item[KEY_IMAGES]]
     return [
         {
             "caption": item["caption"],
@@ -272,7 +263,7 @@ def _captions(key: Mapping[str, Any], votes: Votes) -> list[dict[str, Any]]:
 
 
 def format_text(results: Mapping[str, Any]) -> str:
-    """The results for people to read."""
+    """The results as a text for people."""
     systems = results["systems"]
     lines = [f"study {results['study']}: A is {systems['a']}, B is {systems['b']}", ""]
     for question, found in results["questions"].items():
@@ -286,7 +277,7 @@ def format_text(results: Mapping[str, Any]) -> str:
             f"sign test p = {found['sign_test_p']:.3g}",
             f"  agreement (Krippendorff): alpha {_number(found['alpha_nominal'])} nominal, "
             f"{_number(found['alpha_interval'])} interval",
-            f"  left picture chosen          {_interval(found['left_chosen'])}",
+            f"  left image chosen            {_interval(found['left_chosen'])}",
             "",
         ]
     lines.append("rater  answers    saw through noise  same again  median seconds")
@@ -299,8 +290,7 @@ def format_text(results: Mapping[str, Any]) -> str:
         )
     lines += ["", "A / tie / B: quality   alignment  caption"]
     for row in results["captions"]:
-        cells = (" / ".join(str(row[q][x]) for x in ("a", "tie", "b")) for q in QUESTIONS)
-        quality, alignment = cells
+        quality, alignment = (" / ".join(str(row[q][x]) for x in SCORES) for q in QUESTIONS)
         lines.append(f"{quality:>20}   {alignment:<9}  {row['caption']}")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Writes the pages of a study and, apart from them, its key."""
+"""Writes the pages of a study and its key."""
 
 import datetime
 import json
@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from xmc_jax import files, images
+from xmc_jax import files
 from xmc_jax.console import waiting
+from xmc_jax.data import preprocess
 from xmc_jax.errors import UserError
+from xmc_jax.images import encode_png
 from xmc_jax.pages import render
 from xmc_jax.run.folder import config_path
 from xmc_jax.study import design
 
 PAGES_FOLDER = "for_raters"
 KEY_FILE = "key.json"
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
-Pixels = UInt8[np.ndarray, "_ _ 3"]  # Of any size each.
-Pictures = dict[str, list[Pixels]]  # Of each system, one a caption.
+Pixels = UInt8[np.ndarray, "_ _ 3"]  # Each image has its own size.
+Images = dict[str, list[Pixels]]  # For each system, one image for each caption.
 
 
 def build(
@@ -38,19 +40,19 @@ def build(
     """Builds a study of two systems.
 
     Args:
-      sources: For each of the two: the folder of a run or of an exported model, which draws, or a
-        folder of pictures; see `read_pictures`.
-      captions: What is compared.
-      out: Folder for ``for_raters/``, which holds what raters get, and ``key.json``.
-      num_raters: Raters to prepare for.
-      seed: Of the noise that pictures are drawn with.
-      secret: Decides what is left to chance; drawn if None.
+      sources: For each system, the folder of a run, of an exported model, or of images; see
+        `read_images`.
+      captions: The captions to compare images of.
+      out: Folder for ``for_raters/``, which the raters get, and ``key.json``.
+      num_raters: Number of raters to prepare for.
+      seed: Seed of the noise that models generate images from.
+      secret: Seed of all other random choices; random if None.
 
     Returns:
       The pages.
 
     Raises:
-      UserError: there is a study in the folder already, pictures are missing, or nothing can be
+      UserError: The folder already contains a study, an image is missing, or a file cannot be
         written.
     """
     key_path = out / KEY_FILE
@@ -61,118 +63,115 @@ def build(
         )
     files.ensure_writable(out)
     systems = dict(zip(design.SYSTEMS, sources, strict=True))
-    pictures = {s: read_pictures(source, captions, seed) for s, source in systems.items()}
-    side = common_side([picture for drawn in pictures.values() for picture in drawn])
+    images = {s: read_images(source, captions, seed) for s, source in systems.items()}
+    side = common_side([image for of_system in images.values() for image in of_system])
 
     secret = secret or secrets.token_hex(16)
-    laid_out = design.make_pages(captions, num_raters=num_raters, secret=secret)
-    key = design.make_key(laid_out, secret=secret, names=systems)
+    pages = design.make_pages(captions, num_raters=num_raters, secret=secret)
+    key = design.make_key(pages, secret=secret, names=systems)
     key |= {"side": side, "seed": seed, "created": f"{datetime.datetime.now():%Y-%m-%d %H:%M}"}
-    with waiting("writing what raters get"):
-        written = _write_pages(out / PAGES_FOLDER, laid_out, pictures, side, key["study"])
-    # Last: a study without a key was cut off while it was built, and is built anew.
-    key_path.write_text(json.dumps(key, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with waiting("writing the pages for raters"):
+        written = _write_pages(out / PAGES_FOLDER, pages, images, side, key["study"])
+    # The key comes last: a study without a key is incomplete, and can be built again.
+    files.write_whole(key_path, (json.dumps(key, indent=1, ensure_ascii=False) + "\n").encode())
     return written
 
 
 def _write_pages(
-    folder: Path, laid_out: Sequence[design.Page], pictures: Pictures, side: int, study: str
+    folder: Path, pages: Sequence[design.Page], images: Images, side: int, study: str
 ) -> list[Path]:
-    folder.mkdir(exist_ok=True)
     written = []
-    for number, page in enumerate(laid_out, start=1):
-        path = folder / (f"study_{number}.html" if len(laid_out) > 1 else "study.html")
+    for number, page in enumerate(pages, start=1):
+        path = folder / (f"study_{number}.html" if len(pages) > 1 else "study.html")
         html = render.render(
             "study.html.jinja",
-            data=page_data(page, pictures, side=side, study=study, number=number),
+            data=page_data(page, images, side=side, study=study, number=number),
             number=number,
-            count=len(laid_out),
+            count=len(pages),
             side=side,
         )
-        path.write_text(html, encoding="utf-8")
+        files.write_whole(path, html.encode())
         written.append(path)
     return written
 
 
-def read_pictures(source: str, captions: Sequence[str], seed: int) -> list[Pixels]:
-    """One picture for each caption.
+def read_images(source: str, captions: Sequence[str], seed: int) -> list[Pixels]:
+    """One image for each caption.
 
     Args:
-      source: A folder with a ``config.json`` is a model and draws them. In any other, a picture's
-        name begins with the number of its caption, from 0, as `sample` names them:
-        ``0012_a-red-circle_0.png``; of several for one caption the first by name is taken.
-      captions: What is to be seen.
-      seed: Of the noise.
+      source: A folder with a ``config.json`` is a model, which generates the images. In any other
+        folder, the name of an image begins with the number of its caption, from 0, as `sample`
+        names it: ``0012_a-red-circle_0.png``; the first name counts if there are several.
+      captions: The captions.
+      seed: Seed of the noise that a model generates images from.
 
     Raises:
-      UserError: there is no such folder, no picture for some caption, or one is damaged.
+      UserError: The folder does not exist, an image is missing or cannot be decoded.
     """
-    folder = Path(source).expanduser()
     if config_path(source).exists():
-        from xmc_jax.inference import model as trained
+        # It imports TensorFlow and Orbax, which take seconds; folders of images do without.
+        from xmc_jax.inference.model import load
 
-        model = trained.load(source)
-        with waiting(f"drawing {len(captions)} captions with step {model.step} of {source}"):
+        model = load(source)
+        task = f"generating images of {len(captions)} captions with step {model.step} of {source}"
+        with waiting(task):
             return list(model.generate(captions, seed=seed))
+    folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise UserError(f"no folder {source}: give that of a run, of a model, or of pictures")
-    return [_read_picture(path) for path in _files_by_caption(folder, len(captions))]
+        raise UserError(f"no folder {source}: give the folder of a run, a model, or images")
+    return [_read_image(path) for path in _files_by_caption(folder, len(captions))]
 
 
 def _files_by_caption(folder: Path, count: int) -> list[Path]:
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
         number = re.match(r"(\d+)", path.name)
-        if number and path.suffix.lower() in PICTURE_SUFFIXES:
+        if number and path.suffix.lower() in IMAGE_SUFFIXES:
             found.setdefault(int(number[1]), path)
     missing = [i for i in range(count) if i not in found]
     if missing:
         shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
         raise UserError(
-            f"{folder} has no picture for caption {shown}: a picture's name begins with the number "
-            f"of its caption, from 0 to {count - 1}, as in 0000_a-red-circle.png"
+            f"{folder} has no image for caption {shown}: the name of an image begins with the "
+            f"number of its caption, from 0 to {count - 1}, as in 0000_a-red-circle.png"
         )
     if max(found) >= count:
         raise UserError(
-            f"{folder} has a picture for caption {max(found)}, and there are {count} captions, "
-            "numbered from 0; give the captions that the pictures were drawn for"
+            f"{folder} has an image for caption {max(found)}, and there are {count} captions, "
+            "numbered from 0; give the captions that the images were generated for"
         )
     return [found[i] for i in range(count)]
 
 
-def _read_picture(path: Path) -> Pixels:
-    from xmc_jax.data import preprocess
-
+def _read_image(path: Path) -> Pixels:
     try:
         return np.asarray(preprocess.open_upright(path.read_bytes()).image)
     except preprocess.UndecodableImage as error:
         raise UserError(f"{path} cannot be decoded ({error}); replace it") from error
 
 
-def common_side(pictures: Sequence[Pixels]) -> int:
-    """The side of the square that all pictures are shown at: the shortest side of any of them."""
-    return min(min(picture.shape[:2]) for picture in pictures)
+def common_side(images: Sequence[Pixels]) -> int:
+    """Side of the square that all images are shown at: the shortest side of any of them."""
+    return min(min(image.shape[:2]) for image in images)
 
 
-def uniform_png(picture: Pixels, side: int) -> bytes:
-    """A picture as every other of the study: its middle square, at one size, in one codec."""
-    from xmc_jax.data import preprocess
-
-    return images.encode_png(preprocess.resize(picture, side, crop="short_crop", antialias=True))
+def uniform_png(image: Pixels, side: int) -> bytes:
+    """Middle square of an image at a common size, as PNG, so that no format reveals a system."""
+    return encode_png(preprocess.resize(image, side, crop="short_crop", antialias=True))
 
 
 def page_data(
-    page: design.Page, pictures: Pictures, *, side: int, study: str, number: int
+    page: design.Page, images: Images, *, side: int, study: str, number: int
 ) -> dict[str, Any]:
-    """What the page's script works on; nothing of it tells one system from the other."""
+    """Data of the page's script; none of it reveals which system made an image."""
     rng = np.random.default_rng(int(study, 16) + number)
 
     def uri(item: design.Item, source: str) -> str:
         if source == design.NOISE:
-            picture = rng.integers(0, 256, (side, side, 3), np.uint8)
+            image = rng.integers(0, 256, (side, side, 3), np.uint8)
         else:
-            picture = pictures[source][item.caption_index]
-        return render.data_uri(uniform_png(picture, side), "png")
+            image = images[source][item.caption_index]
+        return render.data_uri(uniform_png(image, side), "png")
 
     return {
         "study": study,
@@ -181,7 +180,7 @@ def page_data(
             {
                 "id": item.id,
                 "caption": item.caption,
-                "pictures": [uri(item, source) for source in item.pictures],
+                "images": [uri(item, source) for source in item.images],
             }
             for item in page.items
         ],

@@ -1,8 +1,8 @@
-"""What each rater of a study sees, in which order and on which side: blinded and balanced.
+"""The design of a study: what each rater sees, in which order and on which side; blinded, balanced.
 
-A page knows an item's two pictures as 0 and 1, and for each rater which of them is on the left. In
-one item picture 0 is the first system's, in another the second's: only the key tells. All of it
-follows from a secret that the key holds.
+A page numbers the two images of an item 0 and 1, and stores which of them is on the left for each
+rater. Image 0 is the first system's in some items and the second system's in others; only the key
+says which. The whole design is a function of a secret, which the key stores.
 """
 
 import hashlib
@@ -13,45 +13,46 @@ import numpy as np
 from jaxtyping import Bool
 
 ITEMS_PER_PAGE = 100  # More captions than this are spread over several pages.
-EXTRA_SHARE = 0.05  # Of the items: shown once more, and as many with one picture of mere noise.
-FEWEST_FOR_EXTRAS = 10  # Items of a page below which it has none of either.
+EXTRA_SHARE = 0.05  # Of the items are repeated; as many attention checks show an image of noise.
+FEWEST_FOR_EXTRAS = 10  # Pages with fewer items have neither repeats nor attention checks.
 
 SYSTEMS = ("a", "b")
 NOISE = "noise"
+KEY_IMAGES = "pictures"  # Field of an item in key.json; keys of older studies have it too.
 
 
 class Item(NamedTuple):
-    """A caption with two pictures.
+    """A caption with two images.
 
     Attributes:
-      id: Tells nothing of the systems.
-      caption: Its text.
-      caption_index: Which of the study's captions it is.
-      pictures: Whose the pictures 0 and 1 are: of ``SYSTEMS``, or `NOISE`.
+      id: Identifier that does not reveal the systems.
+      caption: Text of the caption.
+      caption_index: Index of the caption in the study.
+      images: Sources of the images 0 and 1: one of ``SYSTEMS``, or `NOISE`.
     """
 
     id: str
     caption: str
     caption_index: int
-    pictures: tuple[str, str]
+    images: tuple[str, str]
 
     @property
     def first(self) -> int:
-        """Which picture is the first system's; in a test of attention, which is not noise."""
-        return self.pictures.index(SYSTEMS[1] if SYSTEMS[0] not in self.pictures else SYSTEMS[0])
+        """Index of the first system's image; in an attention check, of the image without noise."""
+        return self.images.index(SYSTEMS[0] if SYSTEMS[0] in self.images else SYSTEMS[1])
 
     @property
     def is_check(self) -> bool:
-        """Whether it tests the rater's attention, and no system."""
-        return NOISE in self.pictures
+        """Whether the item tests the rater's attention instead of the systems."""
+        return NOISE in self.images
 
 
 class Showing(NamedTuple):
-    """An item before a rater.
+    """One presentation of an item to a rater.
 
     Attributes:
       item: Index of the item on its page.
-      left: Which of its pictures is on the left, 0 or 1.
+      left: Index of the image on the left, 0 or 1.
     """
 
     item: int
@@ -62,8 +63,8 @@ class Page(NamedTuple):
     """One page of a study.
 
     Attributes:
-      items: In an order that means nothing.
-      schedules: What each rater sees, one after the other.
+      items: Items in random order.
+      schedules: For each rater, the presentations in their order.
     """
 
     items: tuple[Item, ...]
@@ -71,17 +72,17 @@ class Page(NamedTuple):
 
 
 def study_id(secret: str) -> str:
-    """The name of a study, by which ratings find their key."""
+    """Identifier of a study, which its key and its ratings share."""
     return _digest(secret, "study")[:12]
 
 
 def make_pages(captions: Sequence[str], *, num_raters: int, secret: str) -> list[Page]:
-    """Lays a study out on as few pages as hold it, equally long but for one caption.
+    """Distributes a study over as few pages as possible, of almost equal length.
 
     Args:
-      captions: Of the study; equal texts are items of their own.
-      num_raters: Raters to make schedules for.
-      secret: Decides all that is left to chance.
+      captions: Captions of the study; equal texts are separate items.
+      num_raters: Number of raters to make schedules for.
+      secret: Seed of all random choices.
     """
     num_pages = -(-len(captions) // ITEMS_PER_PAGE)
     parts = np.array_split(np.arange(len(captions)), num_pages)
@@ -92,7 +93,7 @@ def make_pages(captions: Sequence[str], *, num_raters: int, secret: str) -> list
 
 
 def num_extras(num_items: int) -> int:
-    """How many items of a page are shown twice, and how many have a picture of noise."""
+    """Number of repeated items of a page, and also of attention checks."""
     return round(EXTRA_SHARE * num_items) or 1 if num_items >= FEWEST_FOR_EXTRAS else 0
 
 
@@ -111,15 +112,15 @@ def _make_page(captions: Mapping[int, str], num_raters: int, secret: str) -> Pag
 
 def _item(sources: tuple[str, str], index: int, caption: str, secret: str, rng) -> Item:
     kind = NOISE if NOISE in sources else "pair"
-    pictures = sources if rng.random() < 0.5 else sources[::-1]
-    return Item(_digest(secret, kind, str(index))[:12], caption, index, pictures)
+    images = sources if rng.random() < 0.5 else sources[::-1]
+    return Item(_digest(secret, kind, str(index))[:12], caption, index, images)
 
 
 def _schedule(items: Sequence[Item], rater: int, secret: str) -> tuple[Showing, ...]:
-    """An order of the rater's own, some of the first items once more at the end, sides changed.
+    """A random order for one rater; some early items come again late, with their sides swapped.
 
-    Raters come in couples: what one sees on the left, the other sees on the right. For each of them
-    the first system is on the left in half of the pairs.
+    Raters 2n and 2n + 1 see the same items with swapped sides. For each rater the first system is
+    on the left in half of the pairs.
     """
     rng = _generator(secret, "sides", str(rater // 2))
     first_is_left = _balanced([item.is_check for item in items], rng) ^ bool(rater % 2)
@@ -139,23 +140,22 @@ def _schedule(items: Sequence[Item], rater: int, secret: str) -> tuple[Showing, 
 
 
 def _balanced(is_check: Sequence[bool], rng) -> Bool[np.ndarray, " items"]:
-    """True for one half of the pairs and of the checks each, drawn at random."""
+    """True for a random half of the pairs and a random half of the checks."""
     chosen = np.zeros(len(is_check), bool)
     for kind in (False, True):
-        places = np.flatnonzero(np.array(is_check) == kind)
-        # The odd one out goes either way.
-        half = (len(places) + rng.integers(2)) // 2
-        chosen[rng.permutation(places)[:half]] = True
+        indices = np.flatnonzero(np.array(is_check) == kind)
+        half = (len(indices) + rng.integers(2)) // 2  # Odd numbers are rounded up or down.
+        chosen[rng.permutation(indices)[:half]] = True
     return chosen
 
 
 def make_key(pages: Sequence[Page], *, secret: str, names: Mapping[str, str]) -> dict[str, Any]:
-    """What turns ratings of a study into votes for its systems.
+    """The key, which turns ratings of a study into votes for its systems.
 
     Args:
-      pages: The study.
-      secret: That of `make_pages`.
-      names: What the two of `SYSTEMS` are.
+      pages: Pages of the study.
+      secret: The secret given to `make_pages`.
+      names: Names of the two `SYSTEMS`.
     """
     return {
         "study": study_id(secret),
@@ -166,7 +166,7 @@ def make_key(pages: Sequence[Page], *, secret: str, names: Mapping[str, str]) ->
             item.id: {
                 "caption": item.caption,
                 "caption_index": item.caption_index,
-                "pictures": list(item.pictures),
+                KEY_IMAGES: list(item.images),
             }
             for page in pages
             for item in page.items

@@ -116,7 +116,7 @@ def _make_score(
         return "100 max(cos, 0), mean over pairs, no words added", clip_score
     if name == "clip_r_precision":
         competitors = f"{metric.NUM_OTHERS} others of other images and meanings"
-        candidates = metric.draw_candidates(*keys, seed=seed)
+        candidates = metric.sample_candidates(*keys, seed=seed)
     else:
         competitors = f"all of a batch of {_NUM_CANDIDATES} or more"
         candidates = metric.batch_candidates(*keys)

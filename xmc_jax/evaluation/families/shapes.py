@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from xmc_jax.evaluation.image_sets import ImageSet
@@ -13,7 +13,7 @@ from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
 from xmc_jax.run.config_checks import evaluation_data
 from xmc_jax.run.records import MetricRecord
 from xmc_jax.shapes import accuracy as metric
-from xmc_jax.shapes import captions, scenes
+from xmc_jax.shapes import captions
 from xmc_jax.shapes.parser import make_parser
 from xmc_jax.shapes.scorer import load_scorer
 
@@ -30,7 +30,7 @@ class Reader(NamedTuple):
     """
 
     name: str
-    read: Callable[[UInt8[np.ndarray, "n h w 3"]], list[metric.ParsedScene]]
+    read: metric.Reader
     weights: str | None
 
 
@@ -44,15 +44,7 @@ def make_reader(name: str, resolution: int) -> Reader:
     if name == "shapes_accuracy_trained":
         scorer = load_scorer()
         return Reader("trained reader", scorer.read, scorer.fingerprint)
-    parse = make_parser(
-        resolution=resolution,
-        palette=scenes.COLOURS,
-        backgrounds=scenes.BACKGROUNDS,
-        shapes=scenes.SHAPES,
-        sizes={name: radius / scenes.GRID for name, radius in scenes.SIZES.items()},
-        silhouette=scenes.silhouette,
-    )
-    return Reader("analytic reader", lambda images: [parse(image) for image in images], None)
+    return Reader("analytic reader", make_parser(resolution), None)
 
 
 def names(num_prompts: int) -> tuple[str, ...]:
@@ -127,13 +119,12 @@ def _measure_with(
     ]
 
 
-def claims(config: ConfigDict, prompt: Prompt) -> tuple[metric.Form, ...]:
+def claims(config: ConfigDict, prompt: Prompt) -> tuple[captions.Form, ...]:
     """The logical forms of a prompt."""
     if config.data.form.startswith("narrative_"):
-        split, _, number = prompt.example_id.rpartition("-")
-        return captions.make_narrative(split, int(number))[1].forms
-    of_example = captions.example_from_id(prompt.example_id).captions
-    return (of_example[prompt.caption_index].form,)
+        return captions.make_narrative(*captions.parse_id(prompt.example_id))[1].forms
+    example = captions.make_example(*captions.parse_id(prompt.example_id))
+    return (example.captions[prompt.caption_index].form,)
 
 
 def _count(
