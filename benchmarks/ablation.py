@@ -28,7 +28,7 @@ from scipy import stats
 from benchmarks import measure
 from configs import ablations
 from xmc_jax.errors import UserError
-from xmc_jax.run.records import is_evaluation, read_metrics
+from xmc_jax.run.records import evaluations, read_metrics
 
 FOLDER = flags.DEFINE_string("folder", None, "Folder of all runs.", required=True)
 CONFIG = flags.DEFINE_string("config", "configs/shapes_ablation_32.py", "Config of the rows.")
@@ -52,10 +52,10 @@ def run_folder(row, seed):
 def values_of(row, seed):
     """``{attribute: {step: (accuracy, floor)}}`` of a run; attributes without a claim are empty."""
     values = {attribute: {} for attribute in ATTRIBUTES}
-    for record in read_metrics(run_folder(row, seed)):
-        attribute = str(record.get("metric")).removeprefix(f"{METRIC}/")
-        if is_evaluation(record) and attribute in values:
-            values[attribute][record["step"]] = record["value"], record["floor"]
+    for record in evaluations(read_metrics(run_folder(row, seed))):
+        attribute = record.metric.removeprefix(f"{METRIC}/")
+        if attribute in values:
+            values[attribute][record.step] = record.value, record.floor
     return values
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from xmc_jax.errors import UserError
-from xmc_jax.files import only_one
+from xmc_jax.files import check_space, only_one
 
 HOLD = """
 import sys, time
@@ -46,3 +46,10 @@ def test_buckets_have_no_lock_and_a_notice_says_so(capsys):
     with only_one("gs://bucket/run", "training in"):
         pass
     assert "notice: gs://bucket/run cannot be locked" in capsys.readouterr().err
+
+
+def test_a_disk_without_room_is_refused_and_buckets_are_not(tmp_path):
+    with pytest.raises(UserError, match="needs 1000000000000 MB in .*; make room, or less"):
+        check_space(tmp_path / "not" / "yet", 10**18, task="the task", mend=", or less")
+    check_space(tmp_path / "not" / "yet", 1, task="the task", mend="")
+    check_space("gs://bucket/run", 10**18, task="the task", mend="")

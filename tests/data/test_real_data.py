@@ -18,7 +18,7 @@ from tests.data.builders.test_ln_open_images import SPLITS, publish
 from tests.data.builders.test_ln_open_images import name as open_images_name
 from xmc_jax.data import catalog
 from xmc_jax.data.builders.captioned import Settings
-from xmc_jax.evaluate import evaluate
+from xmc_jax.evaluation.run import evaluate
 from xmc_jax.frozen import image_features
 from xmc_jax.inference.sample import sample
 from xmc_jax.parallel import sharding
@@ -117,6 +117,6 @@ def test_from_archives_to_pictures(name, manual_dir, data_dir, text_encoder, vgg
     (picture,) = (tmp_path / "pictures").glob("0000_*.png")
     assert Image.open(picture).size == (config.model.resolution,) * 2
 
-    (record,) = evaluate(str(workdir), data_dir, ())
-    assert (record["metric"], record["step"], record["num_samples"]) == ("fd_vgg16", 2, 4)
-    assert np.isfinite(record["value"])
+    (record,) = evaluate(str(workdir), data_dir)
+    assert (record.metric, record.step, record.num_samples) == ("fd_vgg16", 2, 4)
+    assert np.isfinite(record.value)

@@ -1,4 +1,4 @@
-"""evaluation/: shares, work that survives kills, features by content, metrics of real pictures."""
+"""evaluation/: shards, work that survives kills, features by content, metrics, best checkpoints."""
 
 import functools
 import hashlib
@@ -15,18 +15,19 @@ from tests import places
 from tests.golden.make_metrics import cases
 from tests.inception import encode, seeded_state
 from xmc_jax.errors import UserError
-from xmc_jax.evaluation import evaluator, results
-from xmc_jax.evaluation.families import inception
-from xmc_jax.evaluation.families.vgg16 import frechet_between
+from xmc_jax.evaluation import results
+from xmc_jax.evaluation.distances import frechet_between
+from xmc_jax.evaluation.families import inception, vgg16
 from xmc_jax.evaluation.features import Features, Network
-from xmc_jax.evaluation.image_sets import Pictures, ProcessShards, make_shards
-from xmc_jax.evaluation.inputs import Material, Prompt, short_count
-from xmc_jax.evaluation.resume import ResumableRows, check_space, remove
-from xmc_jax.experiment import describe_experiment
+from xmc_jax.evaluation.image_sets import ImageSet, ProcessShards, make_shards
+from xmc_jax.evaluation.inputs import EvalInputs, Prompt, short_count
+from xmc_jax.evaluation.resume import ResumableRows, remove
+from xmc_jax.evaluation.selection import choose_metrics, recorded_names
 from xmc_jax.frozen.inception_weights import InceptionWeights
 from xmc_jax.parallel import sharding
 from xmc_jax.run.config import write_config
 from xmc_jax.run.folder import best_dir, checkpoints_dir, find_checkpoints, held_dir
+from xmc_jax.run.records import MetricRecord
 
 GOLDEN = json.loads((places.GOLDEN / "metrics.json").read_text())
 
@@ -36,40 +37,48 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def make_pictures(pixels, name="drawn", batch_size=8):
-    """A set in memory, and how often each batch was read."""
-    shares, reads = make_shards(batch_size), []
+def make_images(pixels, name="generated", batch_size=8):
+    """A set in memory, and the list of batches that were read."""
+    shards, reads = make_shards(batch_size), []
 
     def open_batches():
-        for index, part in enumerate(shares.ranges(len(pixels))):
+        for index, part in enumerate(shards.ranges(len(pixels))):
             reads.append(index)
             yield pixels[part.start : part.stop]
 
     identity = hashlib.sha256(pixels.tobytes()).hexdigest()
-    return Pictures(name, len(pixels), identity, shares, open_batches), reads
+    return ImageSet(name, len(pixels), identity, shards, open_batches), reads
+
+
+def blank_images(count, name="generated"):
+    return make_images(np.zeros((count, 1, 1, 3), np.uint8), name)[0]
+
+
+def make_prompts(count):
+    return [Prompt(str(i), "a red circle", 0, np.zeros(20, np.int32)) for i in range(count)]
 
 
 @pytest.mark.parametrize(("count", "processes"), [(10, 1), (10, 2), (3, 4), (17, 4), (8, 2)])
 def test_processes_share_everything_once_in_lockstep(count, processes):
-    shares = [ProcessShards(4, index, processes) for index in range(processes)]
-    assert len({len(share.ranges(count)) for share in shares}) == 1
-    owned = [share.own(range(count)) for share in shares]
+    shards = [ProcessShards(4, index, processes) for index in range(processes)]
+    assert len({len(shard.ranges(count)) for shard in shards}) == 1
+    owned = [shard.own(range(count)) for shard in shards]
     assert sorted(itertools.chain(*owned)) == list(range(count))
-    # Each process finds the others' shares without asking.
-    assert [[i for r in shares[0].ranges(count, p) for i in r] for p in range(processes)] == owned
+    # Each process knows the others' items without asking.
+    assert [[i for r in shards[0].ranges(count, p) for i in r] for p in range(processes)] == owned
 
 
 def test_gather_restores_the_order():
-    shares, rows = ProcessShards(4), np.arange(10)[:, None] / 3
-    np.testing.assert_array_equal(shares.gather(rows, 10), rows)
+    shards, rows = ProcessShards(4), np.arange(10)[:, None] / 3
+    np.testing.assert_array_equal(shards.gather(rows, 10), rows)
 
 
-def test_spilled_rows_are_found_up_to_the_first_gap(tmp_path):
+def test_rows_are_found_up_to_the_first_gap(tmp_path):
     folder = epath.Path(tmp_path / "work")
-    spill = ResumableRows(folder, "x")
-    assert spill.num_done() == 0
+    rows = ResumableRows(folder, "x")
+    assert rows.num_done() == 0
     for index in (0, 1, 3):
-        spill.write(index, np.full((2, 3), index, np.float32))
+        rows.write(index, np.full((2, 3), index, np.float32))
     again = ResumableRows(folder, "x")
     assert again.num_done() == 2 and ResumableRows(folder, "y").num_done() == 0
     np.testing.assert_array_equal(again.read(1), np.ones((2, 3)))
@@ -81,11 +90,9 @@ def test_spilled_rows_are_found_up_to_the_first_gap(tmp_path):
     assert not folder.exists()
 
 
-def test_disks_that_cannot_take_it(tmp_path):
-    with pytest.raises(UserError, match="needs 1000000000000 MB in .* make room"):
-        check_space(epath.Path(tmp_path / "not" / "yet"), 10**18)
+def test_a_disk_that_takes_no_rows(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot write .*: .*the evaluation goes on from there"):
+    with pytest.raises(UserError, match="cannot write .*: .*the evaluation resumes"):
         ResumableRows(epath.Path(tmp_path / "file"), "x").write(0, np.zeros(1))
 
 
@@ -106,39 +113,45 @@ def make_features(mesh, factor=2.0, fingerprint="f"):
 def test_features_over_devices_and_by_content(mesh, rng, tmp_path):
     scratch = epath.Path(tmp_path / "scratch")
     pixels = rng.integers(0, 256, (21, 4, 4, 3)).astype(np.uint8)
-    pictures, reads = make_pictures(pixels, "real")
+    images, reads = make_images(pixels, "real")
     wanted = 2 * pixels.mean(axis=(1, 2), dtype=np.float64)
     features = make_features(mesh)
-    np.testing.assert_allclose(features(pictures, scratch, keep=True), wanted, rtol=1e-6)
+    np.testing.assert_allclose(features(images, scratch, keep=True), wanted, rtol=1e-6)
     assert reads == [0, 1, 2]
     remove(scratch)
-    np.testing.assert_allclose(features(pictures, scratch, keep=True), wanted, rtol=1e-6)
+    np.testing.assert_allclose(features(images, scratch, keep=True), wanted, rtol=1e-6)
     assert reads == [0, 1, 2]  # Kept.
-    # Other weights, or one pixel: never stale.
-    make_features(mesh, 3.0, "g")(pictures, scratch, keep=True)
+    # Other weights or one other pixel: features that were kept are never stale.
+    make_features(mesh, 3.0, "g")(images, scratch, keep=True)
     assert len(reads) == 6
     pixels = pixels.copy()
     pixels[20, 0, 0, 0] ^= 128
-    changed, _ = make_pictures(pixels, "real")
+    changed, _ = make_images(pixels, "real")
     found = features(changed, scratch, keep=True)
     np.testing.assert_allclose(found, 2 * pixels.mean(axis=(1, 2)), rtol=1e-6)
+
+
+def test_features_that_cannot_be_kept_are_a_notice(mesh, tmp_path, capsys):
+    (tmp_path / "cache").write_text("A file, where the cache should be a folder.")
+    images, scratch = blank_images(3, "real"), epath.Path(tmp_path / "scratch")
+    assert make_features(mesh)(images, scratch, keep=True).shape == (3, 3)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("notice: features are not kept: cannot write")
 
 
 def test_batch_sizes_do_not_matter(mesh, rng, tmp_path):
     pixels = rng.integers(0, 256, (21, 4, 4, 3)).astype(np.uint8)
     one, other = (
-        make_features(mesh)(
-            make_pictures(pixels, batch_size=b)[0], epath.Path(tmp_path), keep=False
-        )
+        make_features(mesh)(make_images(pixels, batch_size=b)[0], epath.Path(tmp_path), keep=False)
         for b in (8, 16)
     )
     np.testing.assert_array_equal(one, other)
 
 
-def test_features_go_on_after_a_stop(mesh, rng, tmp_path):
+def test_features_resume_after_a_stop(mesh, rng, tmp_path):
     scratch = epath.Path(tmp_path / "scratch")
     pixels = rng.integers(0, 256, (24, 4, 4, 3)).astype(np.uint8)
-    pictures, _ = make_pictures(pixels)
+    images, _ = make_images(pixels)
     calls, stopped = [], make_features(mesh)
     apply = stopped._apply
 
@@ -150,40 +163,43 @@ def test_features_go_on_after_a_stop(mesh, rng, tmp_path):
 
     stopped._apply = fail
     with pytest.raises(KeyboardInterrupt):
-        stopped(pictures, scratch, keep=False)
-    stopped(pictures, scratch, keep=False)
+        stopped(images, scratch, keep=False)
+    stopped(images, scratch, keep=False)
     assert len(calls) == 4  # The third again, and none of the others.
 
 
 @pytest.mark.parametrize("name", ["many", "few"])
 def test_distances_choose_the_exact_form(name):
-    """Of the golden features: by moments, and by singular values where vectors are few."""
-    sets = dict(zip(("drawn", "real"), cases()[name], strict=True))
-    pictures = [make_pictures(np.zeros((len(x), 1, 1, 3), np.uint8), n)[0] for n, x in sets.items()]
-    found = frechet_between(*pictures, lambda p: sets[p.name])
+    """Golden features: by moments, and by singular values where vectors are few."""
+    sets = dict(zip(("generated", "real"), cases()[name], strict=True))
+    images = [blank_images(len(features), name) for name, features in sets.items()]
+    found = frechet_between(*images, lambda x: sets[x.name])
     assert found == pytest.approx(GOLDEN[name]["pytorch_fid"], rel=1e-6)
 
 
-def test_kid_tells_how_far_it_is(rng, capsys, mesh, monkeypatch):
+def test_kid_shows_its_progress(rng, capsys, mesh, monkeypatch):
     """A hundred subsets take a minute or so; here three are enough."""
     monkeypatch.setattr(inception, "NUM_SUBSETS", 3)
     few = functools.partial(inception.kernel_distance, num_subsets=3)
     monkeypatch.setattr(inception, "kernel_distance", few)
-    pictures = [make_pictures(np.zeros((1000, 1, 1, 3), np.uint8), n)[0] for n in ("real", "drawn")]
-    others, _ = make_pictures(np.zeros((9, 1, 1, 3), np.uint8), "other real")  # Too few.
-    experiment = describe_experiment(get_config(), jax.devices()[:1])
-    material = Material(experiment, (), pictures[0], others, pictures[1], epath.Path())
-    sets = inception._Sets(material, make_features(mesh), InceptionWeights({}, "w"))
-    sets._own = {p.name: rng.normal(size=(len(p), 2048)).astype(np.float32) for p in pictures}
+    real, generated = (blank_images(1000, name) for name in ("real", "generated"))
+    others = blank_images(9, "other real")  # Too few.
+    inputs = EvalInputs(get_config(), (), real, others, generated, epath.Path(), 2, "g")
+    sets = inception._InceptionFeatures(make_features(mesh), inputs, InceptionWeights({}, "w"))
+    sets._computed = {
+        images.name: rng.normal(size=(len(images), 2048)).astype(np.float32)
+        for images in (real, generated)
+    }
     (found,) = inception._kid(sets)
-    assert found["metric"] == "kid1k" and found["floor"] is None
+    assert found.metric == "kid1k" and found.floor is None
+    assert (found.step, found.generator, found.num_samples) == (2, "g", 1000)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith("kid of drawn pictures 3/3  ") and "ETA" in lines[-1]
-    assert all(line.startswith("kid of drawn pictures") for line in lines)
+    assert lines[-1].startswith("kid of generated images 3/3  ") and "ETA" in lines[-1]
+    assert all(line.startswith("kid of generated images") for line in lines)
 
 
-def test_fid_and_prdc_of_pictures(rng, tmp_path, monkeypatch, capsys):
-    """The real network on few pictures: drawn ones that equal the real ones are at distance 0."""
+def test_fid_and_prdc_of_images(rng, tmp_path, monkeypatch, capsys):
+    """The real network on few images: generated ones that equal the real ones are at distance 0."""
     path = tmp_path / "weights.pth"
     path.write_bytes(encode(seeded_state(), legacy=True))
     prefix = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
@@ -194,31 +210,33 @@ def test_fid_and_prdc_of_pictures(rng, tmp_path, monkeypatch, capsys):
     config = get_config()
     config.eval.num_examples = config.eval.batch_size = 8
     config.eval.inception_weights = str(path)
-    experiment = describe_experiment(config, jax.devices()[:1])
-    chosen = evaluator.choose_metrics(("fid8", "prdc8"), config)
-    measure = inception.make_measure(experiment, chosen)
+    chosen = choose_metrics(("fid8", "prdc8"), config)
+    measure = inception.make_measure(config, sharding.make_mesh(jax.devices()[:1]), chosen)
 
     pixels = rng.integers(0, 256, (2, 8, 32, 32, 3)).astype(np.uint8)
     pixels[1] //= 2
-    real, _ = make_pictures(pixels[0], "real")
-    others, _ = make_pictures(pixels[1], "other real")
-    drawn, _ = make_pictures(pixels[0], "drawn")
-    prompts = [Prompt(str(i), "a red circle", 0, np.zeros(20, np.int32)) for i in range(8)]
+    sets = [
+        make_images(pixels[index], name)[0]
+        for index, name in ((0, "real"), (1, "other real"), (0, "generated"))
+    ]
     scratch = epath.Path(tmp_path / "scratch")
-    found = measure(Material(experiment, prompts, real, others, drawn, scratch))
-    values = {r["metric"]: r for r in found}
+    found = measure(EvalInputs(config, make_prompts(8), *sets, scratch, 2, "g"))
+    values = {r.metric: r for r in found}
     assert set(values) == {
         "fid8",
         *(f"prdc8/{n}" for n in ("precision", "recall", "density", "coverage")),
     }
-    assert abs(values["fid8"]["value"]) < 1e-6 < values["fid8"]["floor"]
-    assert values["prdc8/precision"]["value"] == values["prdc8/coverage"]["value"] == 1
-    assert values["prdc8/coverage"]["ceiling"] < 1
-    assert all(r["weights"].startswith(prefix) for r in found)
-    assert "fed as pytorch-fid does" in values["fid8"]["protocol"]
-    told = capsys.readouterr().err
-    assert "prdc of drawn pictures 24/24  " in told
-    assert "prdc of other real pictures 24/24  " in told
+    assert abs(values["fid8"].value) < 1e-6 < values["fid8"].floor
+    fields = {"kind", "step", "generator", "split", "num_samples", "seed", "metric", "protocol"}
+    fields |= {"value", "floor", "ceiling", "weights", "better"}
+    assert all(r.to_json().keys() == fields for r in found)
+    assert values["prdc8/precision"].value == values["prdc8/coverage"].value == 1
+    assert values["prdc8/coverage"].ceiling < 1
+    assert all(r.weights.startswith(prefix) for r in found)
+    assert "fed as pytorch-fid does" in values["fid8"].protocol
+    printed = capsys.readouterr().err
+    assert "prdc of generated images 24/24  " in printed
+    assert "prdc of other real images 24/24  " in printed
 
 
 def test_names_have_the_number():
@@ -231,30 +249,38 @@ def test_names_have_the_number():
     ]
     config = get_config()
     assert set(inception.names(config.eval.num_examples)) == {"fid1k", "kid1k", "is1k", "prdc1k"}
-    assert evaluator.choose_metrics((), config) == (
+    assert choose_metrics((), config) == (
         "shapes_accuracy",
         "shapes_accuracy_trained",
         "fd_vgg16",
     )
-    # Fewer prompts than were wanted: fewer metrics, and names that say so.
+    # Fewer prompts than the config asks for: fewer metrics, and names that say so.
     config.eval.inception_weights = "somewhere"
-    prompts = [Prompt(str(i), "a red circle", 0, np.zeros(20, np.int32)) for i in range(573)]
+    prompts = make_prompts(573)
     with pytest.raises(UserError, match="kid1k cannot .* needs 1000 prompts, and val has 573"):
-        evaluator.choose_metrics(["kid1k"], config, prompts)
-    chosen = evaluator.choose_metrics((), config, prompts)
+        choose_metrics(["kid1k"], config, prompts)
+    chosen = choose_metrics((), config, prompts)
     assert {"fid1k", "prdc1k"} <= set(chosen) and "kid1k" not in chosen
-    recorded = evaluator._as_recorded(chosen, config, len(prompts))
+    recorded = recorded_names(chosen, config, len(prompts))
     assert {"fid573", "prdc573", "fd_vgg16"} <= set(recorded) and len(recorded) == len(chosen)
     config.eval.inception_weights = ""
     config.data.name = "coco"
     config.loss.image_pretrained_weight = 1.0
-    with pytest.raises(UserError, match="no metric can judge this run; .*logical forms.*VGG-16"):
-        evaluator.choose_metrics((), config)
+    with pytest.raises(UserError, match="no metric can measure this run; .*logical forms.*VGG-16"):
+        choose_metrics((), config)
+
+
+def test_fields_of_training_may_be_missing():
+    config = get_config()
+    with config.unlocked():
+        del config.loss, config.optimizer, config.num_steps
+    assert vgg16.reason_unavailable("fd_vgg16", config) is None
+    assert "fd_vgg16" in choose_metrics((), config)
 
 
 def record(step, value, better="lower", **more):
-    fields = {"kind": "eval", "split": "val", "metric": "fid1k", "protocol": "p", "weights": "w"}
-    return fields | {"step": step, "value": value, "better": better} | more
+    fields = {"split": "val", "metric": "fid1k", "protocol": "p", "weights": "w", "num_samples": 9}
+    return MetricRecord(**fields | {"step": step, "value": value, "better": better} | more)
 
 
 def test_best_step():
@@ -262,7 +288,7 @@ def test_best_step():
     assert results.best_step(records, "fid1k") == 2
     assert results.best_step(records, "is1k") is None
     assert results.best_step([record(1, 5.0, "higher"), record(2, 3.0, "higher")], "fid1k") == 1
-    # Under another protocol it was another scale.
+    # Another protocol is another scale.
     assert results.best_step([record(1, 1.0, protocol="old"), *records[:2]], "fid1k") == 2
 
 
@@ -291,7 +317,7 @@ def test_the_best_is_kept_and_replaced(tmp_path, capsys):
     (checkpoints / "2").rmtree()
     assert find_checkpoints(tmp_path, 2) == best
     assert find_checkpoints(tmp_path, None) == checkpoints
-    # Other splits choose nothing, and are no measurement of the run's own.
+    # Records on other splits decide nothing, and are no measurement of the run's own.
     results.write_records(tmp_path, [record(3, 1.0, split="test_comp")])
     results.write_records(tmp_path, [record(9, 1.0, split="test_comp")])
     results.keep_best(tmp_path, "fid1k")

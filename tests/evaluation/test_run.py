@@ -1,4 +1,4 @@
-"""The verb evaluate beside a run: watched, killed, started again, inside of training; exported."""
+"""evaluation/run.py and training/evaluation.py: watched, killed, resumed, in training, exported."""
 
 import signal
 import subprocess
@@ -14,23 +14,24 @@ from configs.shapes_32 import get_config
 from tests import small_run
 from tests.verbs import ROOT, TINY, assert_refused, environment
 from xmc_jax.errors import UserError
-from xmc_jax.evaluate import evaluate, watch
-from xmc_jax.evaluation import evaluator
+from xmc_jax.evaluation.evaluator import Evaluator
 from xmc_jax.evaluation.resume import ResumableRows
-from xmc_jax.experiment import create_experiment, describe_experiment
+from xmc_jax.evaluation.run import evaluate, watch
+from xmc_jax.experiment import create_experiment
 from xmc_jax.inference.export import export
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config import write_config
 from xmc_jax.run.folder import best_dir, checkpoints_dir, config_path, evaluation_dir
 from xmc_jax.run.records import read_metrics
-from xmc_jax.training.evaluation import _failure_is_a_notice, make_evaluation
+from xmc_jax.training import evaluation as training_evaluation
+from xmc_jax.training.evaluation import _failure_is_a_notice, make_periodic_evaluation
 
 COUNT = 40
 
 
 @pytest.fixture(scope="module")
 def config():
-    """Wide enough that drawing one picture takes a while."""
+    """Wide enough that generating one image takes a while."""
     config = get_config()
     config.data.form = "sq32_n40"
     config.data.eval_split = "train"  # The others have five scenes.
@@ -90,12 +91,12 @@ def test_watching_a_run_survives_kills_and_keeps_the_best(folder, config, states
         checkpoints.save(2, states[2])
         checkpoints.wait()
         write_config(workdir, config)
-        drawn = lambda: list((workdir / "evaluation").glob("step_*/drawn_*.npy"))  # noqa: E731
-        wait_until(lambda: len(drawn()) >= 3, child)
+        generated = lambda: list((workdir / "evaluation").glob("step_*/generated_*.npy"))  # noqa: E731
+        wait_until(lambda: len(generated()) >= 3, child)
         child.send_signal(signal.SIGKILL)
         said, _ = child.communicate()
         assert "0 checkpoints are measured already" in said and not eval_records(workdir)
-        before = len(drawn())
+        before = len(generated())
         assert 3 <= before < COUNT
 
         child = start()
@@ -105,7 +106,7 @@ def test_watching_a_run_survives_kills_and_keeps_the_best(folder, config, states
         assert checkpoints.steps() == [4]
     said, errors = child.communicate(timeout=300)
     assert child.returncode == 0, errors
-    assert f"{before} of {COUNT} pictures were drawn before" in said
+    assert f"{before} of {COUNT} images were generated before" in said
     records = eval_records(workdir)
     keys = [(r["step"], r["metric"]) for r in records]
     assert len(keys) == len(set(keys)) and {step for step, _ in keys} == {2, 4}
@@ -148,11 +149,11 @@ def test_evaluation_inside_of_training(folder, run_verb):
 
 
 @pytest.mark.long
-def test_an_evaluation_that_fails_is_made_up_for(folder, run_verb):
+def test_an_evaluation_that_failed_is_measured_later(folder, run_verb):
     """It does not end training; the same command measures the last step later, and once."""
     workdir = folder / "failed"
     workdir.mkdir()
-    (workdir / "evaluation").write_text("A file, where pictures should wait in a folder.")
+    (workdir / "evaluation").write_text("A file, where images should be kept in a folder.")
     command = ["train", *TINY, f"--workdir={workdir}", "--config.num_steps=4"]
     command += ["--config.eval.every_steps=2", "--config.eval.best_metric=shapes_accuracy/colour"]
     done = run_verb(*command)
@@ -192,26 +193,26 @@ def test_failures_that_training_survives(capsys):
         raise KeyboardInterrupt
 
 
-def test_a_failed_evaluation_leaves_no_pictures(tmp_path, config, monkeypatch, capsys):
-    """They may be what fills the disk, which training needs for its next checkpoint."""
+def test_a_failed_evaluation_leaves_no_images(tmp_path, config, monkeypatch, capsys):
+    """They may fill the disk, which training needs for its next checkpoint."""
 
     def measure(step, ema):
-        ResumableRows(evaluation_dir(tmp_path, step, "ab" * 32), "drawn").write(0, np.zeros(3))
+        ResumableRows(evaluation_dir(tmp_path, step, "ab" * 32), "generated").write(0, np.zeros(3))
         raise UserError("the disk is full")
 
-    prepared = evaluator.Evaluation(("fd_vgg16",), measure)
-    monkeypatch.setattr(evaluator, "make_evaluation", lambda *args, **options: prepared)
+    evaluator = Evaluator(("fd_vgg16",), measure)
+    monkeypatch.setattr(training_evaluation, "create_evaluator", lambda *args, **options: evaluator)
     config = config.copy_and_resolve_references()
     config.eval.every_steps = config.checkpoint_every_steps = 2
-    experiment = describe_experiment(config, jax.devices()[:1])
+    experiment = create_experiment(config, training=False, devices=jax.devices()[:1])
     write_config(tmp_path, experiment.config)
-    ResumableRows(evaluation_dir(tmp_path, 1, "cd" * 32), "drawn").write(0, np.zeros(3))
+    ResumableRows(evaluation_dir(tmp_path, 1, "cd" * 32), "generated").write(0, np.zeros(3))
     with Checkpoints(checkpoints_dir(tmp_path)) as checkpoints:
-        evaluate = make_evaluation(experiment, str(tmp_path), "", checkpoints, None)
+        evaluate = make_periodic_evaluation(experiment, str(tmp_path), "", checkpoints, None)
         assert evaluate(2, None) is False
     assert "step 2 was not measured: the disk is full; training" in capsys.readouterr().err
     (left,) = (tmp_path / "evaluation").iterdir()
-    assert left.name.startswith("step_00000001_")  # Of another one, which may go on.
+    assert left.name.startswith("step_00000001_")  # Of another evaluation, which may resume.
 
 
 def test_an_exported_model_is_measured_like_its_run(folder):
@@ -227,13 +228,14 @@ def test_an_exported_model_is_measured_like_its_run(folder):
     options = [str(folder / "data"), ["shapes_accuracy"], None, settings]
     for name, place in folders.items():
         found[name] = evaluate(str(place), *options)
-        assert found[name] and read_metrics(place)[-len(found[name]) :] == found[name]
+        lines = [record.to_json() for record in found[name]]
+        assert lines and read_metrics(place)[-len(lines) :] == lines
     assert found["float32"] == found["run"]
-    generators = {name: {r["generator"] for r in records} for name, records in found.items()}
+    generators = {name: {r.generator for r in records} for name, records in found.items()}
     assert len(generators["run"]) == len(generators["float16"]) == 1
     assert generators["float16"].isdisjoint(generators["run"])
     for this, other in zip(found["float16"], found["run"], strict=True):
-        assert (this["step"], this["protocol"]) == (small_run.STEP, other["protocol"])
+        assert (this.step, this.protocol) == (small_run.STEP, other.protocol)
     assert evaluate(str(folders["float16"]), *options) == found["float16"]
     assert len(read_metrics(folders["float16"])) == len(found["float16"])  # Written once.
 
@@ -250,7 +252,7 @@ def test_an_exported_model_is_measured_like_its_run(folder):
 
 
 def test_what_prompts_rule_out(folder, tmp_path, capsys):
-    """Known before anything is drawn: refused where it was asked for, else left out."""
+    """Known before images are generated: refused where it was asked for, otherwise left out."""
     workdir = small_run.make(tmp_path, form="sq32_n40")
     settings = {"clip": "nowhere", "batch_size": "5"}
     data_dir = str(folder / "data")
@@ -269,9 +271,9 @@ def test_mistakes(tmp_path, folder, run_verb, config):
     bad.write_bytes(b"no weights")
     weights = {"inception_weights": str(bad)}
     for name, settings, words in (
-        ("fid40", {}, "fid40 cannot judge .* Inception of 2015, .*6726825d.pth"),
+        ("fid40", {}, "fid40 cannot measure .* Inception of 2015, .*6726825d.pth"),
         ("fid30k", {}, "no metric 'fid30k' for this run; there are .*fid40"),
-        ("kid40", weights, "kid40 cannot judge .* 1000 or more"),
+        ("kid40", weights, "kid40 cannot measure .* 1000 or more"),
         ("fid40", weights, "bad.pth is not pt_inception.* sha256"),
         ("fid40", {"num_exampels": "3"}, "no field num_exampels; there are .*num_examples"),
         ("fid40", {"num_examples": "many"}, "num_examples=many: "),

@@ -147,24 +147,24 @@ import jax, numpy as np
 jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
 from etils import epath
 from xmc_jax.parallel import processes, sharding
-from xmc_jax.evaluation.families.vgg16 import _moments
+from xmc_jax.evaluation.distances import global_moments
 from xmc_jax.evaluation.features import Features, Network
-from xmc_jax.evaluation.image_sets import Pictures, make_shards
+from xmc_jax.evaluation.image_sets import ImageSet, make_shards
 
 sent = np.float64([1 + 2.0**-40, jax.process_index()])
 np.testing.assert_array_equal(processes.gather(sent), [[1 + 2.0**-40, 0], [1 + 2.0**-40, 1]])
 
 pixels = np.random.default_rng(0).integers(0, 256, (21, 4, 4, 3)).astype(np.uint8)
-shares = make_shards(8)
-parts = [pixels[part.start : part.stop] for part in shares.ranges(21)]
-pictures = Pictures("p", 21, "x", shares, lambda: (part for part in parts))
+shards = make_shards(8)
+parts = [pixels[part.start : part.stop] for part in shards.ranges(21)]
+images = ImageSet("i", 21, "x", shards, lambda: (part for part in parts))
 apply = lambda params, x: x.astype("float32").mean(axis=(1, 2)) * params
 features = Features(Network("means", apply, np.float32(2), "w"), sharding.make_mesh())
-own = features(pictures, epath.Path(sys.argv[3]), keep=True)
-assert len(own) == sum(map(len, shares.ranges(21))) < 21
+own = features(images, epath.Path(sys.argv[3]), keep=True)
+assert len(own) == sum(map(len, shards.ranges(21))) < 21
 wanted = 2 * pixels.mean(axis=(1, 2))
-np.testing.assert_allclose(pictures.gather(own), wanted, rtol=1e-6)
-total = _moments(own)
+np.testing.assert_allclose(images.gather(own), wanted, rtol=1e-6)
+total = global_moments(own)
 assert total.count == 21
 np.testing.assert_allclose(total.covariance, np.cov(wanted.T), rtol=1e-6)
 everyone = processes.gather(total.scatter)
@@ -173,8 +173,8 @@ print("shared")
 """
 
 
-def test_two_processes_share_pictures_and_merge_moments(tmp_path):
-    """Features come back in the order of the pictures, float64 to the last bit."""
+def test_two_processes_share_images_and_merge_moments(tmp_path):
+    """Features come back in the order of the images, float64 to the last bit."""
     port = str(free_port())
     children = [
         subprocess.Popen(

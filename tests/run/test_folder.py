@@ -1,9 +1,5 @@
 """The folder of a run: configs and metrics survive what happens to files."""
 
-import json
-
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -11,8 +7,8 @@ from tests.disks import small_disk
 from xmc_jax import files
 from xmc_jax.errors import UserError
 from xmc_jax.run.config import ADDED_FIELDS, check_same_networks, flatten, read_config, write_config
-from xmc_jax.run.folder import captions_path, config_path, metrics_path, report_path, sample_path
-from xmc_jax.run.records import append_metrics, latest_evaluations, read_metrics, truncate_metrics
+from xmc_jax.run.folder import captions_path, config_path, report_path, sample_path
+from xmc_jax.run.records import append_metrics, read_metrics
 
 
 def make_config(**changes) -> ConfigDict:
@@ -33,10 +29,6 @@ def make_config(**changes) -> ConfigDict:
 
 def train_record(step: int, loss: float = 1.0) -> dict:
     return {"kind": "train", "step": step, "d/loss": loss}
-
-
-def eval_record(step: int) -> dict:
-    return {"kind": "eval", "step": step, "metric": "fd_vgg16", "value": 3.5}
 
 
 def test_config_round_trip_keeps_tuples_floats_and_none_and_is_locked(tmp_path):
@@ -79,48 +71,6 @@ def test_another_model_is_refused_and_its_fields_are_named(tmp_path):
         check_same_networks(tmp_path, smaller)
 
 
-def test_metrics_append_and_come_back_in_order(tmp_path):
-    assert read_metrics(tmp_path) == []
-    append_metrics(tmp_path, [train_record(1), train_record(2)])
-    append_metrics(tmp_path, [eval_record(2)])
-    assert read_metrics(tmp_path) == [train_record(1), train_record(2), eval_record(2)]
-
-
-def test_metrics_take_array_scalars_and_write_strict_json(tmp_path):
-    values = {"a": np.float32(0.5), "b": jnp.float32(2), "c": np.int64(3), "d": float("nan")}
-    values |= {"e": jnp.float32(jnp.inf), "f": None, "g": "text"}
-    append_metrics(tmp_path, [{"kind": "train", "step": 1, **values}])
-
-    def refuse(name):
-        raise AssertionError(f"{name} is not JSON")
-
-    line = json.loads(metrics_path(tmp_path).read_text(), parse_constant=refuse)
-    assert line == {"kind": "train", "step": 1, "a": 0.5, "b": 2.0, "c": 3, "d": None, "e": None,
-                    "f": None, "g": "text"}  # fmt: skip
-
-
-def test_a_torn_last_line_is_left_out_and_does_not_spoil_the_next(tmp_path, capsys):
-    append_metrics(tmp_path, [train_record(1), train_record(2)])
-    path = metrics_path(tmp_path)
-    path.write_text(path.read_text()[:-9])
-    assert read_metrics(tmp_path) == [train_record(1)]
-    assert "1 incomplete line" in capsys.readouterr().err
-    append_metrics(tmp_path, [train_record(3)])
-    assert read_metrics(tmp_path) == [train_record(1), train_record(3)]
-
-
-def test_truncate_drops_later_training_only_and_repeats_harmlessly(tmp_path):
-    truncate_metrics(tmp_path, 1)  # No file: nothing to do, nothing made.
-    assert not metrics_path(tmp_path).exists()
-    append_metrics(tmp_path, [train_record(1), train_record(2), eval_record(3), train_record(3)])
-    with metrics_path(tmp_path).open("a") as file:
-        file.write('{"kind": "tra')
-    for _ in range(2):
-        truncate_metrics(tmp_path, 2)
-        assert read_metrics(tmp_path) == [train_record(1), train_record(2), eval_record(3)]
-    assert [f.name for f in tmp_path.iterdir()] == ["metrics.jsonl"]
-
-
 def test_ensure_writable_makes_the_folder_and_leaves_nothing_in_it(tmp_path):
     files.ensure_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
@@ -139,41 +89,12 @@ def test_paths_of_samples(tmp_path):
     assert sample_path(tmp_path, 500).parent == captions_path(tmp_path).parent
 
 
-def test_latest_evaluation_of_each_protocol_counts():
-    def record(step, value, protocol="val"):
-        told = {"value": value, "protocol": protocol, "weights": None, "num_samples": 9, "seed": 0}
-        return eval_record(step) | told
-
-    rows = latest_evaluations(
-        [
-            record(100, 0.1),
-            train_record(400),
-            record(300, 0.3),
-            record(300, 0.4),  # Measured again.
-            record(200, 0.2),  # An older checkpoint, measured later.
-            record(100, 0.9, protocol="test"),
-        ]
-    )
-    assert {row["protocol"]: row["value"] for row in rows} == {"val": 0.4, "test": 0.9}
-
-
 def test_flatten():
     assert flatten({"a": 1, "b": {"c": {"d": 2}, "e": ()}}) == {
         "a": 1,
         "b.c.d": 2,
         "b.e": (),
     }
-
-
-def test_lines_that_are_no_records_are_left_out_and_named(tmp_path, capsys):
-    append_metrics(tmp_path, [train_record(1)])
-    with metrics_path(tmp_path).open("ab") as file:
-        file.write(
-            b'\xff\x00\n[]\n\n{"kind": "train"}\n{"kind": 1, "step": 2}\n' + b"[" * 9999 + b"\n"
-        )
-    append_metrics(tmp_path, [train_record(2)])
-    assert read_metrics(tmp_path) == [train_record(1), train_record(2)]
-    assert "left out 5 incomplete line(s): 2, 3, 5, 6, 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 9999, "\xff"])

@@ -1,7 +1,5 @@
-"""A network's features of sets of pictures: on all devices, resumable, real pictures' ones kept."""
+"""Features of image sets under a frozen network; those of real images are cached."""
 
-import io
-import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -11,20 +9,23 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Shaped, UInt8
 
-from xmc_jax.console import Progress
-from xmc_jax.evaluation.image_sets import Pictures, fingerprint
-from xmc_jax.evaluation.resume import ResumableRows
+from xmc_jax import files
+from xmc_jax.errors import UserError
+from xmc_jax.evaluation.image_sets import ImageSet, fingerprint, make_progress
+from xmc_jax.evaluation.inputs import EvalInputs
+from xmc_jax.evaluation.resume import ResumableRows, from_npy, to_npy
+from xmc_jax.images import from_uint8
 from xmc_jax.parallel import processes, sharding
 from xmc_jax.types import PyTree
 
 
 class Network(NamedTuple):
-    """A frozen network that judges pictures.
+    """A frozen network that computes features of images.
 
     Attributes:
-      name: Its name and how pictures are fed to it; two that differ in anything differ here, or
-        in `fingerprint`.
-      apply: ``(params, pixels 0..255) -> features``, pure; a row an image.
+      name: Names the network and how images are fed to it. Networks that differ in any way have
+        different names or different fingerprints.
+      apply: Pure function ``(params, pixels 0..255) -> features``, one row for each image.
       params: Its weights, on the host.
       fingerprint: sha256 of the weight file.
     """
@@ -36,11 +37,11 @@ class Network(NamedTuple):
 
 
 class Features:
-    """Features of sets of pictures under one network; compiles it once.
+    """Features of image sets under one network, which is compiled once.
 
     Args:
       network: The network.
-      mesh: All devices; each takes its part of every batch.
+      mesh: All devices; a batch is split over them.
     """
 
     def __init__(self, network: Network, mesh: Mesh):
@@ -51,52 +52,52 @@ class Features:
         self._apply = jax.jit(network.apply, in_shardings=(whole, rows), out_shardings=rows)
 
     def __call__(
-        self, pictures: Pictures, scratch: epath.Path, *, keep: bool
+        self, images: ImageSet, scratch: epath.Path, *, keep: bool
     ) -> Float32[np.ndarray, "own ..."]:
-        """The features of this process's share, a row an image; all processes must call it.
+        """The features of this process's images, one row each; all processes must call it.
 
         Args:
-          pictures: Of any number.
-          scratch: See `Material`: the work done so far waits there, in case of a kill.
-          keep: Whether the features stay for other evaluations: those of real pictures should.
-            They are found again by the content of the pictures, the network and its weights.
+          images: The set.
+          scratch: See `EvalInputs`.
+          keep: Whether to keep the features in the cache folder for later evaluations, as one does
+            for real images. They are found again by the content of the images, the network and its
+            weights.
         """
         key = fingerprint(
-            pictures.fingerprint, pictures.shares, self.network.name, self.network.fingerprint
+            images.fingerprint, images.shards, self.network.name, self.network.fingerprint
         )
-        path = _kept_path(key)
+        path = files.cache_dir() / "features" / f"{key}_{jax.process_index()}.npy"
         kept = _load(path) if keep else None
         if processes.gather(np.bool_([kept is not None])).all():
             return kept
-        features = np.concatenate(list(self._compute(pictures, scratch, key)))
+        features = np.concatenate(list(self._compute(images, scratch, key)))
         if keep:
-            _store(path, features)
+            try:
+                files.write_whole(path, to_npy(features), then="the next evaluation keeps them")
+            except UserError as error:  # It costs time, not the numbers.
+                processes.say(f"notice: features are not kept: {error}")
         return features
 
     def _compute(
-        self, pictures: Pictures, scratch: epath.Path, key: str
+        self, images: ImageSet, scratch: epath.Path, key: str
     ) -> Iterator[Float32[np.ndarray, "b ..."]]:
-        spill = ResumableRows(scratch, f"features_{key[:16]}")
-        done, size, count = spill.num_done(), pictures.shares.batch_size, len(pictures)
-        before = min(done * size, count)
-        progress = Progress(
-            count,
-            name=f"{self.network.name} of {pictures.name} pictures",
-            unit="images",
-            silent=not processes.is_first(),
+        rows = ResumableRows(scratch, f"features_{key[:16]}")
+        done, size, count = rows.num_done(), images.shards.batch_size, len(images)
+        progress = make_progress(
+            count, name=f"{self.network.name} of {images.name} images", unit="images"
         )
-        for index, pixels in enumerate(pictures.batches()):
+        for index, pixels in enumerate(images.batches()):
             if index < done:
-                yield spill.read(index)
+                yield rows.read(index)
                 continue
-            features = self._apply_to_own(pixels, size // pictures.shares.process_count)
-            spill.write(index, features)
-            progress.tell(min((index + 1) * size, count), num_before=before)
+            features = self._apply_to_own(pixels, size // images.shards.process_count)
+            rows.write(index, features)
+            progress.tell(min((index + 1) * size, count), num_before=min(done * size, count))
             yield features
 
-    def _apply_to_own(self, pixels: UInt8[np.ndarray, "b h w 3"], rows: int):
-        """A batch through the devices: every process sends its rows and takes theirs back."""
-        padded = np.zeros((rows, *pixels.shape[1:]), np.uint8)
+    def _apply_to_own(self, pixels: UInt8[np.ndarray, "b h w 3"], num_rows: int):
+        """Every process sends its rows of a batch to the devices and takes their features back."""
+        padded = np.zeros((num_rows, *pixels.shape[1:]), np.uint8)
         padded[: len(pixels)] = pixels
         sent = jax.make_array_from_process_local_data(self._rows, padded)
         received = self._apply(self._params, sent)
@@ -104,32 +105,38 @@ class Features:
         return np.concatenate([np.asarray(shard.data) for shard in shards])[: len(pixels)]
 
 
-def kept_dir() -> epath.Path:
-    """Where features of real pictures stay: ``$XDG_CACHE_HOME/xmc_jax/features``."""
-    return (
-        epath.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "xmc_jax/features"
-    )
+class InputFeatures:
+    """The features of the image sets of one evaluation; each set's are computed once.
+
+    Args:
+      features: Computes them; those of real images are kept for later evaluations.
+      inputs: The evaluation.
+    """
+
+    def __init__(self, features: Features, inputs: EvalInputs):
+        self.inputs = inputs
+        self._features = features
+        self._computed: dict[str, np.ndarray] = {}
+
+    def own(self, images: ImageSet) -> Float32[np.ndarray, "own ..."]:
+        """One row for each image of this process; all processes must call it."""
+        if images.name not in self._computed:
+            keep = images is not self.inputs.generated
+            self._computed[images.name] = self._features(images, self.inputs.scratch, keep=keep)
+        return self._computed[images.name]
+
+    def whole(self, images: ImageSet) -> Float32[np.ndarray, "n ..."]:
+        """One row for each image, in every process; all processes must call it."""
+        return images.gather(self.own(images))
 
 
-def _kept_path(key: str) -> epath.Path:
-    return kept_dir() / f"{key}_{jax.process_index()}.npy"
+def on_pixels(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Makes a function of images in [-1, 1] one of pixels, as `Network.apply` is."""
+    return lambda params, pixels: apply(params, from_uint8(pixels))
 
 
 def _load(path: epath.Path) -> Shaped[np.ndarray, "n ..."] | None:
     try:
-        return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # Absent, or damaged: computed anew.
+        return from_npy(path.read_bytes())
+    except (OSError, ValueError, EOFError):  # Missing or damaged: the features are recomputed.
         return None
-
-
-def _store(path: epath.Path, features: Shaped[np.ndarray, "n ..."]) -> None:
-    """In one move; a place that takes no files costs time, not the numbers."""
-    data = io.BytesIO()
-    np.save(data, features, allow_pickle=False)
-    temporary = path.parent / f"{path.name}.{os.getpid()}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data.getvalue())
-        temporary.replace(path)
-    except OSError as error:
-        processes.say(f"notice: features are not kept in {path.parent}: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""One picture a prompt, kept on disk until the evaluation is over."""
+"""Generating one image for each prompt; they stay on disk until the evaluation is over."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -8,10 +8,10 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from xmc_jax.console import Progress
-from xmc_jax.evaluation.image_sets import Pictures, Pixels, ProcessShards, fingerprint, make_shards
+from xmc_jax import files
+from xmc_jax.evaluation.image_sets import ImageSet, Pixels, fingerprint, make_progress, make_shards
 from xmc_jax.evaluation.inputs import Prompt
-from xmc_jax.evaluation.resume import ResumableRows, check_space
+from xmc_jax.evaluation.resume import ResumableRows
 from xmc_jax.experiment import Experiment
 from xmc_jax.inference.sampler import Sampler
 from xmc_jax.parallel import processes
@@ -20,20 +20,22 @@ from xmc_jax.types import PyTree
 
 
 def fingerprint_weights(ema: PyTree, mesh: Mesh) -> str:
-    """sha256 of a generator's arrays, wherever they were read from; all processes must call it."""
+    """sha256 of a generator's arrays, however they are sharded; all processes must call it."""
     weights = hashlib.sha256()
     for leaf in jax.tree.leaves(make_whole(ema, mesh)):
         weights.update(np.ascontiguousarray(leaf).tobytes())
     return weights.hexdigest()
 
 
-def describe_drawing(experiment: Experiment, generator: str, prompts: Sequence[Prompt]) -> str:
-    """Fingerprint of all that drawn pictures follow from: weights, prompts, noise, networks.
+def fingerprint_generation(
+    experiment: Experiment, generator: str, prompts: Sequence[Prompt]
+) -> str:
+    """sha256 of everything that determines the generated images: weights, prompts, noise, networks.
 
     Args:
-      experiment: What draws.
+      experiment: The run's.
       generator: See `fingerprint_weights`.
-      prompts: What is drawn.
+      prompts: The prompts.
     """
     captions = hashlib.sha256()
     for prompt in prompts:
@@ -43,61 +45,58 @@ def describe_drawing(experiment: Experiment, generator: str, prompts: Sequence[P
     return fingerprint(generator, captions.hexdigest(), config.eval.seed, networks)
 
 
-class Drawer:
-    """Draws prompts in batches, with progress; what was drawn before a kill is not drawn again.
+class ImageGenerator:
+    """Generates the images of prompts in batches, with progress; resumes after a kill.
 
     Args:
-      experiment: What to draw with.
+      experiment: The run's.
     """
 
     def __init__(self, experiment: Experiment):
-        self._experiment = experiment
-        self._shares = make_shards(experiment.config.eval.batch_size)
-        self._sampler = Sampler(experiment, self._shares.batch_size)
+        self._config = experiment.config
+        self._shards = make_shards(experiment.config.eval.batch_size)
+        self._sampler = Sampler(experiment, self._shards.batch_size)
 
     def __call__(
         self, ema: PyTree, prompts: Sequence[Prompt], *, folder: epath.Path, identity: str
-    ) -> Pictures:
-        """Draws what is missing in a folder; all processes must call it.
+    ) -> ImageSet:
+        """Generates the images that a folder lacks; all processes must call it.
 
         Args:
           ema: The generator's averages, as training has them.
-          prompts: All of them.
-          folder: Where pictures wait for the metrics.
-          identity: See `describe_drawing`.
+          prompts: All prompts.
+          folder: Where the images are kept for the metrics.
+          identity: See `fingerprint_generation`.
 
         Returns:
-          The pictures, which live as long as the folder does.
+          The images; they can be read as long as the folder exists.
 
         Raises:
-          UserError: the disk does not hold them.
+          UserError: the disk has no room for them.
         """
-        spill, shares, count = ResumableRows(folder, "drawn"), self._shares, len(prompts)
-        done, size = spill.num_done(), shares.batch_size
-        side = self._experiment.config.model.resolution
-        missing = max(count - done * size, 0) * side * side * 3
-        check_space(folder, missing // shares.process_count)
+        rows, shards, count = ResumableRows(folder, "generated"), self._shards, len(prompts)
+        ranges, size, seed = shards.ranges(count), shards.batch_size, self._config.eval.seed
+        done = rows.num_done()
+        num_before = min(done * size, count)
+        num_bytes = (count - num_before) * self._config.model.resolution**2 * 3
+        files.check_space(
+            folder,
+            num_bytes // shards.process_count,
+            task="the evaluation",
+            mend=", or lower config.eval.num_examples",
+        )
         if done:
-            processes.say(f"{min(done * size, count)} of {count} pictures were drawn before")
-        progress = Progress(count, name="drawing", unit="images", silent=not processes.is_first())
-        for index, own in enumerate(shares.ranges(count)):
-            if index < done:
-                continue
+            processes.say(f"{num_before} of {count} images were generated before")
+        progress = make_progress(count, name="generating", unit="images")
+        for index, own in enumerate(ranges[done:], start=done):
             start = index * size
             tokens = np.stack([prompt.tokens for prompt in prompts[start : start + size]])
-            drawn = self._sampler(
-                ema, tokens, seed=self._experiment.config.eval.seed, first_index=start
-            )
-            spill.write(index, drawn[own.start - start : own.stop - start])
-            progress.tell(min(start + size, count), num_before=min(done * size, count))
-        return _pictures_of(spill, count, identity, shares)
+            pixels = self._sampler(ema, tokens, seed=seed, first_index=start)
+            rows.write(index, pixels[own.start - start : own.stop - start])
+            progress.tell(min(start + size, count), num_before=num_before)
 
+        def open_batches() -> Iterator[Pixels]:
+            for index in range(len(ranges)):
+                yield rows.read(index)
 
-def _pictures_of(
-    spill: ResumableRows, count: int, identity: str, shares: ProcessShards
-) -> Pictures:
-    def open_batches() -> Iterator[Pixels]:
-        for index in range(len(shares.ranges(count))):
-            yield spill.read(index)
-
-    return Pictures("drawn", count, identity, shares, open_batches)
+        return ImageSet("generated", count, identity, shards, open_batches)

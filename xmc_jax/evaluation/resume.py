@@ -1,4 +1,4 @@
-"""Rows on disk, a file a batch, which a killed evaluation finds again."""
+"""Arrays on disk, one file for each batch, from which a killed evaluation resumes."""
 
 import contextlib
 import io
@@ -10,19 +10,20 @@ import numpy as np
 from etils import epath
 from jaxtyping import Shaped
 
-from xmc_jax.errors import UserError
+from xmc_jax import files
+from xmc_jax.errors import UserError, reason
 from xmc_jax.parallel import processes
 
 
 class ResumableRows:
-    """The batches that one kind of work has done so far, each process's rows in files of its own.
+    """Rows that a task has computed so far, batch by batch, in one folder.
 
-    A batch is there wholly or not at all. Folders may be local or remote; where processes do not
-    share one, each finds its own files.
+    A batch is on disk completely or not at all. Each process has files of its own, so processes may
+    share the folder or have one each; it may be local or remote.
 
     Args:
-      folder: Made when the first batch is written.
-      name: Of the work, and the beginning of the files' names.
+      folder: Created with the first batch.
+      name: Name of the task; file names begin with it.
     """
 
     def __init__(self, folder: epath.Path, name: str):
@@ -30,7 +31,7 @@ class ResumableRows:
         self._prefix = f"{name}_{jax.process_index()}of{jax.process_count()}_"
 
     def num_done(self) -> int:
-        """How many batches, from the first on, are there in all processes; all must call it."""
+        """Number of first batches that all processes have; all processes must call it."""
         names = set()
         if self._folder.exists():
             names = {path.name for path in self._folder.iterdir()}
@@ -40,67 +41,54 @@ class ResumableRows:
         return int(processes.gather(np.int64([done])).min())
 
     def write(self, index: int, rows: Shaped[np.ndarray, "b ..."]) -> None:
-        """Puts a batch in its place.
+        """Writes a batch.
 
         Raises:
-          UserError: the disk does not take it.
+          UserError: the file cannot be written.
         """
-        data = io.BytesIO()
-        np.save(data, rows, allow_pickle=False)
-        path = self._path(index)
-        temporary = path.parent / f"{path.name}.new"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data.getvalue())
-            temporary.replace(path)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {path}: {error.strerror or error}; mend that and start again: the "
-                "evaluation goes on from there"
-            ) from error
+        files.write_whole(
+            self._path(index), to_npy(rows), then="start again: the evaluation resumes"
+        )
 
     def read(self, index: int) -> Shaped[np.ndarray, "b ..."]:
-        """A batch that is there.
+        """Reads a batch that was written.
 
         Raises:
-          UserError: its file is damaged, or was deleted meanwhile.
+          UserError: its file is damaged or missing.
         """
         path = self._path(index)
         try:
-            return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+            return from_npy(path.read_bytes())
         except (OSError, ValueError, EOFError) as error:
             raise UserError(
-                f"{path} cannot be read ({error}); delete its folder and evaluate again"
+                f"{path} cannot be read ({reason(error)}); delete its folder and evaluate again"
             ) from error
 
     def _path(self, index: int) -> epath.Path:
         return self._folder / f"{self._prefix}{index:06d}.npy"
 
 
-def check_space(folder: epath.Path, num_bytes: int) -> None:
-    """Refuses work whose rows the disk cannot hold; says nothing of remote folders.
+def to_npy(array: Shaped[np.ndarray, "..."]) -> bytes:
+    """The bytes of a ``.npy`` file."""
+    data = io.BytesIO()
+    np.save(data, array, allow_pickle=False)
+    return data.getvalue()
+
+
+def from_npy(data: bytes) -> Shaped[np.ndarray, "..."]:
+    """The array in the bytes of a ``.npy`` file.
 
     Raises:
-      UserError: naming what is needed and what is free.
+      ValueError, EOFError: the bytes are damaged.
     """
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if "://" in str(folder):
-        return
-    free = shutil.disk_usage(place).free
-    if free < num_bytes:
-        raise UserError(
-            f"the evaluation needs {num_bytes / 1e6:.0f} MB in {folder} and {free / 1e6:.0f} MB "
-            "are free; make room, or lower config.eval.num_examples"
-        )
+    return np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def remove(folder: epath.Path) -> None:
-    """Deletes a folder of which every process has one, be it the same or its own."""
-    if "://" not in str(folder):
-        shutil.rmtree(folder, ignore_errors=True)  # Processes that share it come here at once.
-        with contextlib.suppress(OSError):  # Others are in it.
+    """Deletes the folder of a finished task, whether processes share it or have one each."""
+    if not files.is_remote(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # Processes that share it delete it at once.
+        with contextlib.suppress(OSError):  # The parent holds another evaluation.
             os.rmdir(folder.parent)
     elif processes.is_first() and folder.exists():
         folder.rmtree()

@@ -12,6 +12,11 @@ import numpy as np
 
 from xmc_jax.types import PyTree
 
+if keras.backend.backend() != "jax":
+    raise ImportError(
+        "keras was imported with another backend before xmc_jax; set KERAS_BACKEND=jax first"
+    )
+
 
 @contextlib.contextmanager
 def not_drawn() -> Iterator[None]:

@@ -1,8 +1,8 @@
 """The numbers of a run, ``metrics.jsonl``: one JSON object a line, appended and never changed.
 
-Three kinds of records have ``kind`` and ``step`` in common:
+Every line has ``kind`` and ``step``. There are three kinds:
 
-* ``start``: training began or was resumed after ``step``; `environment.describe` gives the rest;
+* ``start``: training began, or was resumed after ``step``; the rest is `environment.describe`;
 * ``train``: the metrics of a training step by their names (``d/hinge``, …);
 * ``eval``: one number of an evaluation, see `MetricRecord`.
 """
@@ -13,7 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from etils import epath
 
@@ -21,126 +21,122 @@ from xmc_jax import files
 from xmc_jax.run.folder import metrics_path
 
 Record = dict[str, Any]
+Number = int | float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetricRecord:
-    """One number of an evaluation, with all that it depends on.
+    """One number of an evaluation, with everything that it depends on.
+
+    Fields without a default are in every line of the file. Numbers that are not finite become None,
+    as JSON has no NaN.
 
     Attributes:
-      metric: Its name, ``family`` or ``family/part``; numbers are compared under one name only.
-      protocol: Everything besides the model that changes the number, in words.
-      value: The number; None if it is not finite.
-      floor: The number that a generator which ignores captions (or images at random) would get.
-      ceiling: The number of real images.
-      low: Lower end of the value's interval; the protocol says which interval.
-      high: Its upper end.
-      floor_low, floor_high, ceiling_low, ceiling_high: Likewise.
-      better: Whether higher or lower values are better.
-      num_samples: Generated images behind the number.
-      claims: Claims of captions behind the number, for metrics that count them.
-      classes: Counts by class of object, for metrics that count them.
-      weights: Fingerprint of the network that measured, or None.
       step: Training step of the generator.
       generator: Fingerprint of the generator's weights.
-      split: Split that captions and real images are from.
+      split: Split that the captions and the real images are from.
+      num_samples: Number of generated images that were measured.
       seed: Chose the captions and the noise.
+      metric: Name of the number: a metric, or ``metric/part`` where a metric has several numbers.
+      protocol: In words, everything besides the generator that changes the number.
+      value: The number.
+      low: Lower end of the interval of `value`; the protocol says which interval.
+      high: Its upper end.
+      floor: The number of a generator that ignores captions, or of other real images.
+      floor_low: Lower end of the interval of `floor`.
+      floor_high: Its upper end.
+      ceiling: The number of real images.
+      ceiling_low: Lower end of the interval of `ceiling`.
+      ceiling_high: Its upper end.
+      chance: The number of random guesses.
+      claims: Number of claims in captions that were verified.
+      classes: ``{class: (hits, captions)}``, for metrics that are means over classes.
+      weights: Fingerprint of the network that measured; None if none did.
+      better: Which values are better, ``"higher"`` or ``"lower"``.
     """
 
     step: int
-    metric: str
-    protocol: str
-    value: float | None
-    num_samples: int | None
-    seed: int | None = None
-    weights: str | None = None
-    floor: float | None = None
-    ceiling: float | None = None
-    better: Literal["higher", "lower"] | None = None
     generator: str | None = None
     split: str | None = None
-    low: float | None = None
-    high: float | None = None
-    floor_low: float | None = None
-    floor_high: float | None = None
-    ceiling_low: float | None = None
-    ceiling_high: float | None = None
-    claims: int | None = None
-    classes: Mapping[str, Any] | None = None
+    num_samples: Number | None
+    seed: int | None = None
+    metric: str
+    protocol: str
+    value: Number | None
+    low: Number | None = None
+    high: Number | None = None
+    floor: Number | None = None
+    floor_low: Number | None = None
+    floor_high: Number | None = None
+    ceiling: Number | None = None
+    ceiling_low: Number | None = None
+    ceiling_high: Number | None = None
+    chance: Number | None = None
+    claims: Number | None = None
+    classes: Mapping | None = None
+    weights: str | None
+    better: str | None = None
 
-    @property
-    def family(self) -> str:
-        """The metric's name up to a slash, as ``--metrics`` takes it."""
-        return self.metric.partition("/")[0]
+    def __post_init__(self):
+        for name, value in _plain(vars(self)).items():
+            object.__setattr__(self, name, value)
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Records with equal keys measure the same thing: metric, protocol, weights."""
+        """Metric, protocol, weights: only records with equal keys can be compared."""
         return self.metric, self.protocol, self.weights or ""
 
+    @property
+    def family(self) -> str:
+        """The name of the metric without the part, as ``--metrics`` takes it."""
+        return self.metric.partition("/")[0]
+
     def to_json(self) -> Record:
-        """The record as a line of the file has it: fields that do not apply are left out."""
-        fields = _plain(dataclasses.asdict(self))
+        """The line of the file. Fields in `_ONLY_IF_GIVEN` are left out if they are None."""
         return {"kind": "eval"} | {
             name: value
-            for name, value in fields.items()
-            if value is not None or name not in _LEFT_OUT_IF_NONE
+            for name, value in vars(self).items()
+            if value is not None or name not in _ONLY_IF_GIVEN
         }
 
     @classmethod
-    def from_json(cls, record: Record) -> "MetricRecord | None":
-        """The evaluation behind a record; None if it is of another kind or lacks a field.
+    def from_json(cls, line: Record) -> "MetricRecord | None":
+        """The record in a line of the file; None if the line is not a complete evaluation.
 
-        Fields that this version does not know are dropped.
+        A line of another version may have fields that are unknown here, and lack fields that have a
+        default here. A value of the wrong type counts as absent.
         """
-        fields = {name: record[name] for name in _TYPES if name in record}
-        if record.get("kind") != "eval" or not _REQUIRED <= fields.keys():
-            return None
-        if not all(isinstance(value, _TYPES[name]) for name, value in fields.items()):
-            return None
-        return cls(**fields)
+        fields = {
+            field.name: line[field.name]
+            for field in dataclasses.fields(cls)
+            if field.name in line and isinstance(line[field.name], field.type)
+        }
+        is_complete = line.get("kind") == "eval" and _REQUIRED <= fields.keys()
+        return cls(**fields) if is_complete else None
 
 
-_NUMBER = int | float | None
-_TYPES = {
-    field.name: {
-        "step": int,
-        "metric": str,
-        "protocol": str,
-        "better": str | None,
-        "weights": str | None,
-        "generator": str | None,
-        "split": str | None,
-        "classes": Mapping | None,
-    }.get(field.name, _NUMBER)
-    for field in dataclasses.fields(MetricRecord)
+_REQUIRED = {
+    field.name for field in dataclasses.fields(MetricRecord) if field.default is dataclasses.MISSING
 }
-_REQUIRED = {"step", "metric", "protocol", "value", "num_samples", "seed", "weights"}
-_LEFT_OUT_IF_NONE = {
-    "low",
-    "high",
-    "floor_low",
-    "floor_high",
-    "ceiling_low",
-    "ceiling_high",
-    "claims",
-    "classes",
+_ONLY_IF_GIVEN = {
+    *("low", "high", "floor_low", "floor_high", "ceiling_low", "ceiling_high"),
+    *("chance", "claims", "classes"),
 }
 
 
 def evaluations(records: Iterable[Record]) -> list[MetricRecord]:
-    """The evaluations among records, in their order."""
+    """The evaluations among lines of the file, in their order."""
     return [found for record in records if (found := MetricRecord.from_json(record))]
 
 
 def latest_evaluations(records: Iterable[Record], *, step: int | None = None) -> list[MetricRecord]:
-    """The newest number of every metric under every protocol and set of weights, by name.
+    """The newest record of each key (see `MetricRecord.key`), sorted by key.
 
-    A later checkpoint replaces an earlier one; of one checkpoint's numbers the last written counts.
+    The record of the latest checkpoint counts; of several records of one checkpoint, the last one.
 
     Args:
-      records: Of any kind.
-      step: Only numbers of this checkpoint.
+      records: Lines of the file, of any kind.
+      step: Use only records of this checkpoint.
     """
     latest: dict[tuple, MetricRecord] = {}
     for found in evaluations(records):
@@ -154,7 +150,7 @@ def latest_evaluations(records: Iterable[Record], *, step: int | None = None) ->
 def append_metrics(workdir: epath.PathLike, records: Iterable[Record]) -> None:
     """Appends records to the run's numbers, in one write.
 
-    Values may be scalars of NumPy or JAX. What is not finite becomes null: JSON has no NaN.
+    Values may be scalars of NumPy or JAX. Numbers that are not finite become null.
 
     Raises:
       UserError: see `append_lines`.
@@ -170,27 +166,28 @@ def append_lines(path: epath.PathLike, lines: Iterable[str]) -> None:
     """
     path, text = epath.Path(path), "".join(f"{line}\n" for line in lines)
     with files.writing(path, then="start again: training resumes from the last checkpoint"):
-        # A crash in mid-write leaves a last line without its end: the next one must not join it.
-        if _ends_in_mid_line(path):
+        # After a crash in the middle of a write, the last line lacks its newline.
+        if _lacks_last_newline(path):
             text = f"\n{text}"
         with path.open("a") as file:
             file.write(text)
 
 
 def read_metrics(workdir: epath.PathLike) -> list[Record]:
-    """The run's numbers in the order they were written; none if there is no file.
+    """The run's numbers in the order in which they were written; empty without a file.
 
-    A line torn by a crash, or damaged, is left out, with a notice on stderr.
+    A damaged line, or one that a crash cut off, is left out, with a notice on stderr.
     """
     return read_lines(metrics_path(workdir), {"kind": str, "step": int})
 
 
 def read_lines(path: epath.PathLike, fields: Mapping[str, type]) -> list[Record]:
-    """The JSON objects of a file with one a line that have some fields; none without a file.
+    """The JSON objects of a file that has one on each line; empty without a file.
 
     Args:
       path: The file.
-      fields: The types of the fields that an object must have; others are left out, with a notice.
+      fields: Names and types of the fields that an object must have. Lines without such an object
+        are left out, with a notice on stderr.
     """
     path = epath.Path(path)
     if not path.exists():
@@ -216,7 +213,7 @@ def read_lines(path: epath.PathLike, fields: Mapping[str, type]) -> list[Record]
 def truncate_metrics(workdir: epath.PathLike, step: int) -> None:
     """Drops the training records after a step, in a single move: a resumed run repeats them.
 
-    Other records stay: evaluations belong to checkpoints that existed.
+    Records of other kinds stay: an evaluation is true of its checkpoint in any case.
 
     Raises:
       UserError: the file cannot be written.
@@ -229,7 +226,7 @@ def truncate_metrics(workdir: epath.PathLike, step: int) -> None:
     files.write_whole(path, text.encode())
 
 
-def _ends_in_mid_line(path: epath.Path) -> bool:
+def _lacks_last_newline(path: epath.Path) -> bool:
     if not path.exists() or not path.stat().length:
         return False
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Measuring inside of a training job, on its devices, between its steps."""
+"""Evaluation inside a training job, on its devices, between its steps."""
 
 import contextlib
 import sys
@@ -10,9 +10,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from xmc_jax.errors import UserError
-from xmc_jax.evaluation import evaluator, results
+from xmc_jax.errors import UserError, reason
+from xmc_jax.evaluation import results
+from xmc_jax.evaluation.evaluator import create_evaluator
 from xmc_jax.evaluation.resume import remove
+from xmc_jax.evaluation.selection import choose_metrics
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
 from xmc_jax.run.checkpoint import Checkpoints
@@ -20,7 +22,7 @@ from xmc_jax.run.folder import evaluation_dir
 from xmc_jax.types import PyTree
 
 
-def make_evaluation(
+def make_periodic_evaluation(
     experiment: Experiment, workdir: str, data_dir: str, checkpoints: Checkpoints, writer: Any
 ) -> Callable[[int, PyTree], bool] | None:
     """Prepares what ``config.eval.every_steps`` asks for, before the first step.
@@ -29,22 +31,21 @@ def make_evaluation(
       experiment: The run's.
       workdir: Folder of the run.
       data_dir: Folder of the prepared data sets.
-      checkpoints: Of the run; the best is kept if ``config.eval.best_metric`` names what that is.
-      writer: Of TensorBoard's events.
+      checkpoints: The run's; the best one is kept if ``config.eval.best_metric`` is set.
+      writer: Writer of TensorBoard events.
 
     Returns:
-      ``evaluate(step, ema)``, which all processes must call: measures what fits the run, unless
-      metrics.jsonl has it, and tells whether it did. What goes wrong in it is a notice. None if
-      the config wants it never.
+      ``evaluate(step, ema)``, which all processes must call: measures all available metrics, unless
+      metrics.jsonl has them, and returns whether it did. A failure in it is only a notice. None if
+      the config asks for no evaluation.
 
     Raises:
-      UserError: no metric can judge the run; weights or data are missing, or do not fit.
+      UserError: no metric is available; weights or data are missing or do not fit.
     """
     config = experiment.config
     if not config.eval.every_steps:
         return None
-    options = {"workdir": workdir, "data_dir": data_dir}
-    names, measure = evaluator.make_evaluation(experiment, (), **options)
+    names, measure = create_evaluator(experiment, (), workdir=workdir, data_dir=data_dir)
 
     def evaluate(step: int, ema: PyTree) -> bool:
         if _is_measured(workdir, step, names):
@@ -53,15 +54,15 @@ def make_evaluation(
         with _failure_is_a_notice(f"step {step} was not measured"):
             records = measure(step, ema)
             results.write_records(workdir, records)
-            values = {f"eval/{r['metric']}": r["value"] for r in records if r["value"] is not None}
+            values = {f"eval/{r.metric}": r.value for r in records if r.value is not None}
             writer.write_scalars(step, values)
             measured = True
-        if not measured:  # What it drew may be what fills the disk, and training has to save.
+        if not measured:  # Generated images may be what fills the disk, and training has to save.
             begun = evaluation_dir(workdir, step, "")
             for folder in begun.parent.glob(f"{begun.name}*"):
                 remove(folder)
         if measured and config.eval.best_metric:
-            checkpoints.wait()  # Only a complete one can be kept; one that failed ends training.
+            checkpoints.wait()  # The checkpoint must be complete; a failed save ends training.
             with _failure_is_a_notice("the best checkpoint is not kept"):
                 results.keep_best(workdir, config.eval.best_metric)
         return measured
@@ -70,37 +71,38 @@ def make_evaluation(
 
 
 def is_missing(config: ConfigDict, workdir: str, step: int) -> bool:
-    """Whether a step should have been measured, and may not have been, by metrics.jsonl alone.
+    """Whether a step should have been measured, and by metrics.jsonl may not have been.
 
-    Where the data has fewer examples than the config wants, only `make_evaluation` knows.
+    Metrics that the prompts rule out count as missing: only `create_evaluator` reads the prompts.
 
     Raises:
-      UserError: no metric can judge the run.
+      UserError: no metric is available.
     """
     if not config.eval.every_steps or step % config.eval.every_steps:
         return False
-    return not _is_measured(workdir, step, evaluator.choose_metrics((), config))
+    return not _is_measured(workdir, step, choose_metrics((), config))
 
 
 def _is_measured(workdir: str, step: int, names: Sequence[str]) -> bool:
-    """Whether a step's numbers are written; what the first process sees counts for all."""
+    """Whether all metrics of a step are recorded, as the first process sees it."""
     measured = step in results.measured_steps(workdir, names)
     return bool(processes.gather(np.bool_([measured]))[0, 0])
 
 
 @contextlib.contextmanager
 def _failure_is_a_notice(what: str) -> Iterator[None]:
-    """Tells of what goes wrong in measuring, and lets training go on.
+    """Prints a failure of an evaluation as a notice and lets training continue.
 
-    Of several processes one may fail alone, and the others wait for it in a collective: there all
-    end, and start again from the checkpoint that was saved before.
+    With several processes it does not: one may fail alone while the others wait for it in a
+    collective. There all end, and resume from the checkpoint that was saved before.
     """
     try:
         yield
     except Exception as error:
         if jax.process_count() > 1:
             raise
+        message = " ".join(str(error).splitlines())
         if not isinstance(error, UserError):
-            traceback.print_exc()  # A fault of this package, or of a library: worth a report.
-        reason = " ".join(str(error).splitlines()) or type(error).__name__
-        print(f"notice: {what}: {reason}; training goes on", file=sys.stderr, flush=True)
+            traceback.print_exc()  # A fault of this package or of a library, worth a report.
+            message = reason(error)
+        print(f"notice: {what}: {message}; training goes on", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ from xmc_jax.run.records import append_metrics, truncate_metrics
 from xmc_jax.train_state import TrainState
 from xmc_jax.training import faults, tensorboard
 from xmc_jax.training.data import open_splits, open_stream
-from xmc_jax.training.evaluation import is_missing, make_evaluation
+from xmc_jax.training.evaluation import is_missing, make_periodic_evaluation
 from xmc_jax.training.interruption import Interruption
 from xmc_jax.training.log import TrainLog
 from xmc_jax.training.preview import NUM_COLUMNS, Preview
@@ -95,7 +95,7 @@ class Training:
         self._source, self._preview, self._writer = source, preview, writer
         self._interruption = interruption
         self._make_evaluation = functools.partial(
-            make_evaluation, experiment, workdir, data_dir, checkpoints, writer
+            make_periodic_evaluation, experiment, workdir, data_dir, checkpoints, writer
         )
 
     def restore_or_init(self) -> TrainState:

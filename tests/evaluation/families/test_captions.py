@@ -1,4 +1,4 @@
-"""Metrics that compare pictures with captions, with small judges of random weights."""
+"""Metrics that compare images with captions, with small networks of random weights."""
 
 import json
 
@@ -15,11 +15,10 @@ from xmc_jax import images
 from xmc_jax.data import catalog
 from xmc_jax.data.builders.captioned import Settings
 from xmc_jax.errors import UserError
-from xmc_jax.evaluation import evaluator
 from xmc_jax.evaluation.families import clip, soa
-from xmc_jax.evaluation.image_sets import Pictures, make_shards
-from xmc_jax.evaluation.inputs import Material, Prompt
-from xmc_jax.experiment import create_experiment
+from xmc_jax.evaluation.image_sets import ImageSet, make_shards
+from xmc_jax.evaluation.inputs import EvalInputs, Prompt
+from xmc_jax.evaluation.selection import choose_metrics
 from xmc_jax.frozen.clip import load_clip
 from xmc_jax.frozen.detector import load_detector
 from xmc_jax.metrics.intervals import wilson_interval
@@ -31,24 +30,27 @@ COUNT = 110
 # Some that the small detector sees in plain colours, some that it does not, and no class.
 KINDS = ("bench", "cow", "zebra", "dining table", "keyboard", "refrigerator", "toothbrush")
 KINDS += ("cat", "bus", "vase", "stone")
+# Fields of every record of these metrics in metrics.jsonl.
+FIELDS = {"kind", "step", "generator", "split", "num_samples", "seed", "metric", "protocol"}
+FIELDS |= {"value", "low", "high", "floor", "ceiling", "weights", "better"}
 
 
 def caption(number):
-    """One of its own for every number; each names one class, those of stones none."""
+    """A different caption for every number; each names one class, those of stones none."""
     word = "".join(chr(ord("a") + int(digit)) for digit in f"{number:03}")
     return f"{KINDS[number % len(KINDS)]} {word}"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(folder):
-    """Features of real pictures stay where these tests are."""
+    """Keeps features of real images in the folder of these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield
 
 
 @pytest.fixture(scope="module")
-def judges(folder):
+def presets_of(folder):
     return {
         "clip": presets.write_clip(folder / "clip", seed=3),
         "detector": presets.write_detector(folder / "dfine"),
@@ -56,79 +58,84 @@ def judges(folder):
 
 
 @pytest.fixture(scope="module")
-def material(folder, judges):
-    """Plain colours, on one device: two pictures of eleven are drawn as they really are."""
+def inputs(folder, presets_of):
+    """Plain colours: two of eleven generated images equal the real ones."""
     config = shapes_32.get_config()
     config.data.name, config.data.form = "folder", "colours_sq32"
     config.eval.num_examples, config.eval.batch_size = COUNT, 32
-    config.eval.update(judges)
-    make_mesh = sharding.make_mesh
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_mesh", lambda fsdp: make_mesh(jax.devices()[:1], fsdp=fsdp))
-        experiment = create_experiment(config, training=False)
-    rng, shares = np.random.default_rng(0), make_shards(config.eval.batch_size)
+    config.eval.update(presets_of)
+    rng, shards = np.random.default_rng(0), make_shards(config.eval.batch_size)
     colours = rng.integers(0, 256, (COUNT, 1, 1, 3), np.uint8)
     real = np.tile(colours, (1, SIDE, SIDE, 1))
-    drawn = np.where((np.arange(COUNT) % 11 < 2)[:, None, None, None], real, real[::-1])
+    generated = np.where((np.arange(COUNT) % 11 < 2)[:, None, None, None], real, real[::-1])
 
-    def pictures(name, pixels):
+    def image_set(name, pixels):
         def open_batches():
-            for part in shares.ranges(len(pixels)):
+            for part in shards.ranges(len(pixels)):
                 yield pixels[part.start : part.stop]
 
-        return Pictures(name, len(pixels), f"{folder} {name}", shares, open_batches)
+        return ImageSet(name, len(pixels), f"{folder} {name}", shards, open_batches)
 
     tokens = np.zeros(config.text.num_tokens, np.int32)
     prompts = [Prompt(f"image {i}", caption(i), 0, tokens) for i in range(COUNT)]
-    sets = pictures("real", real), pictures("other real", real), pictures("drawn", drawn)
-    return Material(experiment, prompts, *sets, epath.Path(folder / "scratch")), real, drawn
+    sets = {"real": real, "other real": real, "generated": generated}
+    sets = [image_set(*named) for named in sets.items()]
+    scratch = epath.Path(folder / "scratch")
+    return EvalInputs(config, prompts, *sets, scratch, step=2, generator="g"), real, generated
 
 
-def cosines(judge, pixels):
-    """Of every picture and every caption."""
-    judge = load_clip(judge)
-    a = jax.jit(judge.embed_images)(judge.image_params, images.from_uint8(jnp.asarray(pixels)))
-    b = jax.jit(judge.embed_captions)(
-        judge.caption_params, judge.tokenize([caption(i) for i in range(len(pixels))])
+@pytest.fixture(scope="module")
+def mesh():
+    """One device."""
+    return sharding.make_mesh(jax.devices()[:1])
+
+
+def cosines(preset, pixels):
+    """Of every image and every caption."""
+    model = load_clip(preset)
+    a = jax.jit(model.embed_images)(model.image_params, images.from_uint8(jnp.asarray(pixels)))
+    b = jax.jit(model.embed_captions)(
+        model.caption_params, model.tokenize([caption(i) for i in range(len(pixels))])
     )
     a, b = (np.asarray(x, np.float64) for x in (a, b))
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
     return a @ b.T
 
 
-def test_clip_metrics(material, judges):
-    material, real, drawn = material
+def test_clip_metrics(inputs, mesh, presets_of):
+    inputs, real, generated = inputs
     names = clip.names(COUNT)
-    records = {r["metric"]: r for r in clip.make_measure(material.experiment, names)(material)}
+    records = {r.metric: r for r in clip.make_measure(inputs.config, mesh, names)(inputs)}
     assert tuple(records) == names
-    of_real, of_drawn = (cosines(judges["clip"], pixels) for pixels in (real, drawn))
+    of_real, of_generated = (cosines(presets_of["clip"], pixels) for pixels in (real, generated))
 
     score = records["clip_score"]
-    assert score["value"] == pytest.approx(100 * np.maximum(np.diag(of_drawn), 0).mean(), rel=1e-4)
-    assert score["ceiling"] == pytest.approx(100 * np.maximum(np.diag(of_real), 0).mean(), rel=1e-4)
-    assert score["low"] < score["value"] < score["high"]
-    assert "CLIP clip" in score["protocol"] and "32 px" in score["protocol"]
+    assert score.value == pytest.approx(100 * np.maximum(np.diag(of_generated), 0).mean(), rel=1e-4)
+    assert score.ceiling == pytest.approx(100 * np.maximum(np.diag(of_real), 0).mean(), rel=1e-4)
+    assert score.low < score.value < score.high and score.to_json().keys() == FIELDS
+    assert "CLIP clip" in score.protocol and "32 px" in score.protocol
 
     # One batch: every caption competes.
     batch = records["in_batch_r_precision"]
-    first = np.mean(of_drawn.argmax(axis=1) == np.arange(COUNT))
-    assert batch["value"] == pytest.approx(first, abs=1e-6)
-    assert batch["chance"] == pytest.approx(1 / COUNT)
-    assert (batch["low"], batch["high"]) == pytest.approx(wilson_interval(first, COUNT))
+    first = np.mean(of_generated.argmax(axis=1) == np.arange(COUNT))
+    assert batch.value == pytest.approx(first, abs=1e-6)
+    assert batch.chance == pytest.approx(1 / COUNT)
+    assert batch.to_json().keys() == FIELDS | {"chance"}
+    assert (batch.low, batch.high) == pytest.approx(wilson_interval(first, COUNT))
 
     hundred = records["clip_r_precision"]
-    assert hundred["chance"] == pytest.approx(0.01)
-    assert first <= hundred["value"] <= first + 0.2  # Fewer competitors can only help.
-    assert {r["weights"] for r in records.values()} == {load_clip(judges["clip"]).fingerprint}
+    assert hundred.chance == pytest.approx(0.01)
+    assert first <= hundred.value <= first + 0.2  # Fewer competitors can only help.
+    assert {r.weights for r in records.values()} == {load_clip(presets_of["clip"]).fingerprint}
 
 
-def test_semantic_object_accuracy(material, judges):
-    material, real, drawn = material
+def test_semantic_object_accuracy(inputs, mesh, presets_of):
+    inputs, real, generated = inputs
     names = soa.names(COUNT)
-    by_class, by_image = soa.make_measure(material.experiment, names)(material)
-    detector = load_detector(judges["detector"])
+    by_class, by_image = soa.make_measure(inputs.config, mesh, names)(inputs)
+    detector = load_detector(presets_of["detector"])
 
-    def shares(pixels):
+    def tally_of(pixels):
         """Hits and captions of each class, an image at a time."""
         scores = jax.jit(detector.apply)(detector.params, images.from_uint8(jnp.asarray(pixels)))
         seen, tally = np.asarray(scores) >= 0.5, {}
@@ -139,35 +146,35 @@ def test_semantic_object_accuracy(material, judges):
                 tally[kind] = hits + bool(row[CLASSES.index(kind)]), count + 1
         return tally
 
-    tally = shares(drawn)
-    assert by_class["classes"] == {kind: list(tally[kind]) for kind in by_class["classes"]}
-    assert len(by_class["classes"]) == len(tally) == 10
-    assert by_class["num_samples"] == 100
+    tally = tally_of(generated)
+    assert by_class.classes == {kind: list(tally[kind]) for kind in by_class.classes}
+    assert len(by_class.classes) == len(tally) == 10
+    assert by_class.num_samples == 100 and by_class.to_json().keys() == FIELDS | {"classes"}
     hits = sum(hits for hits, _ in tally.values())
     assert 0 < hits < 100
-    assert by_image["value"] == pytest.approx(hits / 100)
-    assert by_class["value"] == pytest.approx(np.mean([h / n for h, n in tally.values()]))
-    hits = sum(hits for hits, _ in shares(real).values())
-    assert by_image["ceiling"] == pytest.approx(hits / 100)
-    assert by_image["low"] <= by_image["value"] <= by_image["high"]
-    assert "D-FINE dfine" in by_image["protocol"] and "score >= 0.5" in by_image["protocol"]
+    assert by_image.value == pytest.approx(hits / 100)
+    assert by_class.value == pytest.approx(np.mean([h / n for h, n in tally.values()]))
+    hits = sum(hits for hits, _ in tally_of(real).values())
+    assert by_image.ceiling == pytest.approx(hits / 100)
+    assert by_image.low <= by_image.value <= by_image.high
+    assert "D-FINE dfine" in by_image.protocol and "score >= 0.5" in by_image.protocol
 
 
-def test_why_metrics_cannot_judge():
+def test_why_metrics_are_not_available():
     config = shapes_32.get_config()
     for name, words in {
         "clip_score": "no CLIP is named: set config.eval.clip",
         "soa_c": "captions of shapes name none",
     }.items():
-        with pytest.raises(UserError, match=f"{name} cannot judge this run: {words}"):
-            evaluator.choose_metrics([name], config)
+        with pytest.raises(UserError, match=f"{name} cannot measure this run: {words}"):
+            choose_metrics([name], config)
     config.eval.clip, config.eval.num_examples = "somewhere", 99
     with pytest.raises(UserError, match="clip_r_precision cannot .* needs 100 prompts or more"):
-        evaluator.choose_metrics(["clip_r_precision"], config)
+        choose_metrics(["clip_r_precision"], config)
     config.data.name = "coco"
     with pytest.raises(UserError, match="soa_i cannot .* no detector is named"):
-        evaluator.choose_metrics(["soa_i"], config)
-    assert "clip_score" in evaluator.choose_metrics((), config)
+        choose_metrics(["soa_i"], config)
+    assert "clip_score" in choose_metrics((), config)
 
 
 def test_why_prompts_rule_metrics_out():
@@ -179,21 +186,21 @@ def test_why_prompts_rule_metrics_out():
         return [Prompt(f"image {i}", text, 0, np.zeros(8, np.int32)) for i, text in captions]
 
     hundred = prompts(enumerate(map(caption, range(100))))
-    assert {"clip_r_precision", "soa_c"} <= set(evaluator.choose_metrics((), config, hundred))
+    assert {"clip_r_precision", "soa_c"} <= set(choose_metrics((), config, hundred))
     two_alike = [*hundred[:-1], hundred[0]._replace(example_id="another image")]
     with pytest.raises(UserError, match="of 100 captions of val one has 98 .* needs 99: raise"):
-        evaluator.choose_metrics(["clip_r_precision"], config, two_alike)
+        choose_metrics(["clip_r_precision"], config, two_alike)
     stones = prompts((i, "a stone") for i in range(3))
     with pytest.raises(UserError, match="soa_c cannot .* none of 3 captions names one of COCO's"):
-        evaluator.choose_metrics(["soa_c"], config, stones)
+        choose_metrics(["soa_c"], config, stones)
     with pytest.raises(UserError, match="in_batch_r_precision cannot .* has 0 .* and needs 1"):
-        evaluator.choose_metrics(["in_batch_r_precision"], config, stones)
-    chosen = evaluator.choose_metrics((), config, stones)
+        choose_metrics(["in_batch_r_precision"], config, stones)
+    chosen = choose_metrics((), config, stones)
     assert set(chosen).isdisjoint(clip.names(3) + soa.names(3))
 
 
 @pytest.mark.long
-def test_on_a_run(folder, run_verb, judges, rng):
+def test_on_a_run(folder, run_verb, presets_of, rng):
     source, lines = folder / "noise.jsonl", []
     for i in range(COUNT + 4):
         pixels = rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
@@ -214,7 +221,7 @@ def test_on_a_run(folder, run_verb, judges, rng):
         "--config.num_steps=2",
         f"--config.eval.num_examples={COUNT}",
         "--config.eval.batch_size=32",
-        f"--config.eval.clip={judges['clip']}",
+        f"--config.eval.clip={presets_of['clip']}",
         f"--workdir={workdir}",
     )
     assert done.returncode == 0, done.stderr
@@ -223,7 +230,7 @@ def test_on_a_run(folder, run_verb, judges, rng):
         "evaluate",
         f"--workdir={workdir}",
         f"--metrics={','.join(names)}",
-        f"--set=detector={judges['detector']}",
+        f"--set=detector={presets_of['detector']}",
     )
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in names)

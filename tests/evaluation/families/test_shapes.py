@@ -1,33 +1,31 @@
-"""evaluation/shapes.py: records of both readers for pictures of known quality."""
+"""families/shapes.py: records of both readers for images of known quality."""
 
-import dataclasses
 import functools
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
 
 from configs import shapes_32
-from xmc_jax.evaluate import format_table
 from xmc_jax.evaluation.families import shapes as family
-from xmc_jax.evaluation.image_sets import Pictures, make_shards
-from xmc_jax.evaluation.inputs import Material, Prompt
-from xmc_jax.experiment import describe_experiment
+from xmc_jax.evaluation.image_sets import ImageSet, make_shards
+from xmc_jax.evaluation.inputs import EvalInputs, Prompt
+from xmc_jax.evaluation.run import format_table
+from xmc_jax.parallel.sharding import make_mesh
 from xmc_jax.shapes import scenes as shapes
 from xmc_jax.shapes.accuracy import ATTRIBUTES
 
 COUNT = 60
 
 
-def pictures(name, images):
-    shares = make_shards(25)  # Rounded up to what the devices divide; the last batch is short.
-    parts = [images[part.start : part.stop] for part in shares.ranges(len(images))]
-    return Pictures(name, len(images), name, shares, lambda: (part for part in parts))
+def image_set(name, images):
+    shards = make_shards(25)  # Rounded up to a multiple of the devices; the last batch is short.
+    parts = [images[part.start : part.stop] for part in shards.ranges(len(images))]
+    return ImageSet(name, len(images), name, shards, lambda: (part for part in parts))
 
 
-def material(split, drawn, tmp_path, form="sq32"):
-    """Prompts of a split with their real pictures, and others as if a model had drawn them."""
+def make_inputs(split, generate, tmp_path, form="sq32"):
+    """Prompts of a split with their real images, and others in place of generated ones."""
     config = shapes_32.get_config()
     config.data.eval_split, config.data.form = split, form
     narrative = form.startswith("narrative_")
@@ -35,28 +33,25 @@ def material(split, drawn, tmp_path, form="sq32"):
     real = np.stack([shapes.render(scene, 32) for scene in scenes])
     tokens = np.zeros(4, np.int32)
     prompts = [Prompt(f"{split}-{i:06d}", "", i % 5, tokens) for i in range(COUNT)]
-    return Material(
-        dataclasses.replace(described(), config=config),
+    return EvalInputs(
+        config,
         prompts,
-        pictures("real", real),
-        pictures("other real", real),
-        pictures("drawn", drawn(scenes, real)),
+        image_set("real", real),
+        image_set("other real", real),
+        image_set("generated", generate(scenes, real)),
         epath.Path(tmp_path),
+        step=7,
+        generator="g",
     )
 
 
 @functools.cache
-def described():
-    return describe_experiment(shapes_32.get_config(), jax.devices())
-
-
-@functools.cache
 def measure_of(names):
-    return family.make_measure(described(), names)
+    return family.make_measure(shapes_32.get_config(), make_mesh(), names)
 
 
-def measure(subject, names=family.METRICS):
-    return {r["metric"]: r for r in measure_of(names)(subject)}
+def measure(inputs, names=family.METRICS):
+    return {r.metric: r for r in measure_of(names)(inputs)}
 
 
 def copies(scenes, real):
@@ -64,7 +59,7 @@ def copies(scenes, real):
 
 
 def half_empty(scenes, real):
-    """Every other picture is a bare background."""
+    """Every other image is a bare background."""
     return np.stack(
         [
             image if i % 2 else shapes.render(scene._replace(objects=()), 32)
@@ -74,46 +69,46 @@ def half_empty(scenes, real):
 
 
 @pytest.mark.parametrize("split", ["val", "test_comp"])
-def test_perfect_pictures_reach_the_ceiling(split, tmp_path):
-    records = measure(material(split, copies, tmp_path))
+def test_perfect_images_reach_the_ceiling(split, tmp_path):
+    records = measure(make_inputs(split, copies, tmp_path))
     assert set(records) == {f"{name}/{a}" for name in family.METRICS for a in ATTRIBUTES}
     for record in records.values():
-        assert record["value"] == record["ceiling"] >= 0.95
-        assert (record["low"], record["high"]) == (record["ceiling_low"], record["ceiling_high"])
-        assert record["low"] <= record["value"] <= record["high"]
-        assert split in record["protocol"] and record["better"] == "higher"
+        assert record.value == record.ceiling >= 0.95
+        assert (record.low, record.high) == (record.ceiling_low, record.ceiling_high)
+        assert record.low <= record.value <= record.high
+        assert split in record.protocol and record.better == "higher"
     trained = records["shapes_accuracy_trained/object"]
-    assert len(trained["weights"]) == 64 and records["shapes_accuracy/object"]["weights"] is None
-    assert trained["floor"] < 0.2 and trained["floor_high"] < 0.5
+    assert len(trained.weights) == 64 and records["shapes_accuracy/object"].weights is None
+    assert trained.floor < 0.2 and trained.floor_high < 0.5
 
 
-def test_half_of_the_pictures_without_objects(tmp_path):
-    records = measure(material("val", half_empty, tmp_path))
+def test_half_of_the_images_without_objects(tmp_path):
+    records = measure(make_inputs("val", half_empty, tmp_path))
     for name in family.METRICS:
         record = records[f"{name}/object"]
-        assert 0.35 < record["value"] < 0.65 and record["ceiling"] >= 0.95
-        # Of 60 pictures half are right: the interval is about 2 x 0.13 wide.
-        assert record["low"] < 0.5 < record["high"] and 0.15 < record["high"] - record["low"] < 0.4
-        assert records[f"{name}/background"]["value"] > 0.9
+        assert 0.35 < record.value < 0.65 and record.ceiling >= 0.95
+        # Of 60 images half are right: the interval is about 2 x 0.13 wide.
+        assert record.low < 0.5 < record.high and 0.15 < record.high - record.low < 0.4
+        assert records[f"{name}/background"].value > 0.9
 
 
 def test_all_sentences_of_a_narrative_are_claims(tmp_path):
-    records = measure(material("val", copies, tmp_path, "narrative_sq32"), ("shapes_accuracy",))
-    assert records["shapes_accuracy/background"]["claims"] == COUNT
-    assert records["shapes_accuracy/object"]["claims"] > 2 * COUNT
+    records = measure(make_inputs("val", copies, tmp_path, "narrative_sq32"), ("shapes_accuracy",))
+    assert records["shapes_accuracy/background"].claims == COUNT
+    assert records["shapes_accuracy/object"].claims > 2 * COUNT
     assert "shapes_accuracy/count" not in records
 
 
 def test_only_the_readers_asked_for(tmp_path):
-    records = measure(material("val", copies, tmp_path), ("shapes_accuracy_trained",))
+    records = measure(make_inputs("val", copies, tmp_path), ("shapes_accuracy_trained",))
     assert len(records) == len(ATTRIBUTES)
     assert all(name.startswith("shapes_accuracy_trained/") for name in records)
 
 
 def test_the_table_shows_intervals(tmp_path):
-    records = measure(material("val", half_empty, tmp_path), ("shapes_accuracy",))
-    lines = format_table([r | {"num_samples": COUNT} for r in records.values()]).splitlines()
+    records = measure(make_inputs("val", half_empty, tmp_path), ("shapes_accuracy",))
+    lines = format_table(list(records.values())).splitlines()
     record = records["shapes_accuracy/object"]
-    assert f"{record['low']:.3f} - {record['high']:.3f}" in lines[1]
+    assert f"{record.low:.3f} - {record.high:.3f}" in lines[1]
     assert len({len(line) for line in lines}) == 1
     assert "interval" in lines[0]

@@ -1,60 +1,51 @@
-"""``fid``, ``kid``, ``is`` and ``prdc`` with the Inception network that gives them their scale.
+"""``fid``, ``kid``, ``is`` and ``prdc`` with the Inception network that defines their scale.
 
-Each has its number of pictures in its name: ``fid30k``. Without the published weights they are
-refused: another network's numbers would look like them.
+The number of generated images is part of a name: ``fid30k``. Without the published weights these
+metrics are refused: numbers of another network would look like theirs.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from xmc_jax.console import Progress
-from xmc_jax.evaluation.families.vgg16 import frechet_between
-from xmc_jax.evaluation.features import Features, Network
-from xmc_jax.evaluation.image_sets import Pictures
-from xmc_jax.evaluation.inputs import Material, Prompt, Record, short_count, split_name
-from xmc_jax.experiment import Experiment
+from xmc_jax.evaluation.distances import frechet_between
+from xmc_jax.evaluation.features import Features, InputFeatures, Network
+from xmc_jax.evaluation.image_sets import ImageSet, make_progress
+from xmc_jax.evaluation.inputs import EvalInputs, Prompt, short_count, split_name
 from xmc_jax.frozen import inception
 from xmc_jax.frozen.inception_weights import FILE_NAME, InceptionWeights, load_inception_weights
 from xmc_jax.metrics import prdc
 from xmc_jax.metrics.inception_score import NUM_SPLITS, inception_score
 from xmc_jax.metrics.kernel_distance import NUM_SUBSETS, SUBSET_SIZE, kernel_distance
-from xmc_jax.parallel import processes
+from xmc_jax.run.records import MetricRecord
 
-# What each metric is, which port's input it has, and how many pictures it needs.
-_INPUTS = {
-    "fid": "pytorch-fid",
-    "kid": "torch-fidelity",
-    "is": "torch-fidelity",
-    "prdc": "pytorch-fid",
-}
-_MIN_EXAMPLES = {
-    "fid": 2,
-    "kid": SUBSET_SIZE,
-    "is": NUM_SPLITS,
-    "prdc": prdc.NUM_NEIGHBOURS + 1,
+_PORTS = {
+    "pytorch-fid": inception.pytorch_fid_input,
+    "torch-fidelity": inception.torch_fidelity_input,
 }
 
 
 def names(num_prompts: int) -> tuple[str, ...]:
-    """The metrics of this family."""
-    return tuple(kind + short_count(num_prompts) for kind in _INPUTS)
+    """See `families`."""
+    return tuple(kind + short_count(num_prompts) for kind in _KINDS)
 
 
 def reason_unavailable(
     name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
 ) -> str | None:
-    """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
+    """See `families`."""
     if not config.eval.inception_weights:
         return (
             "it needs the weights of the Inception of 2015, and no other network may stand in: "
             f"name the file {FILE_NAME} in config.eval.inception_weights "
             "(evaluate: --set=inception_weights=PATH)"
         )
-    needed = _MIN_EXAMPLES[_kind(name, config)]
+    needed = _KINDS[_kind(name, config)].min_images
     if config.eval.num_examples < needed:
         return f"it needs config.eval.num_examples of {needed} or more"
     if prompts is not None and len(prompts) < needed:
@@ -63,25 +54,23 @@ def reason_unavailable(
 
 
 def make_measure(
-    experiment: Experiment, names: Sequence[str]
-) -> Callable[[Material], list[Record]]:
-    """The chosen metrics; floors are those of other real pictures in place of drawn ones."""
-    kinds = [_kind(name, experiment.config) for name in names]
-    weights = load_inception_weights(experiment.config.eval.inception_weights)
-    networks = {
-        port: Features(_network(port, weights), experiment.mesh)
-        for port in {_INPUTS[kind] for kind in kinds}
-    }
-    functions = {"fid": _fid, "kid": _kid, "is": _inception_score, "prdc": _prdc}
+    config: ConfigDict, mesh: Mesh, names: Sequence[str]
+) -> Callable[[EvalInputs], list[MetricRecord]]:
+    """See `families`. Floor: other real images instead of generated ones."""
+    kinds = [_kind(name, config) for name in names]
+    weights = load_inception_weights(config.eval.inception_weights)
+    # No set of ports: its order may differ between processes, which compute features in lockstep.
+    ports = dict.fromkeys(_KINDS[kind].port for kind in kinds)
+    networks = {port: Features(_network(port, weights), mesh) for port in ports}
 
-    def measure(material: Material) -> list[Record]:
+    def measure(inputs: EvalInputs) -> list[MetricRecord]:
         records = []
         for port, features in networks.items():
-            sets = _Sets(material, features, weights)
+            sets = _InceptionFeatures(features, inputs, weights)
             for kind in kinds:
-                if _INPUTS[kind] == port:
-                    records += functions[kind](sets)
-        return [record | {"weights": weights.fingerprint} for record in records]
+                if _KINDS[kind].port == port:
+                    records += _KINDS[kind].measure(sets)
+        return records
 
     return measure
 
@@ -91,89 +80,82 @@ def _kind(name: str, config: ConfigDict) -> str:
 
 
 def _network(port: str, weights: InceptionWeights) -> Network:
-    feed = {
-        "pytorch-fid": inception.pytorch_fid_input,
-        "torch-fidelity": inception.torch_fidelity_input,
-    }[port]
-
     def apply(params, pixels: jax.Array) -> jax.Array:
-        return inception.Inception().apply(params, feed(pixels))
+        return inception.Inception().apply(params, _PORTS[port](pixels))
 
     params = inception.params_from(weights.state)
     return Network(f"inception 2015, {port}", apply, params, weights.fingerprint)
 
 
-class _Sets:
-    """The features that a port's metrics share, computed when the first of them asks."""
+class _InceptionFeatures(InputFeatures):
+    """The pooled features that the metrics of one port share, and the records of these metrics."""
 
-    def __init__(self, material: Material, features: Features, weights: InceptionWeights):
-        self.material, self.features, self._weights = material, features, weights
-        self._own: dict[str, np.ndarray] = {}
+    def __init__(self, features: Features, inputs: EvalInputs, weights: InceptionWeights):
+        super().__init__(features, inputs)
+        self._weights = weights
 
-    def own(self, pictures: Pictures) -> Float[np.ndarray, "own 2048"]:
-        """This process's rows."""
-        if pictures.name not in self._own:
-            keep = pictures is not self.material.drawn
-            self._own[pictures.name] = self.features(pictures, self.material.scratch, keep=keep)
-        return self._own[pictures.name]
-
-    def whole(self, pictures: Pictures) -> Float[np.ndarray, "n 2048"]:
-        """The rows of all processes."""
-        return pictures.gather(self.own(pictures))
-
-    def logits(self, pictures: Pictures) -> Float[np.ndarray, "n 1008"]:
-        """Of the classes, without the last layer's bias, as the score has them."""
+    def logits(self, images: ImageSet) -> Float[np.ndarray, "n 1008"]:
+        """Logits of the classes without the last layer's bias, as the Inception Score uses them."""
         kernel = self._weights.state["fc.weight"].astype(np.float64)
-        return self.whole(pictures).astype(np.float64) @ kernel.T
+        return self.whole(images).astype(np.float64) @ kernel.T
 
-    def record(self, kind: str, protocol: str, better: str, **numbers: float | None) -> Record:
-        """A record; the name has the number of pictures that there really are."""
-        material = self.material
-        name, _, part = kind.partition("/")
-        where = f"{split_name(material.config)} at {material.config.model.resolution} px"
-        return {
-            "metric": name + short_count(len(material.drawn)) + (f"/{part}" if part else ""),
-            "protocol": (
-                f"{protocol}, Inception 2015 fed as {_INPUTS[name]} does, {where} "
-                f"({material.config.data.form}, {material.config.data.crop}), "
-                f"{len(material.real)} real images; floor: {len(material.others)} others for drawn"
+    def record(self, kind: str, protocol: str, better: str, **numbers: float | None):
+        """A record; its name has the number of images that were really generated."""
+        inputs, config = self.inputs, self.inputs.config
+        name, slash, part = kind.partition("/")
+        return inputs.record(
+            metric=f"{name}{short_count(len(inputs.generated))}{slash}{part}",
+            protocol=(
+                f"{protocol}, Inception 2015 fed as {_KINDS[name].port} does, "
+                f"{split_name(config)} at {config.model.resolution} px ({config.data.form}, "
+                f"{config.data.crop}), {len(inputs.real)} real images; floor: "
+                f"{len(inputs.other_real)} others for drawn"
             ),
-            "floor": None,
-            "ceiling": None,
-            "better": better,
-        } | numbers
+            weights=self._weights.fingerprint,
+            better=better,
+            **numbers,
+        )
 
 
-def _fid(sets: _Sets) -> list[Record]:
-    real, others, drawn = _of(sets)
+def _fid(sets: _InceptionFeatures) -> list[MetricRecord]:
+    inputs = sets.inputs
+
+    def distance(images: ImageSet) -> float:
+        return frechet_between(images, inputs.real, sets.own)
+
     return [
         sets.record(
             "fid",
             "Fréchet distance of 2048 pooled features",
             "lower",
-            value=frechet_between(drawn, real, sets.own),
-            floor=frechet_between(others, real, sets.own) if len(others) > 1 else None,
+            value=distance(inputs.generated),
+            floor=distance(inputs.other_real) if len(inputs.other_real) > 1 else None,
         )
     ]
 
 
-def _kid(sets: _Sets) -> list[Record]:
-    real, others, drawn = _of(sets)
+def _kid(sets: _InceptionFeatures) -> list[MetricRecord]:
+    inputs = sets.inputs
 
-    def distance(pictures: Pictures) -> float:
-        features = sets.whole(pictures), sets.whole(real)
-        tell = _teller(NUM_SUBSETS, "kid", pictures, "subsets")
-        return kernel_distance(*features, tell=tell).mean
+    def distance(images: ImageSet) -> float:
+        features = sets.whole(images), sets.whole(inputs.real)
+        progress = make_progress(NUM_SUBSETS, name=f"kid of {images.name} images", unit="subsets")
+        return kernel_distance(*features, tell=progress.tell).mean
 
-    floor = distance(others) if len(others) >= SUBSET_SIZE else None
-    value = distance(drawn)
-    protocol = f"unbiased squared MMD, cubic kernel, {NUM_SUBSETS} subsets of {SUBSET_SIZE}"
-    return [sets.record("kid", protocol, "lower", value=value, floor=floor)]
+    enough = len(inputs.other_real) >= SUBSET_SIZE
+    return [
+        sets.record(
+            "kid",
+            f"unbiased squared MMD, cubic kernel, {NUM_SUBSETS} subsets of {SUBSET_SIZE}",
+            "lower",
+            floor=distance(inputs.other_real) if enough else None,
+            value=distance(inputs.generated),
+        )
+    ]
 
 
-def _inception_score(sets: _Sets) -> list[Record]:
-    real, _, drawn = _of(sets)
-    score = inception_score(sets.logits(drawn))
+def _inception_score(sets: _InceptionFeatures) -> list[MetricRecord]:
+    score = inception_score(sets.logits(sets.inputs.generated))
     return [
         sets.record(
             "is",
@@ -182,27 +164,27 @@ def _inception_score(sets: _Sets) -> list[Record]:
             value=score.mean,
             low=score.mean - score.std,
             high=score.mean + score.std,
-            ceiling=inception_score(sets.logits(real)).mean,
+            ceiling=inception_score(sets.logits(sets.inputs.real)).mean,
         )
     ]
 
 
-def _prdc(sets: _Sets) -> list[Record]:
-    real, others, drawn = _of(sets)
+def _prdc(sets: _InceptionFeatures) -> list[MetricRecord]:
+    inputs = sets.inputs
 
-    def compare(pictures: Pictures) -> prdc.Prdc:
-        features = sets.whole(pictures), sets.whole(real)
+    def compare(images: ImageSet) -> prdc.Prdc:
+        features = sets.whole(images), sets.whole(inputs.real)
         total = prdc.num_rows(*map(len, features))
-        tell = _teller(total, "prdc", pictures, "neighbourhoods")
-        return prdc.prdc(*features, tell=tell)
+        progress = make_progress(total, name=f"prdc of {images.name} images", unit="neighbourhoods")
+        return prdc.prdc(*features, tell=progress.tell)
 
-    found = compare(drawn)
-    best = compare(others) if len(others) > prdc.NUM_NEIGHBOURS else None
-    protocol = f"balls to the {prdc.NUM_NEIGHBOURS}th neighbour, boundary outside"
+    found = compare(inputs.generated)
+    enough = len(inputs.other_real) > prdc.NUM_NEIGHBOURS
+    best = compare(inputs.other_real) if enough else None
     return [
         sets.record(
             f"prdc/{name}",
-            protocol,
+            f"balls to the {prdc.NUM_NEIGHBOURS}th neighbour, boundary outside",
             "higher",
             value=getattr(found, name),
             ceiling=best and getattr(best, name),
@@ -211,11 +193,17 @@ def _prdc(sets: _Sets) -> list[Record]:
     ]
 
 
-def _teller(total: int, kind: str, pictures: Pictures, unit: str) -> Callable[[int], None]:
-    """Progress of what all processes compute alike, told by the first."""
-    name = f"{kind} of {pictures.name} pictures"
-    return Progress(total, name=name, unit=unit, silent=not processes.is_first()).tell
+class _Kind(NamedTuple):
+    """A kind of metric: the port whose input it takes, how many images it needs, its function."""
+
+    port: str
+    min_images: int
+    measure: Callable[[_InceptionFeatures], list[MetricRecord]]
 
 
-def _of(sets: _Sets) -> tuple[Pictures, Pictures, Pictures]:
-    return sets.material.real, sets.material.others, sets.material.drawn
+_KINDS = {
+    "fid": _Kind("pytorch-fid", 2, _fid),
+    "kid": _Kind("torch-fidelity", SUBSET_SIZE, _kid),
+    "is": _Kind("torch-fidelity", NUM_SPLITS, _inception_score),
+    "prdc": _Kind("pytorch-fid", prdc.NUM_NEIGHBOURS + 1, _prdc),
+}

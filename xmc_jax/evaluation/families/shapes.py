@@ -1,14 +1,17 @@
-"""``shapes_accuracy/*``: does the picture show what its caption says, on the shapes data."""
+"""``shapes_accuracy/*``: whether images of the shapes data show what their captions say."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from xmc_jax.evaluation.image_sets import Pictures
-from xmc_jax.evaluation.inputs import Material, Prompt, Record, split_name
-from xmc_jax.experiment import Experiment
+from xmc_jax.evaluation.image_sets import ImageSet
+from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
 from xmc_jax.run.config_checks import evaluation_data
+from xmc_jax.run.records import MetricRecord
 from xmc_jax.shapes import accuracy as metric
 from xmc_jax.shapes import captions
 from xmc_jax.shapes.parser import make_parser
@@ -18,7 +21,7 @@ METRICS = ("shapes_accuracy", "shapes_accuracy_trained")
 
 
 class Reader(NamedTuple):
-    """Something that tells what images show.
+    """A function that finds out what images show.
 
     Attributes:
       name: As protocols have it.
@@ -32,7 +35,7 @@ class Reader(NamedTuple):
 
 
 def make_reader(name: str, resolution: int) -> Reader:
-    """The reader behind one of `METRICS`.
+    """The reader that one of `METRICS` uses.
 
     Args:
       name: The metric.
@@ -45,14 +48,14 @@ def make_reader(name: str, resolution: int) -> Reader:
 
 
 def names(num_prompts: int) -> tuple[str, ...]:
-    """The metrics of this family."""
+    """See `families`."""
     return METRICS
 
 
 def reason_unavailable(
     name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
 ) -> str | None:
-    """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
+    """See `families`."""
     data = evaluation_data(config)
     if data != "shapes":
         return f"the run is evaluated on {data}, which has no logical forms"
@@ -60,58 +63,58 @@ def reason_unavailable(
 
 
 def make_measure(
-    experiment: Experiment, names: Sequence[str]
-) -> Callable[[Material], list[Record]]:
-    """Accuracy of every attribute; ceiling: real images; floor: other images' captions."""
-    readers = {name: make_reader(name, experiment.config.model.resolution) for name in names}
+    config: ConfigDict, mesh: Mesh, names: Sequence[str]
+) -> Callable[[EvalInputs], list[MetricRecord]]:
+    """See `families`. Floor: captions of other images. Ceiling: real images."""
+    readers = {name: make_reader(name, config.model.resolution) for name in names}
 
-    def measure(material: Material) -> list[Record]:
-        config, seed = material.config, material.config.eval.seed
-        forms = [claims(config, prompt) for prompt in material.prompts]
-        shuffled = [forms[i] for i in metric.shuffle_captions(len(forms), seed)]
+    def measure(inputs: EvalInputs) -> list[MetricRecord]:
+        forms = [claims(inputs.config, prompt) for prompt in inputs.prompts]
         return [
             record
             for name, reader in readers.items()
-            for record in _records(name, reader, material, forms, shuffled)
+            for record in _measure_with(name, reader, inputs, forms)
         ]
 
     return measure
 
 
-def _records(
-    name: str,
-    reader: Reader,
-    material: Material,
-    forms: Sequence[tuple],
-    shuffled: Sequence[tuple],
-) -> list[Record]:
-    """What one reader says of each attribute."""
-    config, seed = material.config, material.config.eval.seed
-    drawn, real = material.drawn.map(reader.read), material.real.map(reader.read)
-    value = metric.summarise(_count(material.drawn, drawn, forms), seed=seed)
-    floor = metric.summarise(_count(material.drawn, drawn, shuffled), seed=seed)
-    ceiling = metric.summarise(_count(material.real, real, forms), seed=seed)
+def _measure_with(
+    name: str, reader: Reader, inputs: EvalInputs, forms: Sequence[tuple]
+) -> list[MetricRecord]:
+    """One record for each attribute that captions mention."""
+    config, seed = inputs.config, inputs.config.eval.seed
+    generated, real = (images.map(reader.read) for images in (inputs.generated, inputs.real))
+    shuffled = [forms[i] for i in metric.shuffle_captions(len(forms), seed)]
+    value, floor, ceiling = (
+        metric.summarise(_count(images, found, asked), seed=seed)
+        for images, found, asked in (
+            (inputs.generated, generated, forms),
+            (inputs.generated, generated, shuffled),
+            (inputs.real, real, forms),
+        )
+    )
     protocol = (
         f"{reader.name}, {split_name(config)}, one caption an image drawn with seed {seed}; "
         "ceiling: real images; floor: captions shuffled; 95 % intervals by bootstrap over images"
     )
     return [
-        {
-            "metric": f"{name}/{attribute}",
-            "protocol": protocol,
-            "value": accuracy.value,
-            "low": accuracy.low,
-            "high": accuracy.high,
-            "floor": floor[attribute].value,
-            "floor_low": floor[attribute].low,
-            "floor_high": floor[attribute].high,
-            "ceiling": ceiling[attribute].value,
-            "ceiling_low": ceiling[attribute].low,
-            "ceiling_high": ceiling[attribute].high,
-            "claims": accuracy.claims,
-            "weights": reader.weights,
-            "better": "higher",
-        }
+        inputs.record(
+            metric=f"{name}/{attribute}",
+            protocol=protocol,
+            value=accuracy.value,
+            low=accuracy.low,
+            high=accuracy.high,
+            floor=floor[attribute].value,
+            floor_low=floor[attribute].low,
+            floor_high=floor[attribute].high,
+            ceiling=ceiling[attribute].value,
+            ceiling_low=ceiling[attribute].low,
+            ceiling_high=ceiling[attribute].high,
+            claims=accuracy.claims,
+            weights=reader.weights,
+            better="higher",
+        )
         for attribute, accuracy in value.items()
     ]
 
@@ -124,6 +127,8 @@ def claims(config: ConfigDict, prompt: Prompt) -> tuple[captions.Form, ...]:
     return (example.captions[prompt.caption_index].form,)
 
 
-def _count(pictures: Pictures, scenes: Sequence[metric.ParsedScene], forms: Sequence[tuple]):
-    """Hits and claims of all prompts, of which this process has a share; see `count_claims`."""
-    return pictures.gather(metric.count_claims(scenes, pictures.shares.own(forms)))
+def _count(
+    images: ImageSet, found: Sequence[metric.ParsedScene], forms: Sequence[tuple]
+) -> Int[np.ndarray, "n attributes 2"]:
+    """See `count_claims`; scenes are those of this process, forms and counts those of all."""
+    return images.gather(metric.count_claims(found, images.shards.own(forms)))

@@ -1,32 +1,36 @@
-"""``soa_c`` and ``soa_i``: are the objects that captions name seen in the drawn pictures?"""
+"""``soa_c`` and ``soa_i``: whether a detector finds the objects that captions name."""
 
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
-from xmc_jax import images
-from xmc_jax.evaluation.features import Features, Network
-from xmc_jax.evaluation.inputs import Material, Prompt, Record, split_name
-from xmc_jax.experiment import Experiment
+from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
+from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
 from xmc_jax.metrics import soa as metric
 from xmc_jax.run.config_checks import evaluation_data
+from xmc_jax.run.records import MetricRecord
 from xmc_jax.shapes.accuracy import shuffle_captions
 
-_THRESHOLD = 0.5  # Score of a box that counts; the paper's, there of YOLOv3's objectness.
+_THRESHOLD = 0.5  # Least score of a box that counts; the paper's, there YOLOv3's objectness.
+# For each metric its field of the results, and the mean that it is.
+_MEANS = {
+    "soa_c": ("by_class", "mean over the classes that captions name"),
+    "soa_i": ("by_image", "mean over images"),
+}
 
 
 def names(num_prompts: int) -> tuple[str, ...]:
-    """The metrics of this family."""
-    return ("soa_c", "soa_i")
+    """See `families`."""
+    return tuple(_MEANS)
 
 
 def reason_unavailable(
     name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
 ) -> str | None:
-    """Why a metric cannot judge a run; None if it can, as far as prompts, if given, tell."""
+    """See `families`."""
     if evaluation_data(config) == "shapes":
         return "captions of shapes name none of COCO's objects"
     if not config.eval.detector:
@@ -40,44 +44,44 @@ def reason_unavailable(
 
 
 def make_measure(
-    experiment: Experiment, names: Sequence[str]
-) -> Callable[[Material], list[Record]]:
-    """Semantic object accuracy; floor: captions of other images; ceiling: real images."""
-    # Keras takes seconds to import: nobody waits for it who does not ask for these metrics.
+    config: ConfigDict, mesh: Mesh, names: Sequence[str]
+) -> Callable[[EvalInputs], list[MetricRecord]]:
+    """See `families`. Floor: captions of other images. Ceiling: real images."""
+    # Keras takes seconds to import: no wrong name of a metric waits for it.
     from xmc_jax.frozen.detector import load_detector
 
-    detector = load_detector(experiment.config.eval.detector, field="config.eval.detector")
-    features = Features(_network(detector), experiment.mesh)
+    detector = load_detector(config.eval.detector, field="config.eval.detector")
+    apply, name = on_pixels(detector.apply), f"D-FINE {detector.name}"
+    features = Features(Network(name, apply, detector.params, detector.fingerprint), mesh)
+    seed = config.eval.seed
 
-    def measure(material: Material) -> list[Record]:
-        named = _named(material.prompts)
-        drawn, real = (
-            pictures.gather(features(pictures, material.scratch, keep=keep)) >= _THRESHOLD
-            for pictures, keep in ((material.drawn, False), (material.real, True))
+    def measure(inputs: EvalInputs) -> list[MetricRecord]:
+        scores, named = InputFeatures(features, inputs), _named(inputs.prompts)
+        generated, real = (
+            scores.whole(images) >= _THRESHOLD for images in (inputs.generated, inputs.real)
         )
-        seed = material.config.eval.seed
         shuffled = named[shuffle_captions(len(named), seed)]
         value, floor, ceiling = (
             metric.semantic_object_accuracy(asked, seen)
-            for asked, seen in ((named, drawn), (shuffled, drawn), (named, real))
+            for asked, seen in ((named, generated), (shuffled, generated), (named, real))
         )
-        low, high = metric.bootstrap_interval(named, drawn, seed=seed)
+        low, high = metric.bootstrap_interval(named, generated, seed=seed)
         return [
-            {
-                "metric": name,
-                "protocol": _protocol(name, detector.name, material.config),
-                "value": getattr(value, field),
-                "low": getattr(low, field),
-                "high": getattr(high, field),
-                "floor": getattr(floor, field),
-                "ceiling": getattr(ceiling, field),
-                "num_samples": int(named.any(axis=1).sum()),
-                "classes": value.tally(),
-                "weights": detector.fingerprint,
-                "better": "higher",
-            }
+            inputs.record(
+                metric=name,
+                protocol=_protocol(mean, detector.name, config),
+                value=getattr(value, field),
+                low=getattr(low, field),
+                high=getattr(high, field),
+                floor=getattr(floor, field),
+                ceiling=getattr(ceiling, field),
+                num_samples=int(named.any(axis=1).sum()),
+                classes=value.tally(),
+                weights=detector.fingerprint,
+                better="higher",
+            )
             for name in names
-            for field in [{"soa_c": "by_class", "soa_i": "by_image"}[name]]
+            for field, mean in [_MEANS[name]]
         ]
 
     return measure
@@ -87,18 +91,10 @@ def _named(prompts: Sequence[Prompt]) -> Bool[np.ndarray, "n classes"]:
     return metric.named_classes([prompt.caption for prompt in prompts])
 
 
-def _protocol(name: str, judge: str, config: ConfigDict) -> str:
-    mean = {"soa_c": "mean over the classes that captions name", "soa_i": "mean over images"}[name]
+def _protocol(mean: str, detector_name: str, config: ConfigDict) -> str:
     return (
         f"{mean}; own word lists in the form of Hinz et al. 2019, one picture a caption; D-FINE "
-        f"{judge}, class score >= {_THRESHOLD}, {config.model.resolution} px resized linearly; "
-        f"{split_name(config)}, one caption an image drawn with seed {config.eval.seed}; ceiling: "
-        "real images; floor: captions of other images"
+        f"{detector_name}, class score >= {_THRESHOLD}, {config.model.resolution} px resized "
+        f"linearly; {split_name(config)}, one caption an image drawn with seed "
+        f"{config.eval.seed}; ceiling: real images; floor: captions of other images"
     )
-
-
-def _network(detector) -> Network:
-    def apply(params, pixels: jax.Array) -> jax.Array:
-        return detector.apply(params, images.from_uint8(pixels))
-
-    return Network(f"D-FINE {detector.name}", apply, detector.params, detector.fingerprint)

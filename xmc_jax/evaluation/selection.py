@@ -1,0 +1,58 @@
+"""Which metrics there are, and which of them can be computed for a run.
+
+Loads neither TensorFlow nor Keras, so that a wrong name is refused at once.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+
+from ml_collections import ConfigDict
+
+from xmc_jax.errors import UserError
+from xmc_jax.evaluation.families import clip, inception, shapes, soa, vgg16
+from xmc_jax.evaluation.inputs import Prompt
+
+FAMILIES = (shapes, inception, vgg16, clip, soa)
+
+
+def choose_metrics(
+    names: Sequence[str], config: ConfigDict, prompts: Sequence[Prompt] | None = None
+) -> tuple[str, ...]:
+    """The metrics to compute: those asked for, or all that are available for the run.
+
+    Args:
+      names: Metrics asked for; empty for all that are available.
+      config: Config of the run.
+      prompts: The prompts; None if they are not read yet, which leaves some reasons open.
+
+    Raises:
+      UserError: there is no such metric for the run, or it is not available.
+    """
+    known = family_of_each(config)
+    for name in names:
+        if name not in known:
+            raise UserError(f"no metric {name!r} for this run; there are {', '.join(known)}")
+        if reason := known[name].reason_unavailable(name, config, prompts):
+            raise UserError(f"{name} cannot measure this run: {reason}")
+    if names:
+        return tuple(names)
+    reasons = {
+        name: family.reason_unavailable(name, config, prompts) for name, family in known.items()
+    }
+    chosen = tuple(name for name, reason in reasons.items() if not reason)
+    if not chosen:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise UserError(f"no metric can measure this run; {listed}")
+    return chosen
+
+
+def family_of_each(config: ConfigDict) -> dict[str, ModuleType]:
+    """Every metric of a run, available or not, with its family."""
+    return {name: f for f in FAMILIES for name in f.names(config.eval.num_examples)}
+
+
+def recorded_names(names: Sequence[str], config: ConfigDict, num_prompts: int) -> tuple[str, ...]:
+    """Metrics under the names in their records, which have the number of prompts that there are."""
+    recorded = [name for family in FAMILIES for name in family.names(num_prompts)]
+    names_of = dict(zip(family_of_each(config), recorded, strict=True))
+    return tuple(names_of[name] for name in names)
