@@ -166,6 +166,28 @@ def test_gradient_of_spectral_norm_stops_at_u_and_v():
     np.testing.assert_allclose(jax.grad(got)(w), jax.grad(want)(w), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "layer", [SpectralDense(7), SpectralConv(7, 1), SpectralConv(7, 3), SpectralConv(7, 3, pool=True)]
+)
+@pytest.mark.parametrize("channels", [3, 8])  # Those of an image, and of a feature map.
+def test_kernel_of_zeros_stays_finite(layer, channels):
+    """The released code adds an epsilon to the norm; without it, 0 / 0 would be NaN."""
+    shape = (3, channels) if isinstance(layer, SpectralDense) else (2, 4, 4, channels)
+    x = jax.random.normal(jax.random.key(1), shape)
+    variables = run(layer.init, {"params": jax.random.key(0)}, x)
+    kernel = jnp.zeros_like(variables["params"]["kernel"])
+    params = {"kernel": kernel, "bias": jnp.ones(7)}
+
+    @jax.jit
+    def apply(params, x):
+        return layer.apply({**variables, "params": params}, x, train=True, mutable=["spectral"])
+
+    y, pull_back, moved = jax.vjp(apply, params, x, has_aux=True)
+    np.testing.assert_array_equal(y, 1.0)  # The bias alone.
+    gradients = pull_back(jnp.ones_like(y))
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves((gradients, moved)))
+
+
 def test_regions_must_be_a_feature_map():
     with pytest.raises(ValueError, match="region_resolution=5 is not a feature map.*16, 8, 4"):
         Discriminator(resolution=32, width=2, region_resolution=5)

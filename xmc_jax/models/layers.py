@@ -204,12 +204,14 @@ class GeneratorBlock(nn.Module):
         return h + resampling.upsample(shortcut(x))
 
 
-def spectral_norm(module: nn.Module, kernel: Array, *, train: bool) -> Float[Array, ""]:
-    """A kernel's largest singular value, estimated by one power iteration.
+def spectrally_normalized(
+    module: nn.Module, kernel: Float[Array, "*k c n"], *, train: bool
+) -> Float[Array, "*k c n"]:
+    """A kernel divided by its largest singular value, which one power iteration estimates.
 
-    The kernel counts as a matrix of its last axis against all others. The estimate's vector
-    ``u`` lives in the collection ``"spectral"`` of `module` and moves on when `train` is set.
-    Gradients flow through the kernel in ``sigma = v W u`` and not through ``u`` and ``v``
+    The kernel counts as a matrix whose columns are the last axis. The vector ``u`` of the power
+    iteration is kept in the collection ``"spectral"`` of `module`, and moves on if `train` is set.
+    Gradients flow through the kernel in ``sigma = v W u``, but not through ``u`` and ``v``
     (Miyato et al. 2018).
     """
     matrix = kernel.reshape(-1, kernel.shape[-1])
@@ -228,7 +230,9 @@ def spectral_norm(module: nn.Module, kernel: Array, *, train: bool) -> Float[Arr
     if train and not module.is_initializing():
         state.value = u
     u, v = checkpoint_name((u, v), SPECTRAL_NORM)
-    return checkpoint_name(jnp.squeeze(v @ matrix @ u.T), SPECTRAL_NORM)
+    sigma = checkpoint_name(jnp.squeeze(v @ matrix @ u.T), SPECTRAL_NORM)
+    # A kernel of zeros has sigma = 0, and would become NaN without the epsilon.
+    return kernel / (sigma + _SPECTRAL_EPS)
 
 
 class SpectralConv(nn.Module):
@@ -253,7 +257,7 @@ class SpectralConv(nn.Module):
         kernel = self.param("kernel", KERNEL_INIT, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         apply = resampling.convolve_pool if self.pool else convolve
-        kernel = kernel / spectral_norm(self, kernel, train=train)
+        kernel = spectrally_normalized(self, kernel, train=train)
         return add_bias(apply(x.astype(self.dtype), kernel), bias)
 
 
@@ -273,5 +277,5 @@ class SpectralDense(nn.Module):
         """Maps the last axis to `features`; `train` moves the power iteration."""
         kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        kernel = (kernel / spectral_norm(self, kernel, train=train)).astype(self.dtype)
+        kernel = spectrally_normalized(self, kernel, train=train).astype(self.dtype)
         return add_bias(x.astype(self.dtype) @ kernel, bias)
