@@ -1,32 +1,18 @@
-"""Every row of the ablation, as its configuration builds it: what it computes and leaves out.
-
-Two devices, real configurations at the smallest widths; a table of embeddings stands for the text
-encoder, and the mean colour for the pretrained network.
-"""
+"""Every row of the ablation, as its configuration builds it: what it computes and leaves out."""
 
 import functools
-import tempfile
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import xmc_jax.experiment
-from configs import ablations, shapes_32
-from tests import small_run
-from xmc_jax.data.tokenizer import Tokenizer
-from xmc_jax.experiment import Experiment
-from xmc_jax.frozen.image_features import ImageFeatures
-from xmc_jax.frozen.text_encoder import TextEncoder
-from xmc_jax.models.discriminator import Discriminator
-from xmc_jax.models.generator import Generator
+from configs import ablations
+from tests import small_run, small_step
+from tests.small_experiment import BATCH, make_experiment
 from xmc_jax.parallel import sharding
 from xmc_jax.train_state import create_train_state
-from xmc_jax.train_step import FrozenParams
-from xmc_jax.types import Batch
 
-TEXT_WIDTH, VOCABULARY, BATCH, NUM_TOKENS = 6, 50, 16, 5
 ROWS = [*ablations.TERMS, *ablations.OTHERS]
 # Each compiles a step of its own; those of the other rows are parts of these.
 SHORT_ROWS = {"none", "all", "s_w_d", "self_modulation", "mlp_head", "linear_head"}
@@ -34,60 +20,8 @@ SHORT_ROWS |= {"per_device_negatives"}
 METRIC_OF = {"s": "sentence", "w": "word", "d": "image_d", "vgg": "image_pretrained"}
 
 
-def encode_text(params, tokens):
-    mask = tokens != 0
-    words = params[tokens] * mask[..., None]
-    return words, words.sum(1) / mask.sum(1, keepdims=True), mask
-
-
-def image_features(params, images):
-    return jnp.tanh(images.mean((1, 2)) @ params)
-
-
-def make_tokenizer():
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write("[PAD]\n[UNK]\n[CLS]\n[SEP]\nred\n")
-        file.flush()
-        return Tokenizer(file.name, NUM_TOKENS)
-
-
-@functools.cache
-def make_experiment(row, num_devices=1):
-    config = shapes_32.get_config(row)
-    config.batch_size = BATCH
-    config.model.generator_width = config.model.discriminator_width = 1
-    config.model.z_dim = 4
-    config.d_steps = 1
-    config.text.num_tokens = NUM_TOKENS
-    mesh = sharding.make_mesh(jax.devices()[:num_devices])
-    rng = np.random.default_rng(0)
-    text = TextEncoder(
-        encode_text, jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH))), TEXT_WIDTH, "", True
-    )
-    image = ImageFeatures(image_features, jnp.float32(rng.normal(size=(3, 7))), "mean colour", "")
-    wants_image = bool(config.loss.image_pretrained_weight)
-    return Experiment(
-        config=config,
-        mesh=mesh,
-        generator=Generator(32, 1, 4, modulation=config.model.modulation),
-        discriminator=Discriminator(32, 1, 8, config.model.contrastive_head),
-        text_encoder=text,
-        tokenizer=make_tokenizer(),
-        image_features=image if wants_image else None,
-        frozen=sharding.put(
-            FrozenParams(text.params, image.params if wants_image else None),
-            sharding.replicated(mesh),
-        ),
-    )
-
-
 def make_batch(experiment, seed):
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (1, BATCH, 32, 32, 3))
-    tokens = rng.integers(1, VOCABULARY, (1, BATCH, NUM_TOKENS))
-    return sharding.put_batch(
-        Batch(np.uint8(pixels), np.int32(tokens)), experiment.mesh, batch_axis=1
-    )
+    return sharding.put_batch(small_step.make_batch(1, BATCH, seed), experiment.mesh, batch_axis=1)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ def init(discriminator, d=8, b=2):
 
 
 def run(method, *args, train=False, **options):
-    """One program instead of hundreds of little ones."""
+    """One program instead of hundreds of small ones."""
     return jax.jit(functools.partial(method, train=train, **options))(*args)
 
 
@@ -49,7 +49,7 @@ def test_output_shapes(resolution, regions):
 
 
 def test_no_image_sees_another():
-    """Hence reals and fakes may be judged in one call or in two."""
+    """Therefore real and fake images may be passed in one call or in two."""
     discriminator = Discriminator(resolution=32, width=2, region_resolution=8)
     variables, images, sentence = init(discriminator, b=4)
     whole = run(discriminator.apply, variables, images, sentence)
@@ -60,7 +60,7 @@ def test_no_image_sees_another():
 
 @pytest.mark.parametrize(("head", "layers"), [("none", 0), ("linear", 1), ("mlp", 2)])
 def test_contrastive_heads(head, layers):
-    """They project embedding and regions, each as wide as it was, and leave the logit alone."""
+    """They project embedding and regions without changing their widths, and not the logit."""
     make = functools.partial(Discriminator, resolution=32, width=2, region_resolution=8)
     plain_variables, images, sentence = init(make())
     variables, *_ = init(make(contrastive_head=head))
@@ -87,7 +87,7 @@ def test_contrastive_heads(head, layers):
 
 
 def test_unknown_head_is_refused():
-    with pytest.raises(ValueError, match="head is one of none, linear, mlp, not 'deep'"):
+    with pytest.raises(ValueError, match="contrastive_head='deep' is not one of none, linear, mlp"):
         Discriminator(resolution=32, width=2, contrastive_head="deep")
 
 
@@ -96,7 +96,7 @@ def test_logit_is_linear_plus_projection():
     variables, images, sentence = init(discriminator)
     out = run(discriminator.apply, variables, images, sentence)
     zero = run(discriminator.apply, variables, images, jnp.zeros_like(sentence))
-    # With a zero sentence only the projection's bias, zero at the start, is left.
+    # With a zero sentence only the bias of the projection is left, which is zero at first.
     difference = jnp.sum(out.embedding * out.sentence, axis=-1)
     np.testing.assert_allclose(out.logits - zero.logits, difference, rtol=1e-3, atol=1e-3)
 
@@ -167,7 +167,8 @@ def test_gradient_of_spectral_norm_stops_at_u_and_v():
 
 
 @pytest.mark.parametrize(
-    "layer", [SpectralDense(7), SpectralConv(7, 1), SpectralConv(7, 3), SpectralConv(7, 3, pool=True)]
+    "layer",
+    [SpectralDense(7), SpectralConv(7, 1), SpectralConv(7, 3), SpectralConv(7, 3, pool=True)],
 )
 @pytest.mark.parametrize("channels", [3, 8])  # Those of an image, and of a feature map.
 def test_kernel_of_zeros_stays_finite(layer, channels):

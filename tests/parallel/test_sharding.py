@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.test_train_step import assert_same_step, init, make_batch, make_frozen, make_step
+from tests.small_step import assert_same_step, make_batch, make_frozen, make_state, make_step
 from xmc_jax import losses
 from xmc_jax.errors import UserError
 from xmc_jax.models.ops import convolution, resampling
@@ -92,7 +92,7 @@ def test_divisible_batch_passes():
 def make_run(num_devices, fsdp=1, **options):
     """``(homes, step, batch, frozen)`` on the first so many devices."""
     mesh = sharding.make_mesh(jax.devices()[:num_devices], fsdp=fsdp)
-    homes = jax.tree.map(lambda x: sharding.parameter_sharding(mesh, x.shape), init())
+    homes = jax.tree.map(lambda x: sharding.parameter_sharding(mesh, x.shape), make_state())
     frozen = sharding.put(make_frozen(), sharding.replicated(mesh))
     step = jax.jit(make_step(mesh=mesh, **options), out_shardings=(homes, None))
     return homes, step, sharding.put_batch(make_batch(1, b=16), mesh, batch_axis=1), frozen
@@ -102,7 +102,7 @@ def make_run(num_devices, fsdp=1, **options):
 def run_on(num_devices, fsdp=1, **options):
     """The state and the metrics after one step."""
     homes, step, batch, frozen = make_run(num_devices, fsdp, **options)
-    state = jax.tree.map(sharding.put, jax.device_get(init()), homes)
+    state = jax.tree.map(sharding.put, jax.device_get(make_state()), homes)
     return step(state, batch, frozen, jax.random.key(3))
 
 

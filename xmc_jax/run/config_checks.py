@@ -9,7 +9,7 @@ from xmc_jax.data.overlap import why_refused
 from xmc_jax.errors import UserError
 from xmc_jax.models.discriminator import CONTRASTIVE_HEADS
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS
-from xmc_jax.train_step import REMAT_POLICIES
+from xmc_jax.models.remat import REMAT_POLICIES
 
 AT_LEAST_1 = (
     "batch_size",
