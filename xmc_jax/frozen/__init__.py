@@ -1,4 +1,7 @@
-"""Pretrained networks that no update touches: keras-hub and keras.applications on JAX."""
+"""Pretrained networks that are never trained here, as pure functions and their weights.
+
+Most come from keras-hub and keras.applications, which must run on JAX.
+"""
 
 import keras
 

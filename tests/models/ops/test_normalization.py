@@ -37,9 +37,7 @@ FORMS = [
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("group_size", [6, 3, 2])
 @pytest.mark.parametrize("cells,pixels", [((3, 2), 2), ((2, 2), 4), ((4, 4), 1), ((1, 1), 4)])
-def test_every_implementation_equals_the_operations_written_out(
-    rng, form, group_size, cells, pixels
-):
+def test_every_form_equals_the_operations_written_out(rng, form, group_size, cells, pixels):
     inputs = make_inputs(rng, cells=cells, pixels=pixels)
 
     def merged(*inputs):
