@@ -19,12 +19,10 @@ from benchmarks import released
 from tests import small_run
 from tests.small_step import (
     EMA_DECAY,
+    NUM_TOKENS,
     TEXT_WIDTH,
     VOCABULARY,
     encode_text,
-    image_features,
-    make_batch,
-    make_frozen,
     make_state,
     make_step,
 )
@@ -32,6 +30,8 @@ from xmc_jax import losses
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
 from xmc_jax.objectives import LossWeights
+from xmc_jax.train_step import FrozenParams
+from xmc_jax.types import Batch
 
 BATCH = 4
 # Plain gradient descent: Adam would turn the rounding of a zero gradient into a full step.
@@ -49,9 +49,20 @@ def make_networks(module, resolution=32, modulation="attentional", dtype=jnp.flo
     )
 
 
+def image_features(params, images):
+    """A frozen image network: a projection of the mean colour."""
+    return jnp.tanh(images.mean((1, 2)) @ params)
+
+
 def make_text(rng, b=BATCH):
+    tokens = make_tokens(rng, b)
     table = jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH)))
-    return encode_text(table, make_batch(1, b).tokens[0])
+    return encode_text(table, jnp.asarray(tokens))
+
+
+def make_tokens(rng, *shape):
+    tokens = rng.integers(1, VOCABULARY, (*shape, NUM_TOKENS))
+    return tokens * (np.arange(NUM_TOKENS) < rng.integers(2, NUM_TOKENS + 1, (*shape, 1)))
 
 
 def draw_variables(network, *inputs):
@@ -155,6 +166,7 @@ def take_steps(module, num_steps):
             discriminator=discriminator,
             generator_tx=TX,
             discriminator_tx=TX,
+            image_features=image_features,
         )
     else:
         weights = LossWeights(1.0, 1.0, 1.0, 1.0)
@@ -162,9 +174,17 @@ def take_steps(module, num_steps):
             generator, discriminator, TX, TX, encode_text, image_features, weights, EMA_DECAY
         ).train_step
     step, states = jax.jit(step), [make_state(*make_networks(None))]
-    for index in range(num_steps):
-        batch = jax.tree.map(jnp.asarray, make_batch(b=BATCH, seed=index))
-        state, metrics = step(states[-1], batch, make_frozen(), jax.random.key(5))
+    rng = np.random.default_rng(1)
+    frozen = FrozenParams(
+        text=jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH))),
+        image=jnp.float32(rng.normal(size=(3, 7))),
+    )
+    rng = np.random.default_rng(2)
+    for _ in range(num_steps):
+        tokens = make_tokens(rng, 2, BATCH)
+        pixels = rng.integers(0, 256, (2, BATCH, 32, 32, 3))
+        batch = Batch(jnp.uint8(pixels), jnp.int32(tokens))
+        state, metrics = step(states[-1], batch, frozen, jax.random.key(5))
         states.append(state)
     return states, metrics
 

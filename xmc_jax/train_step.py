@@ -93,14 +93,9 @@ def make_train_step(
     """
     if loss_weights.image_pretrained and image_features is None:
         raise ValueError("loss_weights.image_pretrained is not 0, but image_features is None")
+    policy, gather = REMAT_POLICIES[remat], sharding.make_gather(mesh)
     algorithm = _Algorithm(
-        networks=_Networks(
-            generator,
-            discriminator,
-            image_features,
-            REMAT_POLICIES[remat],
-            sharding.make_gather(mesh),
-        ),
+        networks=_Networks(generator, discriminator, image_features, policy, gather),
         generator_tx=generator_tx,
         discriminator_tx=discriminator_tx,
         encode_text=encode_text,

@@ -4,10 +4,8 @@ For the contrastive loss between fake and real images (paper, section 4) and for
 Use different networks for the loss and for the metric.
 """
 
-import functools
 import hashlib
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,11 +63,9 @@ def describe_image_features(network: str, weights: str, resolution: int) -> Imag
     Raises:
       UserError: There is no such network, or it cannot take such images.
     """
-    with zero_initializers():
-        model = _build(network, resolution)
-    return _wrap(model, network, resolution, weights)._replace(
-        params=jax.eval_shape(lambda: params_of(model))
-    )
+    model = _build(network, resolution)
+    params = jax.eval_shape(lambda: params_of(model))
+    return ImageFeatures(_make_apply(model, weights, resolution), params, network, fingerprint="")
 
 
 def load_image_features(network: str, weights: str, resolution: int) -> ImageFeatures:
@@ -84,8 +80,7 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
     Raises:
       UserError: There is no such network, or its weights are missing or do not fit.
     """
-    with zero_initializers():
-        model = _build(network, resolution)
+    model = _build(network, resolution)
     if not weights:
         raise UserError(
             f"no weights for {network}: give the path of a keras.applications weight file, or "
@@ -115,9 +110,8 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
             raise UserError(
                 f"{path} does not hold the weights of {network}: {reason(error)}"
             ) from error
-    return _wrap(model, network, resolution, weights)._replace(
-        params=params_of(model), fingerprint=fingerprint
-    )
+    apply = _make_apply(model, weights, resolution)
+    return ImageFeatures(apply, params_of(model), network, fingerprint)
 
 
 def _check_size(path: Path, model: keras.Model) -> None:
@@ -142,38 +136,29 @@ def _check_size(path: Path, model: keras.Model) -> None:
         )
 
 
-def _wrap(model: keras.Model, network: str, resolution: int, weights: str) -> ImageFeatures:
-    preprocess = _imagenet_input if weights == PACKAGED else _caffe_input
-    apply = functools.partial(_apply, model, preprocess, resolution)
-    return ImageFeatures(apply, params=None, name=network, fingerprint="")
-
-
 def _build(network: str, resolution: int) -> keras.Model:
     if network not in NETWORKS:
         raise UserError(f"no image network {network!r}; there are {', '.join(NETWORKS)}")
     if resolution < 32:
         raise UserError(f"resolution={resolution}: {network} needs images of at least 32 pixels")
-    shape = (resolution, resolution, 3)
     if network == "resnet50":
-        return keras.applications.ResNet50(
-            weights=None, input_shape=shape, classifier_activation=None
-        )
-    build = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[network]
-    return build(include_top=False, weights=None, input_shape=shape, pooling="avg")
+        build, options = keras.applications.ResNet50, {"classifier_activation": None}
+    else:
+        build = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[network]
+        options = {"include_top": False, "pooling": "avg"}
+    with zero_initializers():
+        return build(weights=None, input_shape=(resolution, resolution, 3), **options)
 
 
-def _apply(
-    model: keras.Model,
-    preprocess: Callable[[Array], Array],
-    resolution: int,
-    params: PyTree,
-    images: Float[Array, "b h w 3"],
-) -> Float[Array, "b n"]:
-    b, _, _, c = images.shape
-    images = jax.image.resize(
-        images.astype(jnp.float32), (b, resolution, resolution, c), "bilinear", antialias=True
-    )
-    return call(model, params, preprocess(images))
+def _make_apply(model: keras.Model, weights: str, resolution: int) -> ExtractFeatures:
+    preprocess = _imagenet_input if weights == PACKAGED else _caffe_input
+
+    def apply(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b n"]:
+        shape = (images.shape[0], resolution, resolution, 3)
+        images = jax.image.resize(images.astype(jnp.float32), shape, "bilinear", antialias=True)
+        return call(model, params, preprocess(images))
+
+    return apply
 
 
 def _caffe_input(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:

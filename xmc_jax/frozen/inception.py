@@ -42,57 +42,44 @@ class _Fork(NamedTuple):
     convs: tuple[_Conv, ...]
 
 
+def _convs(name: str, *sizes: tuple[int, ...]) -> tuple[_Conv, ...]:
+    """Convolutions in sequence, ``(features, rows, columns[, stride])``, numbered if several."""
+    names = [f"{name}_{i + 1}" for i in range(len(sizes))] if len(sizes) > 1 else [name]
+    return tuple(
+        _Conv(name, features, (rows, columns), *stride)
+        for name, (features, rows, columns, *stride) in zip(names, sizes, strict=True)
+    )
+
+
 def _block_a(pooled: int) -> tuple:
     return (
-        (_Conv("branch1x1", 64, (1, 1)),),
-        (_Conv("branch5x5_1", 48, (1, 1)), _Conv("branch5x5_2", 64, (5, 5))),
-        (
-            _Conv("branch3x3dbl_1", 64, (1, 1)),
-            _Conv("branch3x3dbl_2", 96, (3, 3)),
-            _Conv("branch3x3dbl_3", 96, (3, 3)),
-        ),
-        ("average", _Conv("branch_pool", pooled, (1, 1))),
+        _convs("branch1x1", (64, 1, 1)),
+        _convs("branch5x5", (48, 1, 1), (64, 5, 5)),
+        _convs("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3)),
+        ("average", *_convs("branch_pool", (pooled, 1, 1))),
     )
 
 
 _BLOCK_B = (
-    (_Conv("branch3x3", 384, (3, 3), 2),),
-    (
-        _Conv("branch3x3dbl_1", 64, (1, 1)),
-        _Conv("branch3x3dbl_2", 96, (3, 3)),
-        _Conv("branch3x3dbl_3", 96, (3, 3), 2),
-    ),
+    _convs("branch3x3", (384, 3, 3, 2)),
+    _convs("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3, 2)),
     ("shrink",),
 )
 
 
 def _block_c(width: int) -> tuple:
+    row, column = (width, 1, 7), (width, 7, 1)
     return (
-        (_Conv("branch1x1", 192, (1, 1)),),
-        (
-            _Conv("branch7x7_1", width, (1, 1)),
-            _Conv("branch7x7_2", width, (1, 7)),
-            _Conv("branch7x7_3", 192, (7, 1)),
-        ),
-        (
-            _Conv("branch7x7dbl_1", width, (1, 1)),
-            _Conv("branch7x7dbl_2", width, (7, 1)),
-            _Conv("branch7x7dbl_3", width, (1, 7)),
-            _Conv("branch7x7dbl_4", width, (7, 1)),
-            _Conv("branch7x7dbl_5", 192, (1, 7)),
-        ),
-        ("average", _Conv("branch_pool", 192, (1, 1))),
+        _convs("branch1x1", (192, 1, 1)),
+        _convs("branch7x7", (width, 1, 1), row, (192, 7, 1)),
+        _convs("branch7x7dbl", (width, 1, 1), column, row, column, (192, 1, 7)),
+        ("average", *_convs("branch_pool", (192, 1, 1))),
     )
 
 
 _BLOCK_D = (
-    (_Conv("branch3x3_1", 192, (1, 1)), _Conv("branch3x3_2", 320, (3, 3), 2)),
-    (
-        _Conv("branch7x7x3_1", 192, (1, 1)),
-        _Conv("branch7x7x3_2", 192, (1, 7)),
-        _Conv("branch7x7x3_3", 192, (7, 1)),
-        _Conv("branch7x7x3_4", 192, (3, 3), 2),
-    ),
+    _convs("branch3x3", (192, 1, 1), (320, 3, 3, 2)),
+    _convs("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3, 2)),
     ("shrink",),
 )
 
@@ -102,14 +89,10 @@ def _block_e(pool: str) -> tuple:
         return _Fork((_Conv(f"{name}a", 384, (1, 3)), _Conv(f"{name}b", 384, (3, 1))))
 
     return (
-        (_Conv("branch1x1", 320, (1, 1)),),
-        (_Conv("branch3x3_1", 384, (1, 1)), fork("branch3x3_2")),
-        (
-            _Conv("branch3x3dbl_1", 448, (1, 1)),
-            _Conv("branch3x3dbl_2", 384, (3, 3)),
-            fork("branch3x3dbl_3"),
-        ),
-        (pool, _Conv("branch_pool", 192, (1, 1))),
+        _convs("branch1x1", (320, 1, 1)),
+        (*_convs("branch3x3_1", (384, 1, 1)), fork("branch3x3_2")),
+        (*_convs("branch3x3dbl", (448, 1, 1), (384, 3, 3)), fork("branch3x3dbl_3")),
+        (pool, *_convs("branch_pool", (192, 1, 1))),
     )
 
 
@@ -159,8 +142,8 @@ class _ConvNorm(nn.Module):
 
 def _pool(kind: str, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     if kind == "average":
-        # Without the padding, means at an edge are over two of three rows or columns. The counts are
-        # a constant, because XLA would take long to compute one by a pool of ones.
+        # Without the padding, means at an edge are over two of three rows or columns. The counts
+        # are computed here, because XLA would take long to fold a pool of ones.
         counts = [np.where((i == 0) | (i == i[-1]), 2, 3) for i in map(np.arange, x.shape[1:3])]
         share = (9 / np.outer(*counts)).astype(np.float32)[None, :, :, None]
         return nn.avg_pool(x, (3, 3), (1, 1), "SAME") * share
@@ -199,11 +182,8 @@ class Inception(nn.Module):
     def __call__(self, x: Float[Array, "b 299 299 3"]) -> Float[Array, "b 2048"]:
         """The activations of the last block averaged over positions, float32."""
         for layer, padding in _STEM:
-            x = (
-                _pool(layer, x)
-                if isinstance(layer, str)
-                else _ConvNorm(layer, padding, name=layer.name)(x)
-            )
+            is_pool = isinstance(layer, str)
+            x = _pool(layer, x) if is_pool else _ConvNorm(layer, padding, name=layer.name)(x)
         for name, branches in _BLOCKS.items():
             x = _Block(branches, name=name)(x)
         return jnp.mean(x, axis=(1, 2))

@@ -37,6 +37,12 @@ def check_choice(field: str, value: Any, choices: Iterable) -> None:
         raise ValueError(f"{field}={value!r} is not one of {', '.join(map(str, choices))}")
 
 
+def kernel_and_bias(module: nn.Module, *shape: int) -> tuple[Array, Array]:
+    """The parameters of a convolution or dense layer, by the shape of its kernel."""
+    kernel = module.param("kernel", KERNEL_INIT, shape)
+    return kernel, module.param("bias", nn.initializers.zeros, shape[-1:])
+
+
 class Condition(NamedTuple):
     """What modulates the generator: one vector per image, and optionally a map of attended words.
 
@@ -73,9 +79,8 @@ class ConditionalProjection(nn.Module):
     def __call__(self, condition: Condition) -> Float[Array, "b h0 w0 c"]:
         """A map at the resolution of the condition, or 1x1 if there are no attended words."""
         text_width = 0 if condition.words is None else condition.words.shape[-1]
-        shape = (text_width + condition.vector.shape[-1], self.features)
-        kernel = self.param("kernel", KERNEL_INIT, shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        params = kernel_and_bias(self, text_width + condition.vector.shape[-1], self.features)
+        kernel, bias = (x.astype(self.dtype) for x in params)
         out = condition.vector.astype(self.dtype) @ kernel[text_width:] + bias[None, :]
         out = out[:, None, None, :]
         if condition.words is not None:
@@ -181,9 +186,8 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Array:
         """Maps ``[b, h, w, c]`` to `features` channels, at twice the resolution with `upsample`."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", KERNEL_INIT, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        side = self.kernel_size
+        kernel, bias = kernel_and_bias(self, side, side, x.shape[-1], self.features)
         apply = resampling.upsample_convolve if self.upsample else convolve
         return materialize_gradient(add_bias(apply(x.astype(self.dtype), kernel), bias))
 
@@ -270,9 +274,8 @@ class SpectralConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
         """Maps ``[b, h, w, c]`` to `features` channels, at half the resolution with `pool`."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", KERNEL_INIT, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        side = self.kernel_size
+        kernel, bias = kernel_and_bias(self, side, side, x.shape[-1], self.features)
         apply = resampling.convolve_pool if self.pool else convolve
         kernel = spectrally_normalized(self, kernel, train=train)
         return add_bias(apply(x.astype(self.dtype), kernel), bias)
@@ -292,7 +295,6 @@ class SpectralDense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Array:
         """Maps the last axis to `features`; see `spectrally_normalized` for `train`."""
-        kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel, bias = kernel_and_bias(self, x.shape[-1], self.features)
         kernel = spectrally_normalized(self, kernel, train=train).astype(self.dtype)
         return add_bias(x.astype(self.dtype) @ kernel, bias)

@@ -91,13 +91,10 @@ def batch_norm_relu(
     Returns:
       The map in the type of `x`, and the statistics of the groups, which pass no gradient on.
     """
-
-    def step_by_step(x: Array, gamma: Array, beta: Array) -> tuple[Array, Statistics]:
-        return _step_by_step(x, gamma, beta, group_size, epsilon)
-
-    def in_two_passes(x: Array, gamma: Array, beta: Array) -> tuple[Array, Statistics]:
-        return _in_two_passes(x, gamma, beta, group_size, epsilon)
-
+    step_by_step, in_two_passes = (
+        functools.partial(form, group_size=group_size, epsilon=epsilon)
+        for form in (_step_by_step, _in_two_passes)
+    )
     # On TPUs XLA would write the float32 maps between the two passes to memory.
     return by_platform(step_by_step, cpu=in_two_passes, cuda=in_two_passes)(x, gamma, beta)
 
