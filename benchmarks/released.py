@@ -178,7 +178,7 @@ class SpectralConv(nn.Module):
         u = jax.lax.stop_gradient(u / (jnp.linalg.norm(u) + 1e-10))
         if train and not self.is_initializing():
             state.value = u
-        kernel = (kernel / (v @ matrix @ u.T)[0, 0]).astype(self.dtype)
+        kernel = (kernel / ((v @ matrix @ u.T)[0, 0] + 1e-10)).astype(self.dtype)
         x = x.astype(self.dtype)
         return convolve(x, kernel, bias) if self.size else x @ kernel + bias.reshape(1, -1)
 

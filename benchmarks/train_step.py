@@ -24,10 +24,11 @@ from absl import app, flags
 from benchmarks import measure, released
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
+from xmc_jax.models.remat import REMAT_POLICIES
 from xmc_jax.objectives import LossWeights
 from xmc_jax.planning.topology import find_devices
 from xmc_jax.train_state import create_train_state
-from xmc_jax.train_step import REMAT_POLICIES, FrozenParams, make_train_step
+from xmc_jax.train_step import FrozenParams, make_train_step
 from xmc_jax.types import Batch
 
 RESOLUTION = flags.DEFINE_integer("resolution", 128, "Side of the images.")

@@ -1,4 +1,4 @@
-"""losses.py against float64 oracles written from the equations, and their invariances."""
+"""losses.py against float64 oracles written from the equations, and its invariances."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def word_nce_oracle(regions, words, mask, gamma_match=50.0):
 
 
 def example(rng, b=4, r=6, t=5, d=8):
-    """Images and captions that belong together a little, so that no softmax saturates."""
+    """Images and captions that are weakly related, so that no softmax saturates."""
     words = rng.normal(size=(b, t, d))
     regions = rng.normal(size=(b, r, d)) + 0.5 * words.mean(1, keepdims=True)
     mask = np.arange(t) < rng.integers(1, t + 1, size=(b, 1))
@@ -125,7 +125,7 @@ def test_word_scores_stay_exact_when_the_attention_is_sharp(rng):
 
 @pytest.mark.parametrize("gamma_region", [5.0, 40.0, 200.0])
 def test_the_gradient_is_that_of_the_equation_however_sharp(rng, gamma_region):
-    """At 200 most weights are zero, of which the gradient needs the logarithm."""
+    """At 200 most weights are zero, although the gradient uses their logarithms."""
     regions, words, mask = as_jax(*example(rng))
     cotangent = jnp.float32(rng.normal(size=(len(regions), len(words))))
 
@@ -161,20 +161,20 @@ def test_recomputing_weights_changes_no_number(rng, monkeypatch):
 
     def value_and_grad():
         value, pull_back = jax.vjp(lambda r, w: losses.word_nce(r, w, mask)[0], regions, words)
-        keeps = any(x.size == num_similarities for x in jax.tree.leaves(pull_back))
-        return keeps, (value, pull_back(jnp.ones(())))
+        stores = any(x.size == num_similarities for x in jax.tree.leaves(pull_back))
+        return stores, (value, pull_back(jnp.ones(())))
 
-    keeps, kept = value_and_grad()
-    monkeypatch.setattr(losses, "_KEPT_WEIGHTS", 8)
-    still_keeps, recomputed = value_and_grad()
-    assert (keeps, still_keeps) == (True, False)
+    stores, stored = value_and_grad()
+    monkeypatch.setattr(losses, "_MAX_STORED_WEIGHTS", 8)
+    still_stores, recomputed = value_and_grad()
+    assert (stores, still_stores) == (True, False)
     jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), kept, recomputed
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), stored, recomputed
     )
 
 
-@pytest.mark.parametrize("images_a_turn", [1, 3, 6])
-def test_accelerators_take_several_images_a_turn(rng, monkeypatch, images_a_turn):
+@pytest.mark.parametrize("chunk_size", [1, 3, 6])
+def test_accelerators_take_several_images_per_iteration(rng, monkeypatch, chunk_size):
     regions, words, mask = as_jax(*example(rng, b=6))
 
     def value_and_grad():
@@ -183,8 +183,8 @@ def test_accelerators_take_several_images_a_turn(rng, monkeypatch, images_a_turn
         )
 
     want = value_and_grad()
-    similarities_an_image = regions.shape[1] * mask.size
-    monkeypatch.setattr(losses, "_WEIGHTS_A_TURN", images_a_turn * similarities_an_image)
+    weights_per_image = regions.shape[1] * mask.size
+    monkeypatch.setattr(losses, "_WEIGHTS_PER_ITERATION", chunk_size * weights_per_image)
     programs = []
 
     def as_on_an_accelerator(*args, cpu, default):
@@ -197,8 +197,8 @@ def test_accelerators_take_several_images_a_turn(rng, monkeypatch, images_a_turn
         want,
         value_and_grad(),
     )
-    turns = {e.params["length"] for eqns in programs for e in eqns if e.primitive.name == "scan"}
-    assert turns == {6 // images_a_turn}
+    lengths = {e.params["length"] for eqns in programs for e in eqns if e.primitive.name == "scan"}
+    assert lengths == {6 // chunk_size}
 
 
 def test_padding_may_hold_anything(rng):

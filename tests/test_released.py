@@ -1,10 +1,10 @@
-"""The library against the released formulation written out: the same numbers, whatever the algebra.
+"""The library gives the same numbers as the released formulation, written out without its algebra.
 
-Tolerances: all of it is float32 and sums in another order. A forward pass agrees to 1e-4 of its
-size, a gradient to 2e-3 of its norm (each is a sum over up to 10^4 positions, and ReLU's step flips
-where an activation is zero but for rounding). Over steps the two drift apart, for two networks that
-play against each other multiply such differences: ten steps are held to a hundredth of the distance
-moved.
+Tolerances: both compute in float32, but sum in different orders. A forward pass agrees to 1e-4 of
+its size, a gradient to 2e-3 of its norm: it is a sum over up to 10^4 positions, and the step of a
+ReLU flips where rounding decides the sign of an activation. Over several steps the two drift apart,
+because two networks that play against each other amplify such differences. After ten steps they
+agree to a hundredth of the distance moved.
 """
 
 import functools
@@ -17,28 +17,25 @@ import pytest
 
 from benchmarks import released
 from tests import small_run
+from tests.small_step import (
+    EMA_DECAY,
+    NUM_TOKENS,
+    TEXT_WIDTH,
+    VOCABULARY,
+    encode_text,
+    make_state,
+    make_step,
+)
 from xmc_jax import losses
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
 from xmc_jax.objectives import LossWeights
-from xmc_jax.train_state import create_train_state
-from xmc_jax.train_step import FrozenParams, make_train_step
+from xmc_jax.train_step import FrozenParams
 from xmc_jax.types import Batch
 
-TEXT_WIDTH, NUM_TOKENS, VOCABULARY, BATCH = 6, 5, 50, 4
-WEIGHTS = LossWeights(1.0, 1.0, 1.0, 1.0)
-# Plain descent, for Adam turns the rounding of a zero gradient into a full step.
+BATCH = 4
+# Plain gradient descent: Adam would turn the rounding of a zero gradient into a full step.
 TX = optax.sgd(5e-4)
-
-
-def encode_text(params, tokens):
-    mask = tokens != 0
-    words = params[tokens] * mask[..., None]
-    return words, words.sum(1) / mask.sum(1, keepdims=True), mask
-
-
-def image_features(params, x):
-    return jnp.tanh(x.mean((1, 2)) @ params)
 
 
 def make_networks(module, resolution=32, modulation="attentional", dtype=jnp.float32):
@@ -52,21 +49,30 @@ def make_networks(module, resolution=32, modulation="attentional", dtype=jnp.flo
     )
 
 
+def image_features(params, images):
+    """A frozen image network: a projection of the mean colour."""
+    return jnp.tanh(images.mean((1, 2)) @ params)
+
+
 def make_text(rng, b=BATCH):
-    tokens = rng.integers(1, VOCABULARY, (b, NUM_TOKENS))
-    tokens *= np.arange(NUM_TOKENS) < rng.integers(2, NUM_TOKENS + 1, (b, 1))
+    tokens = make_tokens(rng, b)
     table = jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH)))
     return encode_text(table, jnp.asarray(tokens))
 
 
+def make_tokens(rng, *shape):
+    tokens = rng.integers(1, VOCABULARY, (*shape, NUM_TOKENS))
+    return tokens * (np.arange(NUM_TOKENS) < rng.integers(2, NUM_TOKENS + 1, (*shape, 1)))
+
+
 def draw_variables(network, *inputs):
-    """No parameter is special: zero biases and gammas would hide mistakes."""
+    """Random values for all parameters: biases and gammas of zero would hide mistakes."""
     init = functools.partial(network.init, train=False)
     return small_run.draw_state(jax.eval_shape(init, jax.random.key(0), *inputs))
 
 
 def assert_close(got, want, rtol):
-    """Array by array, in norm; what is zero but for rounding is measured against the largest."""
+    """Compares array by array, in norm; arrays that are zero up to rounding, to the largest one."""
     scale = max(float(np.linalg.norm(x) / np.sqrt(x.size)) for x in jax.tree.leaves(want))
 
     def check(path, x, y):
@@ -78,8 +84,10 @@ def assert_close(got, want, rtol):
 
 
 def compile_and_run(run, networks, *inputs):
-    """`run(network, *inputs)` of each, which get the same numbers as arguments: constants would be
-    folded by the compiler, slowly."""
+    """``run(network, *inputs)`` of each network.
+
+    The inputs are arguments, because XLA would fold constants, slowly.
+    """
     return [jax.jit(functools.partial(run, network))(*inputs) for network in networks]
 
 
@@ -101,13 +109,13 @@ def test_generator(rng, resolution, modulation, train):
     cotangent = jnp.float32(rng.normal(size=(BATCH, resolution, resolution, 3)))
 
     def run(generator, variables, *inputs):
-        def draw(params, z, words, sentence):
+        def generate(params, z, words, sentence):
             changed = {**variables, "params": params}
             inputs = (changed, z, words, sentence, mask)
             return generator.apply(*inputs, train=train, mutable=["batch_stats"])
 
         inputs = (variables["params"], *inputs)
-        images, pull_back, moved = jax.vjp(draw, *inputs, has_aux=True)
+        images, pull_back, moved = jax.vjp(generate, *inputs, has_aux=True)
         return images, moved, pull_back(cotangent)
 
     got, want = compile_and_run(run, (fast, plain), variables, z, words, sentence)
@@ -117,18 +125,18 @@ def test_generator(rng, resolution, modulation, train):
 
 @pytest.mark.parametrize("resolution", [32, 128])
 def test_discriminator(rng, resolution):
-    """Outputs, gradients (towards the images and sentences included) and spectral vectors."""
+    """Outputs, gradients (also with respect to images and sentences) and spectral vectors."""
     fast, plain = (make_networks(module, resolution)[1] for module in (None, released))
     _, sentence, _ = make_text(rng)
     images = jnp.float32(rng.uniform(-1, 1, (BATCH, resolution, resolution, 3)))
     variables = draw_variables(fast, images, sentence)
 
     def run(discriminator, variables, *inputs):
-        def judge(params, images, sentence):
+        def discriminate(params, images, sentence):
             inputs = ({**variables, "params": params}, images, sentence)
             return discriminator.apply(*inputs, train=True, mutable=["spectral"])
 
-        out, pull_back, moved = jax.vjp(judge, variables["params"], *inputs, has_aux=True)
+        out, pull_back, moved = jax.vjp(discriminate, variables["params"], *inputs, has_aux=True)
         rng = np.random.default_rng(1)
         cotangent = jax.tree.map(lambda x: jnp.float32(rng.normal(size=x.shape)), out)
         return out, moved, pull_back(cotangent)
@@ -139,7 +147,7 @@ def test_discriminator(rng, resolution):
 
 
 def test_word_term(rng):
-    """Values and gradients of the Gram-matrix form against contexts formed caption by caption."""
+    """Values and gradients of the Gram-matrix form, against contexts of one caption at a time."""
     words, _, mask = make_text(rng, b=6)
     regions = jnp.float32(rng.normal(size=(6, 9, TEXT_WIDTH)))
     got, want = (
@@ -149,53 +157,31 @@ def test_word_term(rng):
     assert_close(got, want, rtol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def frozen():
-    rng = np.random.default_rng(1)
-    return FrozenParams(
-        text=jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH))),
-        image=jnp.float32(rng.normal(size=(3, 7))),
-    )
-
-
-@functools.cache
-def first_state():
-    generator, discriminator = make_networks(None)
-    create = functools.partial(
-        create_train_state,
-        generator=generator,
-        discriminator=discriminator,
-        generator_tx=TX,
-        discriminator_tx=TX,
-        text_width=TEXT_WIDTH,
-    )
-    return jax.jit(create)(jax.random.key(0))
-
-
-def take_steps(module, frozen, num_steps):
-    """The states from the first on."""
+def take_steps(module, num_steps):
+    """The state before each step and after the last, and the metrics of the last."""
     generator, discriminator = make_networks(module)
     if module is None:
-        step = make_train_step(
+        step = make_step(
             generator=generator,
             discriminator=discriminator,
             generator_tx=TX,
             discriminator_tx=TX,
-            encode_text=encode_text,
             image_features=image_features,
-            loss_weights=WEIGHTS,
-            ema_decay=0.9,
-            flip=False,
         )
     else:
+        weights = LossWeights(1.0, 1.0, 1.0, 1.0)
         step = module.Step(
-            generator, discriminator, TX, TX, encode_text, image_features, WEIGHTS, 0.9
+            generator, discriminator, TX, TX, encode_text, image_features, weights, EMA_DECAY
         ).train_step
-    step, states = jax.jit(step), [first_state()]
+    step, states = jax.jit(step), [make_state(*make_networks(None))]
+    rng = np.random.default_rng(1)
+    frozen = FrozenParams(
+        text=jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH))),
+        image=jnp.float32(rng.normal(size=(3, 7))),
+    )
     rng = np.random.default_rng(2)
     for _ in range(num_steps):
-        tokens = rng.integers(1, VOCABULARY, (2, BATCH, NUM_TOKENS))
-        tokens *= np.arange(NUM_TOKENS) < rng.integers(2, NUM_TOKENS + 1, (2, BATCH, 1))
+        tokens = make_tokens(rng, 2, BATCH)
         pixels = rng.integers(0, 256, (2, BATCH, 32, 32, 3))
         batch = Batch(jnp.uint8(pixels), jnp.int32(tokens))
         state, metrics = step(states[-1], batch, frozen, jax.random.key(5))
@@ -203,10 +189,10 @@ def take_steps(module, frozen, num_steps):
     return states, metrics
 
 
-def test_steps(frozen):
-    """Two discriminator updates and one generator update a step; all terms switched on."""
-    got, metrics = take_steps(None, frozen, 10)
-    want, released_metrics = take_steps(released, frozen, 10)
+def test_steps():
+    """Two discriminator updates and one generator update per step, with all terms."""
+    got, metrics = take_steps(None, 10)
+    want, released_metrics = take_steps(released, 10)
 
     def moved(states, num_steps, name):
         return jax.tree.map(

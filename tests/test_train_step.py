@@ -1,4 +1,4 @@
-"""train_step.py: the algorithm written out, what is compiled, what is recomputed."""
+"""train_step.py: equal to the algorithm written out; what is compiled; what is recomputed."""
 
 import functools
 
@@ -7,45 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.extend.core import jaxprs_in_params
 
-from xmc_jax import images, losses
-from xmc_jax.models.discriminator import Discriminator
-from xmc_jax.models.generator import Generator
-from xmc_jax.objectives import LossWeights
-from xmc_jax.train_state import create_train_state
-from xmc_jax.train_step import (
-    REMAT_POLICIES,
-    FrozenParams,
-    make_sample_step,
-    make_train_step,
+from tests.small_step import (
+    DISCRIMINATOR,
+    EMA_DECAY,
+    GENERATOR,
+    LEARNING_RATE,
+    assert_close,
+    assert_same_step,
+    assert_same_updates,
+    encode_text,
+    equations,
+    image_features,
+    jitted_step,
+    make_batch,
+    make_frozen,
+    make_state,
+    make_step,
 )
-from xmc_jax.types import Batch
-
-RESOLUTION, TEXT_WIDTH, NUM_TOKENS, VOCABULARY = 32, 6, 5, 50
-GENERATOR = Generator(resolution=RESOLUTION, width=2, z_dim=4)
-DISCRIMINATOR = Discriminator(resolution=RESOLUTION, width=2, region_resolution=8)
-EMA_DECAY = 0.9
-
-
-def encode_text(params, tokens):
-    """A frozen encoder of the real interface: an embedding table."""
-    mask = tokens != 0
-    words = params["table"][tokens] * mask[..., None]
-    return words, words.sum(1) / mask.sum(1, keepdims=True), mask
-
-
-def image_features(params, x):
-    """A frozen image network of the real interface: one random projection."""
-    return jnp.tanh(x.reshape(x.shape[0], -1) @ params["projection"])
-
-
-def make_frozen():
-    rng = np.random.default_rng(1)
-    return FrozenParams(
-        text={"table": jnp.float32(rng.normal(size=(VOCABULARY, TEXT_WIDTH)))},
-        image={"projection": jnp.float32(rng.normal(size=(RESOLUTION**2 * 3, 7)) / 30)},
-    )
+from xmc_jax import images, losses
+from xmc_jax.models.remat import REMAT_POLICIES
 
 
 @pytest.fixture
@@ -53,91 +34,15 @@ def frozen():
     return make_frozen()
 
 
-def walk(jaxpr):
-    """All equations, those of inner functions and loops included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from walk(inner)
-
-
-def make_batch(d_steps=2, b=8, seed=0):
-    rng = np.random.default_rng(seed)
-    tokens = rng.integers(1, VOCABULARY, (d_steps, b, NUM_TOKENS))
-    tokens *= np.arange(NUM_TOKENS) < rng.integers(2, NUM_TOKENS + 1, (d_steps, b, 1))
-    image = rng.integers(0, 256, (d_steps, b, RESOLUTION, RESOLUTION, 3))
-    return Batch(image.astype(np.uint8), tokens.astype(np.int32))
-
-
-@functools.cache
-def init():
-    """The state before the first step, as every test of a process has it."""
-    tx = optax.sgd(1e-2)
-    create = functools.partial(
-        create_train_state,
-        generator=GENERATOR,
-        discriminator=DISCRIMINATOR,
-        generator_tx=tx,
-        discriminator_tx=tx,
-        text_width=TEXT_WIDTH,
-    )
-    # One program instead of hundreds of little ones.
-    return jax.jit(create)(jax.random.key(0))
-
-
-def make_step(**options):
-    tx = optax.sgd(1e-2)
-    options = {"generator": GENERATOR, "discriminator": DISCRIMINATOR, "flip": False} | options
-    return make_train_step(
-        generator_tx=tx,
-        discriminator_tx=tx,
-        encode_text=encode_text,
-        image_features=image_features,
-        loss_weights=LossWeights(1.0, 1.0, 1.0, 1.0),
-        ema_decay=EMA_DECAY,
-        **options,
-    )
-
-
-@functools.cache
-def jitted_step():
-    """The step of no options, which tests of a process trace and compile once."""
-    return jax.jit(make_step())
-
-
-def assert_close(got, want, rtol=1e-4, atol=1e-5):
-    """Every array, by the norm of its error: single entries of a gradient may be rounding alone."""
-
-    def check(path, x, y):
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        error, bound = np.linalg.norm(x - y), rtol * np.linalg.norm(y) + atol * np.sqrt(y.size)
-        assert error <= bound, f"{jax.tree_util.keystr(path)}: {error} > {bound}"
-
-    jax.tree_util.tree_map_with_path(check, jax.device_get(got), jax.device_get(want))
-
-
-def assert_same_updates(got, want, start):
-    """What a step added to each parameter, to 1 % of its norm.
-
-    float32 rounding of gradients; biases before a batch normalisation, whose exact gradient is
-    zero, fall under the absolute bound.
-    """
-    added = [
-        jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), x, start) for x in (got, want)
-    ]
-    assert_close(*added, rtol=1e-2, atol=1e-6)
-
-
-def plain_step(state, batch, frozen, rng, num_parts=1, weights=LossWeights(1.0, 1.0, 1.0, 1.0)):
+def plain_step(state, batch, frozen, rng, num_parts=1):
     """The algorithm of the paper written out: two calls of `jax.grad`, nothing shared.
 
     With several parts, images i, i + num_parts, … share their batch statistics.
     """
     rng = jax.random.fold_in(rng, state.step)
-    learning_rate = 1e-2
 
     def forward(g_params, d_params, state, real, text, z):
-        drawn = [
+        generated = [
             GENERATOR.apply(
                 {"params": g_params, "batch_stats": state.generator_stats},
                 *jax.tree.map(lambda x, i=i: x[i::num_parts], (z, *text)),
@@ -146,8 +51,8 @@ def plain_step(state, batch, frozen, rng, num_parts=1, weights=LossWeights(1.0, 
             )
             for i in range(num_parts)
         ]
-        fake = jnp.stack([x for x, _ in drawn], axis=1).reshape(real.shape)
-        stats = jax.tree.map(lambda *x: sum(x) / num_parts, *[moved for _, moved in drawn])
+        fake = jnp.stack([x for x, _ in generated], axis=1).reshape(real.shape)
+        stats = jax.tree.map(lambda *x: sum(x) / num_parts, *[updated for _, updated in generated])
         out, spectral = DISCRIMINATOR.apply(
             {"params": d_params, "spectral": state.spectral},
             jnp.concatenate([real, fake]),
@@ -162,20 +67,20 @@ def plain_step(state, batch, frozen, rng, num_parts=1, weights=LossWeights(1.0, 
     def d_loss(d_params, g_params, state, real, text, z):
         _, on_real, on_fake, _, _ = forward(g_params, d_params, state, real, text, z)
         loss = losses.hinge_d_loss(on_real.logits, on_fake.logits)
-        loss += weights.sentence * losses.info_nce(on_real.embedding, on_real.sentence)[0]
-        return loss + weights.word * losses.word_nce(on_real.regions, text[0], text[2])[0]
+        loss += losses.info_nce(on_real.embedding, on_real.sentence)[0]
+        return loss + losses.word_nce(on_real.regions, text[0], text[2])[0]
 
     def g_loss(g_params, d_params, state, real, text, z):
         fake, on_real, on_fake, _, _ = forward(g_params, d_params, state, real, text, z)
         loss = losses.hinge_g_loss(on_fake.logits)
-        loss += weights.sentence * losses.info_nce(on_fake.embedding, on_fake.sentence)[0]
-        loss += weights.word * losses.word_nce(on_fake.regions, text[0], text[2])[0]
-        loss += weights.image_d * losses.info_nce(on_fake.embedding, on_real.embedding)[0]
+        loss += losses.info_nce(on_fake.embedding, on_fake.sentence)[0]
+        loss += losses.word_nce(on_fake.regions, text[0], text[2])[0]
+        loss += losses.info_nce(on_fake.embedding, on_real.embedding)[0]
         features = (image_features(frozen.image, x) for x in (real, fake))
-        return loss + weights.image_pretrained * losses.info_nce(*features)[0]
+        return loss + losses.info_nce(*features)[0]
 
     def descend(params, grads):
-        return jax.tree.map(lambda p, g: p - learning_rate * g, params, grads)
+        return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, grads)
 
     d_steps = batch.image.shape[0]
     for index in range(d_steps):
@@ -212,7 +117,7 @@ def plain_step(state, batch, frozen, rng, num_parts=1, weights=LossWeights(1.0, 
 def test_equals_the_algorithm_written_out(frozen, d_steps, num_parts):
     """Accumulation changes batch statistics alone: every loss is that of the whole micro-batch."""
     batch, rng = jax.tree.map(jnp.asarray, make_batch(d_steps)), jax.random.key(3)
-    state = init()
+    state = make_state()
     got, _ = jax.jit(make_step(accumulation_steps=num_parts))(state, batch, frozen, rng)
     want = jax.jit(functools.partial(plain_step, num_parts=num_parts))(state, batch, frozen, rng)
     for name in ("generator", "discriminator"):
@@ -223,17 +128,8 @@ def test_equals_the_algorithm_written_out(frozen, d_steps, num_parts):
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
-def assert_same_step(one, other):
-    (state_1, metrics_1), (state_2, metrics_2) = one, other
-    assert_close(metrics_1, metrics_2)
-    for name in ("generator", "discriminator", "ema"):
-        assert_same_updates(*(jax.device_get(getattr(s, name)) for s in (state_1, state_2, init())))
-    for name in ("generator_stats", "spectral"):
-        assert_close(getattr(state_1, name), getattr(state_2, name))
-
-
 def test_compiles_once_and_is_a_function_of_state_batch_and_rng(frozen):
-    step, first, runs = jitted_step(), init(), []
+    step, first, runs = jitted_step(), make_state(), []
     num_programs = step._cache_size()  # Of other tests.
     for _ in range(2):
         state = first
@@ -247,7 +143,7 @@ def test_compiles_once_and_is_a_function_of_state_batch_and_rng(frozen):
 
 def test_no_host_transfer_inside_the_step(frozen):
     step = jitted_step()
-    args = jax.device_put((init(), make_batch(1), frozen, jax.random.key(0)))
+    args = jax.device_put((make_state(), make_batch(1), frozen, jax.random.key(0)))
     step(*args)
     with jax.transfer_guard("disallow"):
         _, metrics = step(*args)
@@ -258,12 +154,12 @@ def test_no_host_transfer_inside_the_step(frozen):
 
 @pytest.mark.parametrize("remat", [name for name in REMAT_POLICIES if name != "none"])
 def test_recomputing_changes_no_number(frozen, remat):
-    args = (init(), make_batch(1), frozen, jax.random.key(0))
+    args = (make_state(), make_batch(1), frozen, jax.random.key(0))
     steps = jax.jit(make_step(remat=remat)), jitted_step()
     recomputing, plain = (step.trace(*args).jaxpr.jaxpr for step in steps)
 
     def count(jaxpr, name):
-        return sum(equation.primitive.name == name for equation in walk(jaxpr))
+        return sum(equation.primitive.name == name for equation in equations(jaxpr))
 
     assert (count(recomputing, "conv_general_dilated") > count(plain, "conv_general_dilated")) == (
         remat == "blocks"
@@ -273,7 +169,7 @@ def test_recomputing_changes_no_number(frozen, remat):
 
 
 def test_every_term_reports_loss_and_accuracy(frozen):
-    _, metrics = jitted_step().eval_shape(init(), make_batch(1), frozen, jax.random.key(0))
+    _, metrics = jitted_step().eval_shape(make_state(), make_batch(1), frozen, jax.random.key(0))
     terms = {
         "d": ["sentence", "word"],
         "g": ["sentence", "word", "image_d", "image_pretrained"],
@@ -285,16 +181,16 @@ def test_every_term_reports_loss_and_accuracy(frozen):
 
 
 def test_every_update_reports_and_gradient_norms_are_those_of_the_updates(frozen):
-    state, rate = init(), 1e-2  # Of plain gradient descent: what is added tells the gradient.
+    state = make_state()
     step = jax.jit(make_step(every_update=True))
     new, (first, last) = step(state, make_batch(), frozen, jax.random.key(0))
-    added = jax.tree.map(lambda a, b: (a - b) / rate, new.generator, state.generator)
+    added = jax.tree.map(lambda a, b: (a - b) / LEARNING_RATE, new.generator, state.generator)
     np.testing.assert_allclose(last["g/grad_norm"], optax.tree.norm(added), rtol=1e-3)
     assert first.keys() == {name for name in last if name.startswith("d/")}
     assert first["d/loss"] != last["d/loss"]
 
-    # An image feature that is not finite: losses of the first update are, and so is its gradient.
-    image = {"projection": frozen.image["projection"].at[0, 0].set(jnp.nan)}
+    # An image feature that is not finite spoils only the term that uses it.
+    image = frozen.image.at[0, 0].set(jnp.nan)
     new, (first, last) = step(state, make_batch(), frozen._replace(image=image), jax.random.key(0))
     bad = {name for name, value in last.items() if not np.isfinite(value)}
     assert bad == {"g/image_pretrained", "g/loss", "g/grad_norm"}
@@ -302,7 +198,7 @@ def test_every_update_reports_and_gradient_norms_are_those_of_the_updates(frozen
 
 
 def test_frozen_weights_are_arguments_not_constants(frozen):
-    closed = jax.make_jaxpr(make_step())(init(), make_batch(1), frozen, jax.random.key(0))
+    closed = jax.make_jaxpr(make_step())(make_state(), make_batch(1), frozen, jax.random.key(0))
     consts = closed.consts
     assert (
         max(np.size(c) for c in consts) <= 16 * 16
@@ -311,27 +207,7 @@ def test_frozen_weights_are_arguments_not_constants(frozen):
 
 def test_pretrained_term_without_network_is_refused():
     with pytest.raises(ValueError, match="image_features is None"):
-        make_train_step(
-            generator=GENERATOR,
-            discriminator=DISCRIMINATOR,
-            generator_tx=optax.sgd(0.1),
-            discriminator_tx=optax.sgd(0.1),
-            encode_text=encode_text,
-            loss_weights=LossWeights(image_pretrained=1.0),
-            ema_decay=0.9,
-            flip=False,
-        )
-
-
-def test_samples_come_from_both_averages(frozen):
-    state = init()
-    sample = jax.jit(make_sample_step(generator=GENERATOR, encode_text=encode_text))
-    tokens, z = make_batch().tokens[0], jax.random.normal(jax.random.key(0), (8, 4))
-    base = sample(state.ema, frozen.text, tokens, z)
-    assert base.shape == (8, RESOLUTION, RESOLUTION, 3) and base.dtype == jnp.uint8
-    for name in ("params", "batch_stats"):
-        changed = state.ema | {name: jax.tree.map(lambda x: 2 * x + 1, state.ema[name])}
-        assert np.any(sample(changed, frozen.text, tokens, z) != base)
+        make_step(image_features=None)
 
 
 def test_bfloat16_keeps_parameters_losses_and_logits_in_float32(frozen):
@@ -340,7 +216,7 @@ def test_bfloat16_keeps_parameters_losses_and_logits_in_float32(frozen):
         "discriminator": DISCRIMINATOR.clone(dtype=jnp.bfloat16),
     }
     step = jax.jit(make_step(**half, flip=True))
-    state, metrics = step(init(), make_batch(1), frozen, jax.random.key(0))
+    state, metrics = step(make_state(), make_batch(1), frozen, jax.random.key(0))
     floats = [x for x in jax.tree.leaves((state, metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert {x.dtype for x in floats} == {jnp.dtype("float32")}
     assert all(np.isfinite(x) for x in metrics.values())

@@ -1,8 +1,8 @@
 """Gradient accumulation that keeps contrastive losses exact.
 
-A loss over pairs of examples is not a sum over parts of the batch. So the networks run part by part
-up to their outputs, the loss is taken of the outputs of all parts together, and its gradient is
-pulled back part by part, each computed once more.
+A loss over pairs of examples is not a sum over parts of the batch. Therefore the networks run one
+part at a time, the loss is computed from the outputs of all parts together, and its gradient is
+pulled back one part at a time. The pull-back computes the forward pass of each part a second time.
 """
 
 import functools
@@ -18,31 +18,32 @@ from xmc_jax.types import PyTree
 def in_parts(
     linearize: Callable[[PyTree], tuple[PyTree, Callable, PyTree]], batch: PyTree, num_parts: int
 ) -> tuple[PyTree, Callable[[PyTree], PyTree], PyTree]:
-    """`linearize` over a whole batch, a part at a time.
+    """Applies `linearize` to a whole batch, one part at a time.
 
     Args:
-      linearize: ``part -> (outputs, pull_back, moved)``. Outputs have a batch axis; ``pull_back``
-        maps their cotangents to gradients; ``moved`` is whatever else a pass changes.
-      batch: Arrays with a leading batch axis, which `num_parts` divides.
-      num_parts: Parts; 1 recomputes nothing.
+      linearize: ``part -> (outputs, pull_back, aux)``. Outputs have a leading batch axis;
+        ``pull_back`` maps their cotangents to gradients; ``aux`` is anything else that a forward
+        pass returns, such as updated statistics.
+      batch: Arrays with a leading batch axis, which `num_parts` must divide.
+      num_parts: Number of parts. With 1, nothing is computed twice.
 
     Returns:
-      ``(outputs, pull_back, moved)`` of the whole batch: outputs in its order, gradients summed
-      over the parts, ``moved`` with a leading axis of parts.
+      ``(outputs, pull_back, aux)`` of the whole batch: outputs in the order of the batch, gradients
+      summed over the parts, and ``aux`` with a leading axis of parts.
     """
     if num_parts == 1:
-        outputs, pull_back, moved = linearize(batch)
-        return outputs, pull_back, jax.tree.map(lambda x: x[None], moved)
+        outputs, pull_back, aux = linearize(batch)
+        return outputs, pull_back, jax.tree.map(lambda x: x[None], aux)
 
     def split(x: Array) -> Array:
-        # Every num_parts-th item: each device of a sharded batch keeps a share of every part.
+        # A part takes every num_parts-th item, so each device of a sharded batch has a share of it.
         return jnp.swapaxes(x.reshape(-1, num_parts, *x.shape[1:]), 0, 1)
 
     def join(x: Array) -> Array:
         return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
     parts = jax.tree.map(split, batch)
-    outputs, moved = _scan(lambda _, part: (None, linearize(part)[::2]), None, parts)[1]
+    outputs, aux = _scan(lambda _, part: (None, linearize(part)[::2]), None, parts)[1]
 
     def pull_back_part(part: PyTree, cotangents: PyTree) -> PyTree:
         return linearize(part)[1](cotangents)
@@ -57,11 +58,11 @@ def in_parts(
 
         return _scan(add, zeros, pairs)[0]
 
-    return jax.tree.map(join, outputs), pull_back, moved
+    return jax.tree.map(join, outputs), pull_back, aux
 
 
 def _scan(body: Callable, start: PyTree, parts: PyTree) -> tuple[PyTree, PyTree]:
-    """`jax.lax.scan`, written out on CPUs, where convolutions inside loops are ten times slower."""
+    """`jax.lax.scan`, unrolled on CPUs, where convolutions inside loops are ten times slower."""
     return jax.lax.platform_dependent(
         start,
         parts,

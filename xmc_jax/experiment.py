@@ -31,11 +31,7 @@ from xmc_jax.objectives import LossWeights
 from xmc_jax.parallel import sharding
 from xmc_jax.run.config_checks import check_accumulation, check_model, check_training
 from xmc_jax.train_state import TrainState, create_train_state, init_generator
-from xmc_jax.train_step import (
-    FrozenParams,
-    make_sample_step,
-    make_train_step,
-)
+from xmc_jax.train_step import FrozenParams, make_train_step
 from xmc_jax.types import Batch, PyTree
 
 
@@ -164,12 +160,6 @@ class Experiment:
             out_shardings=(state, whole),
             donate_argnums=0,
         )
-
-    def jit_sample_step(self):
-        """The compiled ``(ema, text_params, tokens, z) -> uint8 images``, sharded like a batch."""
-        step = make_sample_step(generator=self.generator, encode_text=self.text_encoder.apply)
-        whole, split = sharding.replicated(self.mesh), sharding.batch_sharding(self.mesh)
-        return jax.jit(step, in_shardings=(whole, whole, split, split), out_shardings=whole)
 
     def _optimizer(self, learning_rate: str) -> optax.GradientTransformation:
         section = self.config.optimizer

@@ -1,5 +1,6 @@
-"""Pixels: the only place where bytes become floats in [-1, 1] and floats become bytes."""
+"""Images as arrays. Only here do 8-bit pixels become floats in [-1, 1] and floats 8-bit pixels."""
 
+import functools
 import io
 
 import jax
@@ -29,34 +30,23 @@ def random_flip(images: Float[Array, "b h w 3"], rng: Array) -> Float[Array, "b 
 def make_grid(
     images: UInt8[np.ndarray, "b h w 3"], *, num_columns: int, padding: int = 2
 ) -> UInt8[np.ndarray, "grid_h grid_w 3"]:
-    """Lays images out row by row on white, with ``padding`` pixels between and around them."""
-    images = np.asarray(images)
-    count, height, width, channels = images.shape
-    num_rows = -(-count // num_columns)
-    grid = np.full(
-        (
-            padding + num_rows * (height + padding),
-            padding + num_columns * (width + padding),
-            channels,
-        ),
-        255,
-        np.uint8,
-    )
-    for index, image in enumerate(images):
-        top = padding + index // num_columns * (height + padding)
-        left = padding + index % num_columns * (width + padding)
-        grid[top : top + height, left : left + width] = image
-    return grid
+    """Arranges images row by row on white, with ``padding`` pixels between and around them."""
+    white = functools.partial(np.pad, constant_values=255)
+    missing = -len(images) % num_columns
+    tiles = white(images, ((0, missing), (0, padding), (0, padding), (0, 0)))
+    _, h, w, c = tiles.shape
+    rows = tiles.reshape(-1, num_columns, h, w, c).swapaxes(1, 2)
+    return white(rows.reshape(-1, num_columns * w, c), ((padding, 0), (padding, 0), (0, 0)))
 
 
 def enlarge(pixels: UInt8[np.ndarray, "h w 3"], factor: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Repeats every pixel ``factor`` times along both axes, so that small images can be seen."""
+    """Repeats every pixel ``factor`` times along both axes, to make small images visible."""
     return np.repeat(np.repeat(pixels, factor, axis=0), factor, axis=1)
 
 
 def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """The image as a PNG file's bytes."""
-    from PIL import Image  # Imported here: the maths must import without Pillow.
+    """The bytes of a PNG file of the image."""
+    from PIL import Image  # The mathematics must import without Pillow.
 
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(pixels)).save(buffer, format="PNG")

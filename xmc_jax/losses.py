@@ -1,9 +1,9 @@
-"""The losses of the paper, as pure functions of plain arrays, in float32.
+"""The losses of the paper as pure functions of plain arrays, computed in float32.
 
-The contrastive ones are those of the paper's "Contrastive Losses for Text-to-Image Synthesis".
+The contrastive losses are those of the paper's "Contrastive Losses for Text-to-Image Synthesis".
 
-Every reduction runs over the whole array it is given: hand in the global batch. Under `jax.jit`
-a batch that is sharded over devices is still one array here, so negatives are global.
+Every reduction runs over the whole array it is given: pass the global batch. Under `jax.jit` a
+batch that is split over devices is still one array here, so negatives are global.
 """
 
 import functools
@@ -17,10 +17,13 @@ from jaxtyping import Array, Bool, Float
 from xmc_jax.attention import inverse_norm, l2_normalize, normalized_words
 from xmc_jax.types import PyTree
 
-# Weights of regions for words that the word term keeps for its gradient, 256 MiB, and that it works
-# on at a time, 128 MiB: on GPUs one turn takes half the time of four.
-_KEPT_WEIGHTS = 2**26
-_WEIGHTS_A_TURN = 2**25
+GAMMA_MATCH = 50.0  # Inverse temperature of the word term.
+
+# The word term has one attention weight for each image, region and word. It stores them for its
+# gradient up to this number (256 MiB), and computes this many at a time (128 MiB): on GPUs one
+# iteration takes half the time of four.
+_MAX_STORED_WEIGHTS = 2**26
+_WEIGHTS_PER_ITERATION = 2**25
 
 LossAndAccuracy = tuple[Float[Array, ""], Float[Array, ""]]
 
@@ -28,28 +31,29 @@ LossAndAccuracy = tuple[Float[Array, ""], Float[Array, ""]]
 def hinge_d_loss(
     real_logits: Float[Array, " b"], fake_logits: Float[Array, " b"]
 ) -> Float[Array, ""]:
-    """The discriminator's hinge loss, ``mean(relu(1 - real) + relu(1 + fake))``."""
+    """The hinge loss of the discriminator, ``mean(relu(1 - real) + relu(1 + fake))``."""
     real_logits, fake_logits = real_logits.astype(jnp.float32), fake_logits.astype(jnp.float32)
     return jnp.mean(jax.nn.relu(1.0 - real_logits) + jax.nn.relu(1.0 + fake_logits))
 
 
 def hinge_g_loss(fake_logits: Float[Array, " b"]) -> Float[Array, ""]:
-    """The generator's side of the hinge loss, ``-mean(fake)``."""
+    """The hinge loss of the generator, ``-mean(fake)``."""
     return -jnp.mean(fake_logits.astype(jnp.float32))
 
 
 def symmetric_cross_entropy(scores: Float[Array, "b b"]) -> LossAndAccuracy:
-    """Cross-entropy of rows plus that of columns, the diagonal being the target of both.
+    """Cross-entropy over rows plus cross-entropy over columns; the targets are the diagonal.
 
     Args:
       scores: Logits; entry (i, j) scores item i of one kind against item j of the other.
 
     Returns:
-      The sum of the two mean cross-entropies (nats, >= 0), and the share of diagonal entries
-      above all others of their row or column, averaged over the two directions (0..1).
+      The sum of the two mean cross-entropies (nats, >= 0), and the retrieval accuracy: the fraction
+      of diagonal entries above all others of their row or column, averaged over both directions
+      (0..1).
     """
     scores = scores.astype(jnp.float32)
-    # Neither `jnp.diagonal` nor `jnp.argmax`: split rows would travel between devices for them.
+    # `jnp.diagonal` and `jnp.argmax` would move rows between the devices over which they are split.
     is_target = jnp.eye(len(scores), dtype=bool)
     diagonal = jnp.sum(jnp.where(is_target, scores, 0.0), axis=1)
     others = jnp.where(is_target, -jnp.inf, scores)
@@ -66,8 +70,8 @@ def info_nce(
     """Contrastive loss between paired vectors, both directions summed (InfoNCE).
 
     Args:
-      a: One vector an item, any scale; only its direction counts.
-      b: Its partners, row by row.
+      a: One vector per item. Only the direction matters.
+      b: The partner of each row of `a`.
       temperature: Divides the cosines; > 0.
 
     Returns:
@@ -85,18 +89,16 @@ def word_scores(
     gamma_region: float = 5.0,
     gamma_word: float = 5.0,
 ) -> Float[Array, "b n"]:
-    """How well each image shows each caption, word by word.
+    """Scores of all images against all captions, from the matches of their words.
 
-    For every word of every caption, a softmax over the image's regions (sharpness
-    ``gamma_region``) picks a context; the word's match is its cosine with that context; the
-    caption's score is the soft maximum ``log(sum(exp(gamma_word * match))) / gamma_word`` over its
-    valid words. A caption without valid words scores 0.
-
-    No context is ever formed, see `_match_words`.
+    For every word of every caption, a softmax over the regions of the image (sharpness
+    ``gamma_region``) gives a context. The match of the word is its cosine with that context. The
+    score of the caption is ``log(sum(exp(gamma_word * match))) / gamma_word`` over its valid words.
+    A caption without valid words scores 0. The contexts are never formed; see `_match_words`.
 
     Args:
-      regions: Region features of the images, any scale.
-      words: Word embeddings of the captions; entries beyond the mask never matter.
+      regions: Region features of the images. Only their directions matter.
+      words: Word embeddings of the captions; entries beyond the mask have no effect.
       word_mask: True at valid words.
       gamma_region: Sharpness of the attention over regions, > 0.
       gamma_word: Sharpness of the soft maximum over words, > 0.
@@ -109,20 +111,20 @@ def word_scores(
 
     match = _match_words(l2_normalize(regions), queries, gamma_region)
     match = match.reshape(-1, num_captions, num_words)
-    # Finite stand-in for -inf: a caption that is all padding must not turn gradients into NaN.
+    # Not -inf, which would make the gradient of a caption of nothing but padding NaN.
     match = jnp.where(word_mask, match, -1e9)
     soft_maximum = jax.nn.logsumexp(gamma_word * match, axis=-1) / gamma_word
     return jnp.where(jnp.any(word_mask, axis=-1), soft_maximum, 0.0)
 
 
 class _WordMatch(NamedTuple):
-    """What ``match = dot * inverse`` of images and words is made of, see `_match_words`.
+    """The parts of the cosines ``dot * inverse`` of words and contexts; see `_match_words`.
 
     Attributes:
       weights: ``exp(gamma * (similarity - peak))``.
-      peak: The largest similarity of a word in an image.
+      peak: The largest similarity of a word over the regions of an image.
       dot: The sum of weights times similarities.
-      inverse: One over the length of the context.
+      inverse: 1 / length of the context.
     """
 
     weights: Float[Array, "*k r m"]
@@ -147,16 +149,22 @@ def _word_match(
 def _match_words(
     features: Float[Array, "b r d"], words: Float[Array, "m d"], gamma: float
 ) -> Float[Array, "b m"]:
-    """The cosine of every word with its context in every image; vectors of length one or zero.
+    """The cosine of every word with its context in every image.
 
-    With similarities S = F W', weights A = exp(gamma S) and the Gram matrix G = F F', word j has
-    the context F' a_j, so its cosine is ``a_j's_j / sqrt(a_j' G a_j)``: the context is never
-    formed, and A need not be normalised, nor its largest entry known to the gradient.
+    Let S = F W' be the similarities, A = exp(gamma S) the weights and G = F F' the Gram matrix of
+    an image. The context of word j is F' a_j, and its cosine ``a_j's_j / sqrt(a_j' G a_j)``. So the
+    context is never formed, A need not be normalised, and the gradient need not know the maximum
+    that is subtracted in A.
 
-    The gradient is spelled out because automatic differentiation does not know that G is
-    symmetric, and would multiply by it once more. It finds the weights stored where these are few,
-    and computes them again where they are many: memory is then linear in the number of words.
-    Similarities are never stored: they are the weights' logarithms.
+    The gradient is written by hand because automatic differentiation does not know that G is
+    symmetric, and would multiply by G once more. The weights are stored for it if they are few.
+    Otherwise they are computed again, and memory is linear in the number of words. Similarities are
+    never stored: they are the logarithms of the weights.
+
+    Args:
+      features: Regions of the images, vectors of length one or zero.
+      words: Words of all captions, vectors of length one or zero.
+      gamma: Sharpness of the attention over regions.
     """
     return _match_words_forward(features, words, gamma)[0]
 
@@ -164,12 +172,12 @@ def _match_words(
 def _match_words_forward(
     features: Array, words: Array, gamma: float
 ) -> tuple[Array, tuple[Array, Array, _WordMatch]]:
-    keep = features.shape[0] * features.shape[1] * len(words) <= _KEPT_WEIGHTS
+    store = features.shape[0] * features.shape[1] * len(words) <= _MAX_STORED_WEIGHTS
 
     def match(carry: None, features: Float[Array, "*k r d"]):
         parts = _word_match(features, words, gamma)
         cosine = jnp.squeeze(parts.dot * parts.inverse, -2)
-        return carry, (cosine, parts if keep else parts._replace(weights=None))
+        return carry, (cosine, parts if store else parts._replace(weights=None))
 
     _, (cosine, parts) = _scan_images(match, None, features, len(words))
     return cosine, (features, words, parts)
@@ -186,7 +194,7 @@ def _match_words_backward(
             weights = jnp.exp(gamma * (features @ words.T - peak))
         d_dot = cotangent[..., None, :] * inverse
         d_squared_norm = -0.5 * d_dot * dot * inverse**2
-        # A weight of zero, whose logarithm is none, has no gradient either.
+        # A weight of zero has no finite logarithm, but its gradient is zero too.
         exponent = gamma * peak + jnp.log(jnp.maximum(weights, jnp.finfo(weights.dtype).tiny))
         gram_weights = (features @ features.mT) @ weights
         d_similarity = weights * (
@@ -197,7 +205,7 @@ def _match_words_backward(
         d_similarity, features = (x.reshape(-1, x.shape[-1]) for x in (d_similarity, features))
         return d_words + d_similarity.T @ features, d_features
 
-    # Zeros that vary over the mesh axes that words vary over, as a loop's carry must.
+    # Under shard_map a loop's carry must vary over the same mesh axes as the words do.
     zeros = 0.0 * words
     images = features, parts, cotangent
     d_words, d_features = _scan_images(pull_back, zeros, images, len(words))
@@ -208,22 +216,22 @@ _match_words.defvjp(_match_words_forward, _match_words_backward)
 
 
 def _scan_images(body: Callable, carry: PyTree, images: PyTree, num_words: int) -> PyTree:
-    """`jax.lax.scan` over images, several a turn where that is faster.
+    """`jax.lax.scan` over images, several per iteration where that is faster.
 
-    One by one on CPUs, whose caches hold the weights of one image; elsewhere as many as have
-    `_WEIGHTS_A_TURN` together, since small products leave an accelerator idle.
+    CPUs take one image at a time, whose weights fit their caches. Accelerators, which small
+    products leave idle, take as many images as have `_WEIGHTS_PER_ITERATION` weights together.
     """
     num_images, num_regions = jax.tree.leaves(images)[0].shape[:2]
-    most = max(_WEIGHTS_A_TURN // (num_regions * num_words), 1)
-    at_once = max(n for n in range(1, num_images + 1) if num_images % n == 0 and n <= most)
+    most = max(_WEIGHTS_PER_ITERATION // (num_regions * num_words), 1)
+    chunk_size = max(n for n in range(1, num_images + 1) if num_images % n == 0 and n <= most)
 
-    def several(carry: PyTree, images: PyTree) -> PyTree:
-        turns = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), images)
-        carry, results = jax.lax.scan(body, carry, turns)
+    def scan_chunks(carry: PyTree, images: PyTree) -> PyTree:
+        chunks = jax.tree.map(lambda x: x.reshape(-1, chunk_size, *x.shape[1:]), images)
+        carry, results = jax.lax.scan(body, carry, chunks)
         return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
 
-    one_by_one = functools.partial(jax.lax.scan, body)
-    return jax.lax.platform_dependent(carry, images, cpu=one_by_one, default=several)
+    scan = functools.partial(jax.lax.scan, body)
+    return jax.lax.platform_dependent(carry, images, cpu=scan, default=scan_chunks)
 
 
 def word_nce(
@@ -233,12 +241,12 @@ def word_nce(
     *,
     gamma_region: float = 5.0,
     gamma_word: float = 5.0,
-    gamma_match: float = 50.0,
+    gamma_match: float = GAMMA_MATCH,
 ) -> LossAndAccuracy:
     """Contrastive loss between the regions of images and the words of captions.
 
-    Cross-entropy over rows plus over columns of ``gamma_match * word_scores(...)``; image i and
-    caption i belong together.
+    Cross-entropy over rows plus over columns of ``gamma_match * word_scores(...)``, where image i
+    belongs to caption i.
 
     Returns:
       Loss (nats) and in-batch retrieval accuracy, see `symmetric_cross_entropy`.
@@ -250,13 +258,13 @@ def word_nce(
 
 
 def in_groups(loss: Callable[..., LossAndAccuracy], group_size: int) -> Callable:
-    """Restricts a contrastive loss to negatives from consecutive groups of the batch.
+    """Restricts a contrastive loss to negatives from groups of consecutive items.
 
-    Used to compare with per-device negatives; the result is the mean over groups.
+    The loss is then the mean over groups, as with per-device negatives.
 
     Args:
       loss: A function of arrays that share a leading batch axis.
-      group_size: Items in a group; must divide the batch. 0 means the whole batch.
+      group_size: Items per group, which must divide the batch. 0 means the whole batch.
     """
     if group_size == 0:
         return loss

@@ -1,4 +1,4 @@
-"""What each player minimises, as a function of the networks' outputs (paper, section 4)."""
+"""The losses of both players as functions of the networks' outputs (paper, section 4)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,17 +14,15 @@ from xmc_jax.parallel.sharding import BATCH_AXES
 
 Metrics = dict[str, Float[Array, ""]]
 
-WORD_GAMMA_MATCH = 50.0  # Inverse temperature of the word term.
-
 
 class LossWeights(NamedTuple):
-    """Weights of the contrastive terms; a term of weight 0 is not computed at all.
+    """Weights of the contrastive terms; a term of weight 0 is not computed.
 
     Attributes:
       sentence: Between an image and its sentence.
-      word: Between an image's regions and its words.
-      image_d: Between fake and real in the discriminator's features.
-      image_pretrained: Between fake and real in a pretrained network's features.
+      word: Between the regions of an image and its words.
+      image_d: Between fake and real images, in the discriminator's features.
+      image_pretrained: Between fake and real images, in the features of a pretrained network.
     """
 
     sentence: float = 1.0
@@ -42,35 +40,36 @@ class Text(NamedTuple):
 
 
 class NetworkOutputs(NamedTuple):
-    """What the networks say of a batch of images.
+    """Outputs of the networks for a batch of images.
 
     Attributes:
-      output: The discriminator's words.
-      features: The pretrained network's, or None without its term.
+      discriminator: Outputs of the discriminator.
+      features: Features of the pretrained network, or None without its term.
     """
 
-    output: DiscriminatorOutput
+    discriminator: DiscriminatorOutput
     features: Float[Array, "b n"] | None = None
 
 
 def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable, Callable]:
-    """The contrastive losses for a mesh: ``(info_nce, word_nce)`` over global or grouped batches.
+    """Builds ``(info_nce, word_nce)`` for a mesh, with negatives from the global batch or groups.
 
-    With global negatives the word term runs as an island of per-device code: each device scores
-    its own images against all captions, and only the score matrix leaves the island. Left to the
-    partitioner, the same loop moves whole activations. The words are gathered on the island's
-    shore, where the compiler sees that two terms on the same captions need the same.
+    With global negatives the word term runs in a `jax.shard_map`: each device scores its own images
+    against all captions, and only the matrix of scores leaves the shard_map. Without it, the
+    partitioner would move whole activations in the loop over images. The words are gathered outside
+    the shard_map, where XLA can see that both players' terms need the same array.
 
     Args:
-      mesh: The devices, or None for plain arrays.
-      group_size: Negatives come from groups of this many consecutive items; 0 means all.
+      mesh: The devices, or None for arrays on one device.
+      group_size: Negatives come from groups of this many consecutive items; 0 means the whole
+        batch.
     """
     info_nce = losses.in_groups(losses.info_nce, group_size)
     if group_size or mesh is None or mesh.size == 1:
         return info_nce, losses.in_groups(losses.word_nce, group_size)
 
     def score_local_images(regions: Array, words: Array, word_mask: Array) -> Array:
-        # Each device has gradients of its own for the words, which are summed.
+        # Each device then has its own gradient with respect to the words, and these are summed.
         words, word_mask = jax.lax.pcast((words, word_mask), BATCH_AXES, to="varying")
         return losses.word_scores(regions, words, word_mask)
 
@@ -80,16 +79,18 @@ def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable
     )
 
     def word_nce(regions: Array, words: Array, word_mask: Array) -> losses.LossAndAccuracy:
-        return losses.symmetric_cross_entropy(WORD_GAMMA_MATCH * scores(regions, words, word_mask))
+        return losses.symmetric_cross_entropy(
+            losses.GAMMA_MATCH * scores(regions, words, word_mask)
+        )
 
     return info_nce, word_nce
 
 
 class Objectives(NamedTuple):
-    """The two players' losses.
+    """The losses of both players.
 
     Attributes:
-      weights: Of the contrastive terms.
+      weights: Weights of the contrastive terms.
       info_nce: See `make_contrastive_terms`.
       word_nce: See `make_contrastive_terms`.
     """
@@ -101,7 +102,7 @@ class Objectives(NamedTuple):
     def d_loss(
         self, real: DiscriminatorOutput, fake: DiscriminatorOutput, text: Text
     ) -> tuple[Array, Metrics]:
-        """Hinge, and real images against their captions; loss and its parts."""
+        """Hinge loss, and real images against their captions; the sum, and its terms as metrics."""
         metrics = {
             "d/hinge": losses.hinge_d_loss(real.logits, fake.logits),
             "d/real_logit": jnp.mean(real.logits),
@@ -112,10 +113,11 @@ class Objectives(NamedTuple):
     def g_loss(
         self, fake: NetworkOutputs, real: NetworkOutputs, text: Text
     ) -> tuple[Array, Metrics]:
-        """Hinge, fake images against their captions, and against the real images of these."""
-        metrics = {"g/hinge": losses.hinge_g_loss(fake.output.logits)}
-        terms = self._text_terms(fake.output, text)
-        terms["image_d"] = lambda: self.info_nce(fake.output.embedding, real.output.embedding)
+        """Hinge loss, fake images against their captions, and against the real images."""
+        fakes, reals = fake.discriminator, real.discriminator
+        metrics = {"g/hinge": losses.hinge_g_loss(fakes.logits)}
+        terms = self._text_terms(fakes, text)
+        terms["image_d"] = lambda: self.info_nce(fakes.embedding, reals.embedding)
         terms["image_pretrained"] = lambda: self.info_nce(real.features, fake.features)
         return self._total("g", metrics, terms)
 
@@ -130,7 +132,7 @@ class Objectives(NamedTuple):
     def _total(
         self, player: str, metrics: Metrics, terms: dict[str, Callable]
     ) -> tuple[Array, Metrics]:
-        """Adds the terms whose weight is not 0, and only computes these."""
+        """Computes and adds the terms whose weight is not 0."""
         loss = metrics[f"{player}/hinge"]
         for name, compute in terms.items():
             if weight := getattr(self.weights, name):

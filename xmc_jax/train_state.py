@@ -1,7 +1,5 @@
 """Everything that training changes, as one pytree."""
 
-from typing import Any
-
 import flax
 import flax.linen as nn
 import jax
@@ -9,24 +7,24 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from xmc_jax.models.layers import SPECTRAL
-
-BATCH_STATS = "batch_stats"
-PyTree = Any  # The same structure also holds shapes, shardings or host arrays.
+from xmc_jax.models.layers import BATCH_STATS, SPECTRAL
+from xmc_jax.types import PyTree
 
 
 @flax.struct.dataclass
 class TrainState:
     """The state of a run after `step` steps.
 
+    The same structure also holds shapes, shardings or arrays on the host.
+
     Attributes:
-      step: Generator updates done, an int32 scalar.
-      generator: The generator's parameters.
+      step: Number of generator updates, an int32 scalar.
+      generator: Parameters of the generator.
       generator_stats: Running statistics of its batch normalisations.
-      discriminator: The discriminator's parameters.
-      spectral: The vectors of its spectral norms' power iterations.
+      discriminator: Parameters of the discriminator.
+      spectral: The vectors of the power iterations in its spectral norms.
       ema: Exponential moving averages of the generator's parameters and running statistics,
-        ``{"params", "batch_stats"}``: what images are drawn with.
+        ``{"params", "batch_stats"}``. Images are generated with these.
       generator_optimizer: Optimizer state.
       discriminator_optimizer: Optimizer state.
     """
@@ -47,7 +45,7 @@ def init_generator(rng: Array, generator: nn.Module, *, text_width: int) -> PyTr
     Args:
       rng: Key of the initial parameters.
       generator: A `Generator`.
-      text_width: Width ``d`` of the word embeddings, which fixes the text-facing kernels.
+      text_width: Width ``d`` of the word embeddings.
     """
     words, sentence = jnp.zeros((1, 1, text_width)), jnp.zeros((1, text_width))
     z, mask = jnp.zeros((1, generator.z_dim)), jnp.ones((1, 1), bool)
@@ -69,9 +67,9 @@ def create_train_state(
       rng: Key of the initial parameters.
       generator: A `Generator`.
       discriminator: A `Discriminator`.
-      generator_tx: Its optimizer.
-      discriminator_tx: Its optimizer.
-      text_width: Width ``d`` of the word embeddings, which fixes the text-facing kernels.
+      generator_tx: Optimizer of the generator.
+      discriminator_tx: Optimizer of the discriminator.
+      text_width: Width ``d`` of the word embeddings.
     """
     g_rng, d_rng = jax.random.split(rng)
     g = init_generator(g_rng, generator, text_width=text_width)
@@ -84,7 +82,7 @@ def create_train_state(
         generator_stats=g[BATCH_STATS],
         discriminator=d["params"],
         spectral=d[SPECTRAL],
-        # Copies: the step donates its input, and one buffer cannot be donated twice.
+        # Copies, because the step donates its input and one buffer cannot be donated twice.
         ema=jax.tree.map(jnp.copy, g),
         generator_optimizer=generator_tx.init(g["params"]),
         discriminator_optimizer=discriminator_tx.init(d["params"]),

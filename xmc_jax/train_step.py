@@ -1,7 +1,7 @@
-"""The algorithm: one training step and one sampling step, as pure functions (paper, section 4).
+"""The training step as a pure function (paper, section 4).
 
-Nothing here knows of files, clocks or flags. Frozen networks arrive as functions whose weights are
-arguments, so that no compiled program carries them as constants.
+Nothing here knows of files, clocks or flags. Frozen networks are passed as functions whose weights
+are arguments, so that no compiled program contains them as constants.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int32, UInt8
+from jaxtyping import Array, Float
 
 from xmc_jax import images
 from xmc_jax.accumulation import in_parts
 from xmc_jax.models.discriminator import DiscriminatorOutput
-from xmc_jax.models.layers import BLOCK_OUTPUT, INNER_MAP, SPECTRAL, SPECTRAL_NORM
-from xmc_jax.models.ops.normalization import RELU_OUTPUT
+from xmc_jax.models.layers import BATCH_STATS, SPECTRAL
+from xmc_jax.models.remat import REMAT_POLICIES
 from xmc_jax.objectives import (
     LossWeights,
     Metrics,
@@ -28,36 +28,12 @@ from xmc_jax.objectives import (
     make_contrastive_terms,
 )
 from xmc_jax.parallel import sharding
-from xmc_jax.train_state import BATCH_STATS, TrainState
-from xmc_jax.types import Batch, PyTree
-
-EncodeText = Callable[
-    [PyTree, Int32[Array, "b t"]],
-    tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t"]],
-]
-ImageFeatures = Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b n"]]
-
-
-def _is_sum(primitive, *_, **__) -> bool:
-    return primitive.name == "reduce_sum"  # Few numbers, for a pass over a map.
-
-
-# What a network's backward pass finds stored; it recomputes the rest. Nothing is the default: one
-# map for each convolution (normalisations, modulations and what is done to kernels are computed
-# again, which costs little), or the maps between residual blocks alone (every block is computed
-# again).
-_names = jax.checkpoint_policies.save_only_these_names
-REMAT_POLICIES = {
-    "none": None,
-    "elementwise": jax.checkpoint_policies.save_from_both_policies(
-        _names(BLOCK_OUTPUT, INNER_MAP, RELU_OUTPUT, SPECTRAL_NORM), _is_sum
-    ),
-    "blocks": _names(BLOCK_OUTPUT, SPECTRAL_NORM),
-}
+from xmc_jax.train_state import TrainState
+from xmc_jax.types import Batch, EncodeText, ExtractFeatures, PyTree
 
 
 class FrozenParams(NamedTuple):
-    """Weights of the pretrained networks, which no update touches."""
+    """Weights of the pretrained networks, which are never updated."""
 
     text: PyTree
     image: PyTree = None
@@ -70,7 +46,7 @@ def make_train_step(
     generator_tx: optax.GradientTransformation,
     discriminator_tx: optax.GradientTransformation,
     encode_text: EncodeText,
-    image_features: ImageFeatures | None = None,
+    image_features: ExtractFeatures | None = None,
     loss_weights: LossWeights,
     ema_decay: float,
     flip: bool,
@@ -83,8 +59,8 @@ def make_train_step(
     """Builds the training step.
 
     A step takes as many micro-batches as the batch has along its first axis. All but the last
-    update the discriminator alone; on the last, one forward pass of both networks gives both
-    players' losses, and both are updated at once from gradients at the same parameters.
+    update only the discriminator. On the last, one forward pass of both networks gives the losses
+    of both players, which are updated simultaneously from gradients at the same parameters.
 
     Args:
       generator: A `Generator`.
@@ -92,37 +68,34 @@ def make_train_step(
       generator_tx: Optimizer of the generator.
       discriminator_tx: Optimizer of the discriminator.
       encode_text: ``(params, tokens) -> (words, sentence, word_mask)``.
-      image_features: ``(params, images in [-1, 1]) -> features``; needed if its weight is not 0.
+      image_features: ``(params, images in [-1, 1]) -> features``; required if the weight of its
+        term is not 0.
       loss_weights: Weights of the contrastive terms.
-      ema_decay: Decay of the generator's moving averages, 0..1, per generator update.
+      ema_decay: Decay of the generator's moving averages per generator update, 0..1.
       flip: Whether to mirror real images at random.
       contrastive_group_size: See `make_contrastive_terms`.
-      accumulation_steps: Parts in which a micro-batch passes through the networks, for less memory
-        and one more forward pass. Losses are those of the whole micro-batch, negatives included;
-        only batch statistics are those of a part. Must divide the batch of each device.
-      remat: What the backward pass recomputes, for less memory; a name in `REMAT_POLICIES`.
-      mesh: The devices that the batch, and possibly the parameters, are split over, or None.
-      every_update: Whether metrics come as a list, one entry for each micro-batch.
+      accumulation_steps: Number of parts in which a micro-batch passes through the networks; more
+        parts need less memory and one more forward pass. Losses are those of the whole micro-batch,
+        negatives included; batch statistics are those of one part. Must divide the batch of each
+        device.
+      remat: Name in `REMAT_POLICIES`: what the backward pass recomputes to save memory.
+      mesh: The devices over which the batch, and possibly the parameters, are split, or None.
+      every_update: Whether to return a list with the metrics of every micro-batch.
 
     Returns:
-      ``train_step(state, batch, frozen, rng) -> (state, metrics)``, a pure function: its noise
-      comes from `rng` folded with ``state.step``. Metrics, of the last micro-batch, are float32
-      scalars named ``d/…`` and ``g/…``: each term with its loss and its in-batch retrieval
-      accuracy, and the norm of each player's gradient, which is finite only if all of it is.
+      ``train_step(state, batch, frozen, rng) -> (state, metrics)``, a pure function whose noise
+      comes from `rng` folded with ``state.step``. Metrics are those of the last micro-batch,
+      float32 scalars named ``d/…`` and ``g/…``: the loss and the in-batch retrieval accuracy of
+      each term, and the norm of each player's gradient, which is finite only if the gradient is.
 
     Raises:
-      ValueError: the pretrained-image term has a weight but no network.
+      ValueError: The term of the pretrained network has a weight, but there is no network.
     """
     if loss_weights.image_pretrained and image_features is None:
         raise ValueError("loss_weights.image_pretrained is not 0, but image_features is None")
+    policy, gather = REMAT_POLICIES[remat], sharding.make_gather(mesh)
     algorithm = _Algorithm(
-        networks=_Networks(
-            generator,
-            discriminator,
-            image_features,
-            REMAT_POLICIES[remat],
-            sharding.make_gather(mesh),
-        ),
+        networks=_Networks(generator, discriminator, image_features, policy, gather),
         generator_tx=generator_tx,
         discriminator_tx=discriminator_tx,
         encode_text=encode_text,
@@ -136,7 +109,7 @@ def make_train_step(
 
 
 class _Example(NamedTuple):
-    """One micro-batch, ready for the networks."""
+    """One micro-batch as the networks take it."""
 
     real: Float[Array, "b h w 3"]
     text: Text
@@ -148,12 +121,12 @@ class _Networks(NamedTuple):
 
     generator: nn.Module
     discriminator: nn.Module
-    image_features: ImageFeatures | None
+    extract_features: ExtractFeatures | None
     remat_policy: Callable | None
     gather: Callable[[PyTree], PyTree]
 
-    def draw(self, params: PyTree, stats: PyTree, example: _Example) -> tuple[Array, PyTree]:
-        """Fake images, and the running statistics moved on."""
+    def generate(self, params: PyTree, stats: PyTree, example: _Example) -> tuple[Array, PyTree]:
+        """Fake images, and the updated running statistics."""
 
         def apply(params: PyTree) -> tuple[Array, PyTree]:
             return self.generator.apply(
@@ -164,13 +137,13 @@ class _Networks(NamedTuple):
                 mutable=[BATCH_STATS],
             )
 
-        fake, moved = self._checkpoint(apply)(params)
-        return fake, moved[BATCH_STATS]
+        fake, updated = self._checkpoint(apply)(params)
+        return fake, updated[BATCH_STATS]
 
-    def judge(
+    def discriminate(
         self, params: PyTree, spectral: PyTree, images: Array, text: Text
     ) -> tuple[DiscriminatorOutput, PyTree]:
-        """What the discriminator says of images, and its power iterations moved on."""
+        """Discriminator outputs, and the updated vectors of the spectral norms."""
 
         def apply(params: PyTree, images: Array) -> tuple[DiscriminatorOutput, PyTree]:
             return self.discriminator.apply(
@@ -181,12 +154,12 @@ class _Networks(NamedTuple):
                 mutable=[SPECTRAL],
             )
 
-        output, moved = self._checkpoint(apply)(params, images)
-        return output, moved[SPECTRAL]
+        output, updated = self._checkpoint(apply)(params, images)
+        return output, updated[SPECTRAL]
 
-    def look(self, params: PyTree, images: Array) -> Array | None:
-        """The pretrained network's features, if it has a term."""
-        return self.image_features(params, images) if self.image_features else None
+    def image_features(self, params: PyTree, images: Array) -> Array | None:
+        """Features of the pretrained network, or None without its term."""
+        return self.extract_features(params, images) if self.extract_features else None
 
     def _checkpoint(self, apply: Callable) -> Callable:
         if self.remat_policy is None:
@@ -195,7 +168,7 @@ class _Networks(NamedTuple):
 
 
 class _Algorithm(NamedTuple):
-    """The step of `make_train_step`, in parts."""
+    """The parts of the step that `make_train_step` builds."""
 
     networks: _Networks
     generator_tx: optax.GradientTransformation
@@ -216,12 +189,12 @@ class _Algorithm(NamedTuple):
             self._prepare(jax.tree.map(lambda x, i=i: x[i], batch), frozen, rng, i)
             for i in range(batch.image.shape[0])
         )
-        every = []
+        all_metrics = []
         for example in for_discriminator:
             state, metrics = self._update_discriminator(state, example)
-            every.append(metrics)
+            all_metrics.append(metrics)
         state, metrics = self._update_both(state, for_both, frozen)
-        return state, [*every, metrics] if self.every_update else metrics
+        return state, [*all_metrics, metrics] if self.every_update else metrics
 
     def _prepare(
         self, micro_batch: Batch, frozen: FrozenParams, rng: Array, index: int
@@ -237,31 +210,38 @@ class _Algorithm(NamedTuple):
     def _update_discriminator(
         self, state: TrainState, example: _Example
     ) -> tuple[TrainState, Metrics]:
-        judge = self.networks.judge
+        networks = self.networks
 
         def linearize(example: _Example):
-            # The generator's running statistics move with its own updates only.
-            fake, _ = self.networks.draw(state.generator, state.generator_stats, example)
+            # Only the generator's own updates change its running statistics.
+            fake, _ = networks.generate(state.generator, state.generator_stats, example)
 
-            def judge_both(params: PyTree):
+            def discriminate_both(params: PyTree):
                 pairs, texts = _pair(example.real, fake), _pair(example.text, example.text)
-                outputs, spectral = judge(params, state.spectral, pairs, texts)
+                outputs, spectral = networks.discriminate(params, state.spectral, pairs, texts)
                 return _unpair(outputs), spectral
 
-            outputs, pull_back, spectral = jax.vjp(judge_both, state.discriminator, has_aux=True)
+            outputs, pull_back, spectral = jax.vjp(
+                discriminate_both, state.discriminator, has_aux=True
+            )
             return outputs, lambda cotangent: pull_back(cotangent)[0], spectral
 
         outputs, pull_back, spectral = in_parts(linearize, example, self.accumulation_steps)
         cotangent, metrics = jax.grad(
             lambda outputs: self.objectives.d_loss(*outputs, example.text), has_aux=True
         )(outputs)
-        grads = pull_back(cotangent)
+        return self._descend_discriminator(state, pull_back(cotangent), spectral, metrics)
+
+    def _descend_discriminator(
+        self, state: TrainState, grads: PyTree, spectral: PyTree, metrics: Metrics
+    ) -> tuple[TrainState, Metrics]:
         params, optimizer = _descend(
             self.discriminator_tx, grads, state.discriminator_optimizer, state.discriminator
         )
         state = state.replace(
             discriminator=params,
             discriminator_optimizer=optimizer,
+            # All parts of the batch update the same vectors, and find the same.
             spectral=jax.tree.map(lambda x: x[0], spectral),
         )
         return state, metrics | {"d/grad_norm": optax.tree.norm(grads)}
@@ -269,7 +249,7 @@ class _Algorithm(NamedTuple):
     def _update_both(
         self, state: TrainState, example: _Example, frozen: FrozenParams
     ) -> tuple[TrainState, Metrics]:
-        # One forward pass for both players: each loss is differentiated down to the outputs of
+        # One forward pass serves both players: each loss is differentiated down to the outputs of
         # the networks, and only its own cotangent is pulled back through them.
         def linearize(example: _Example):
             return self._linearize_both(state, example, frozen)
@@ -278,76 +258,70 @@ class _Algorithm(NamedTuple):
             linearize, example, self.accumulation_steps
         )
         d_cotangents, d_metrics = jax.grad(self.objectives.d_loss, argnums=(0, 1), has_aux=True)(
-            real.output, fake.output, example.text
+            real.discriminator, fake.discriminator, example.text
         )
         g_cotangent, g_metrics = jax.grad(self.objectives.g_loss, has_aux=True)(
             fake, real, example.text
         )
         d_grads, g_grads = pull_back((d_cotangents, g_cotangent))
 
-        d_params, d_optimizer = _descend(
-            self.discriminator_tx, d_grads, state.discriminator_optimizer, state.discriminator
-        )
-        g_params, g_optimizer = _descend(
+        state, d_metrics = self._descend_discriminator(state, d_grads, spectral, d_metrics)
+        params, optimizer = _descend(
             self.generator_tx, g_grads, state.generator_optimizer, state.generator
         )
-        # Every part moved the statistics on from the same start, and the spectral norms alike.
+        # Every part of the batch updates the running statistics from the same start.
         stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), stats)
-        new = {"params": g_params, BATCH_STATS: stats}
-        state = TrainState(
+        new = {"params": params, BATCH_STATS: stats}
+        state = state.replace(
             step=state.step + 1,
-            generator=g_params,
+            generator=params,
             generator_stats=stats,
-            discriminator=d_params,
-            spectral=jax.tree.map(lambda x: x[0], spectral),
             ema=optax.incremental_update(new, state.ema, 1.0 - self.ema_decay),
-            generator_optimizer=g_optimizer,
-            discriminator_optimizer=d_optimizer,
+            generator_optimizer=optimizer,
         )
-        norms = {
-            "d/grad_norm": optax.tree.norm(d_grads),
-            "g/grad_norm": optax.tree.norm(g_grads),
-        }
-        return state, d_metrics | g_metrics | norms
+        return state, d_metrics | g_metrics | {"g/grad_norm": optax.tree.norm(g_grads)}
 
     def _linearize_both(self, state: TrainState, example: _Example, frozen: FrozenParams):
         """``(real, fake), pull_back, (stats, spectral)`` of a part of the batch.
 
-        ``pull_back`` takes the discriminator's loss to the discriminator and the generator's to
-        the generator. Reals and fakes are judged in two calls, so that the generator's gradient
-        passes through the fakes alone.
+        ``pull_back`` takes the discriminator's loss to the discriminator, and the generator's loss
+        to the generator. The discriminator sees real and fake images in two calls, so that the
+        generator's gradient passes only through the fake ones.
         """
         networks, text = self.networks, example.text
         fake, to_generator, stats = jax.vjp(
-            lambda params: networks.draw(params, state.generator_stats, example),
+            lambda params: networks.generate(params, state.generator_stats, example),
             state.generator,
             has_aux=True,
         )
         real_output, from_real, spectral = jax.vjp(
-            lambda params: networks.judge(params, state.spectral, example.real, text),
+            lambda params: networks.discriminate(params, state.spectral, example.real, text),
             state.discriminator,
             has_aux=True,
         )
         fake_output, from_fake, _ = jax.vjp(
-            lambda params, fake: networks.judge(params, state.spectral, fake, text),
+            lambda params, fake: networks.discriminate(params, state.spectral, fake, text),
             state.discriminator,
             fake,
             has_aux=True,
         )
-        features, from_features = jax.vjp(lambda fake: networks.look(frozen.image, fake), fake)
+        features, from_features = jax.vjp(
+            lambda fake: networks.image_features(frozen.image, fake), fake
+        )
 
         def pull_back(cotangents):
             (d_real, d_fake), g_fake = cotangents
             d_grads = jax.tree.map(jnp.add, from_real(d_real)[0], from_fake(d_fake)[0])
-            towards_fake = from_fake(g_fake.output)[1] + from_features(g_fake.features)[0]
-            return d_grads, to_generator(towards_fake)[0]
+            through_discriminator = from_fake(g_fake.discriminator)[1]
+            g_image = through_discriminator + from_features(g_fake.features)[0]
+            return d_grads, to_generator(g_image)[0]
 
-        real = NetworkOutputs(real_output, networks.look(frozen.image, example.real))
+        real = NetworkOutputs(real_output, networks.image_features(frozen.image, example.real))
         return (real, NetworkOutputs(fake_output, features)), pull_back, (stats, spectral)
 
 
 def _pair(reals: PyTree, fakes: PyTree) -> PyTree:
-    """Both in one batch, in turns: where a batch is split over devices, nothing has to move."""
+    """One batch in which real and fake alternate: no image of a split batch changes its device."""
     return jax.tree.map(
         lambda x, y: jnp.stack([x, y], axis=1).reshape(-1, *x.shape[1:]), reals, fakes
     )
@@ -362,20 +336,3 @@ def _descend(
 ) -> tuple[PyTree, PyTree]:
     updates, optimizer_state = tx.update(grads, optimizer_state, params)
     return optax.apply_updates(params, updates), optimizer_state
-
-
-def make_sample_step(
-    *, generator: nn.Module, encode_text: EncodeText
-) -> Callable[[PyTree, PyTree, Array, Array], UInt8[Array, "b h w 3"]]:
-    """Builds ``sample(ema, text_params, tokens, z) -> images``, 8-bit pixels.
-
-    The generator runs on the moving averages of both its parameters and its running statistics.
-    """
-
-    def sample(
-        ema: PyTree, text_params: PyTree, tokens: Int32[Array, "b t"], z: Float[Array, "b z"]
-    ) -> UInt8[Array, "b h w 3"]:
-        text = encode_text(text_params, tokens)
-        return images.to_uint8(generator.apply(ema, z, *text, train=False))
-
-    return sample

@@ -1,20 +1,27 @@
-"""The few types that every layer shares."""
+"""The types that all layers share."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 PyTree = Any  # Nested containers of arrays; JAX has no type for them.
 
+# Words, sentences and word masks of a batch of captions.
+EncodedText = tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t"]]
+# Frozen networks: ``(params, tokens) -> text`` and ``(params, images in [-1, 1]) -> features``.
+EncodeText = Callable[[PyTree, Int32[Array, "b t"]], EncodedText]
+ExtractFeatures = Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b n"]]
+
 
 class Batch(NamedTuple):
-    """Examples as they travel to the device: bytes of pixels and token ids.
+    """A batch of examples in the form in which it is sent to the devices.
 
-    Training batches carry a leading axis of micro-batches (``d_steps`` of them a step).
+    Training batches have a leading axis of micro-batches, ``d_steps`` of them per step.
 
     Attributes:
       image: RGB pixels, 0..255.
-      tokens: WordPiece ids, ``[CLS] … [SEP]`` then 0 (``[PAD]``) to the fixed length ``t``.
+      tokens: WordPiece ids, ``[CLS] … [SEP]``, padded with 0 (``[PAD]``) to the fixed length ``t``.
     """
 
     image: UInt8[Array, "*m b h w 3"]

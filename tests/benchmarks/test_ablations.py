@@ -11,11 +11,10 @@ import pytest
 
 import xmc_jax.experiment
 from configs import ablations
-from tests import small_run
-from tests.small_experiment import BATCH, NUM_TOKENS, VOCABULARY, make_experiment
+from tests import small_run, small_step
+from tests.small_experiment import BATCH, make_experiment
 from xmc_jax.parallel import sharding
 from xmc_jax.train_state import create_train_state
-from xmc_jax.types import Batch
 
 ROWS = [*ablations.TERMS, *ablations.OTHERS]
 # Every row traces a step of its own, which takes seconds. The other rows combine parts of these.
@@ -26,12 +25,7 @@ METRIC_OF = {"s": "sentence", "w": "word", "d": "image_d", "vgg": "image_pretrai
 
 
 def make_batch(experiment, seed):
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (1, BATCH, 32, 32, 3))
-    tokens = rng.integers(1, VOCABULARY, (1, BATCH, NUM_TOKENS))
-    return sharding.put_batch(
-        Batch(np.uint8(pixels), np.int32(tokens)), experiment.mesh, batch_axis=1
-    )
+    return sharding.put_batch(small_step.make_batch(1, BATCH, seed), experiment.mesh, batch_axis=1)
 
 
 @functools.cache

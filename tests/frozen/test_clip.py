@@ -33,7 +33,7 @@ def pixels():
 
 
 def cosines(clip, pixels, captions):
-    """Of every picture and every caption."""
+    """Of every image and every caption."""
     a = jax.jit(clip.embed_images)(clip.image_params, images.from_uint8(jnp.asarray(pixels)))
     b = jax.jit(clip.embed_captions)(clip.caption_params, clip.tokenize(captions))
     a, b = (np.asarray(x, np.float64) for x in (a, b))
@@ -53,7 +53,7 @@ def test_embeddings_are_those_of_keras_hub(preset, clip, pixels):
         logits = backbone.predict(inputs, verbose=0)["vision_logits"]
     ours = cosines(clip, pixels, CAPTIONS)
     np.testing.assert_allclose(ours / 0.07, logits, rtol=1e-4, atol=1e-4)
-    assert np.ptp(ours) > 0.01  # Pictures and captions differ.
+    assert np.ptp(ours) > 0.01  # Images and captions differ.
     np.testing.assert_array_equal(clip.tokenize(CAPTIONS), inputs["token_ids"])
 
 
@@ -66,10 +66,10 @@ def test_tokens(clip):
     cat = [start, *(ids[piece] for piece in ("a</w>", "red</w>", "c", "a", "t</w>", ".</w>")), end]
     for row, pieces in zip(rows, (red, cat), strict=False):
         assert row.tolist() == pieces + [0] * (presets.CAPTION_LENGTH - len(pieces))
-    assert rows[2][-1] == end  # Cut, and still with an end.
+    assert rows[2][-1] == end  # Cut, but with an end.
 
 
-def test_pictures_are_resized_as_by_pillow(rng):
+def test_images_are_resized_as_by_pillow(rng):
     pixels = rng.integers(0, 256, (1, 80, 80, 3), np.uint8)
     for side in (32, 224):
         ours = resize(images.from_uint8(jnp.asarray(pixels)), side, "cubic")[0]
@@ -78,7 +78,7 @@ def test_pictures_are_resized_as_by_pillow(rng):
         assert difference.max() <= 1 and difference.mean() < 0.01
 
 
-def test_pictures_of_any_size(clip, pixels):
+def test_images_of_any_size(clip, pixels):
     large = np.stack([np.asarray(Image.fromarray(p).resize((96, 96))) for p in pixels])
     small = np.stack(
         [np.asarray(Image.fromarray(p).resize((32, 32), Image.BICUBIC)) for p in large]
@@ -112,7 +112,7 @@ def test_a_preset_without_converter_takes_pixels_as_the_original(folder, clip, p
     )
 
 
-def test_what_is_no_clip(folder):
+def test_other_folders_are_refused(folder):
     with pytest.raises(UserError, match=r"eval\.clip='nowhere' is neither .* clip_vit_base"):
         load_clip("nowhere", field="config.eval.clip")
     (folder / "empty").mkdir()
@@ -125,7 +125,7 @@ def test_what_is_no_clip(folder):
         load_clip(str(folder / "bert"))
 
 
-def test_a_vocabulary_of_another_network(folder):
+def test_the_vocabulary_of_another_network_is_refused(folder):
     larger = ["cat</w>", *presets.PIECES]
-    with pytest.raises(UserError, match="58 pieces does not .* which knows 57"):
+    with pytest.raises(UserError, match="58 pieces does not .* which has 57"):
         load_clip(presets.write_clip(folder / "larger", pieces=larger))

@@ -37,7 +37,7 @@ def pixels(rng):
     return rng.integers(0, 256, (3, side, side, 3), np.uint8)
 
 
-def test_images_do_not_see_each_other(detect, pixels):
+def test_scores_of_an_image_do_not_depend_on_the_others(detect, pixels):
     scores = detect(pixels)
     assert scores.shape == (3, 80) and scores.min() == 0.0 and 0.0 < scores.max() <= 1.0
     assert np.abs(scores[0] - scores[1]).max() > 1e-4
@@ -47,7 +47,7 @@ def test_images_do_not_see_each_other(detect, pixels):
 @pytest.mark.long
 def test_detections_are_those_of_keras_hub(preset, detect, pixels):
     backbone = keras_hub.models.DFineBackbone.from_preset(preset)
-    # All boxes, none suppressed: what a random network sees is not sure of anything.
+    # All boxes, none suppressed: a random network has low scores everywhere.
     decoder = keras_hub.layers.NonMaxSuppression(
         "yxyx", from_logits=True, iou_threshold=1.0, confidence_threshold=0.0, max_detections=6
     )
@@ -64,7 +64,7 @@ def test_detections_are_those_of_keras_hub(preset, detect, pixels):
     assert (expected > 0).sum() >= 3 and np.ptp(expected[expected > 0]) > 0
 
 
-def test_what_is_no_detector_of_coco(folder):
+def test_other_folders_are_refused(folder):
     with pytest.raises(UserError, match=r"eval\.detector='no' is neither .* dfine_nano_coco"):
         load_detector("no", field="config.eval.detector")
     (folder / "empty").mkdir()

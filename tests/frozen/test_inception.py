@@ -1,4 +1,4 @@
-"""metrics/inception.py against both reference implementations, with the same seeded weights."""
+"""inception.py against both reference implementations, with the same seeded weights."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def found(golden, state):
-    """Pooled features of every layer that the golden file knows: ``{reference: {dims: rows}}``."""
+    """Pooled features of all recorded layers: ``{reference: {dims: rows}}``."""
     fed = [np.asarray(feed(jnp.asarray(golden[name]))) for feed in FEEDS.values() for name in NAMES]
 
     @jax.jit
@@ -75,7 +75,7 @@ def test_equals_torch_fidelity(golden, found, state):
 
 
 def test_the_two_inputs_differ(found):
-    """Were they the same, the tests above would not tell them apart."""
+    """Otherwise the tests above could not tell them apart."""
     one, other = found["pytorch_fid"]["2048"], found["torch_fidelity"]["2048"]
     assert relative_error(one, other) > 1e-3
 

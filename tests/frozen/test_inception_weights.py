@@ -1,4 +1,4 @@
-"""inception_weights.py: PyTorch's formats without PyTorch, and no calls that a pickle asks for."""
+"""inception_weights.py reads the formats of PyTorch, and calls nothing that a pickle names."""
 
 import hashlib
 import io
@@ -55,7 +55,7 @@ def test_a_whole_file(tmp_path):
 )
 def test_other_contents_are_named(tmp_path, monkeypatch, legacy, change, words):
     small = {"fc.weight": (1008, 2), "fc.bias": (1008,)}
-    monkeypatch.setattr("xmc_jax.metrics.inception_weights.entries", lambda: small)
+    monkeypatch.setattr("xmc_jax.frozen.inception_weights.entries", lambda: small)
     state = {name: np.zeros(shape, np.float32) for name, shape in small.items()} | change
     state = {name: x for name, x in state.items() if x is not None}
     (tmp_path / "weights.pth").write_bytes(encode(state, legacy=legacy))

@@ -1,4 +1,4 @@
-"""text_encoder.py and tokenizer.py against the original implementation's golden numbers."""
+"""text_encoder.py and tokenizer.py against recorded results of the original implementation."""
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ def test_weights_are_arguments(minilm):
     )
 
 
-def test_nothing_is_drawn_and_shards_equal_the_whole(minilm):
+def test_nothing_is_random_and_shards_equal_the_whole(minilm):
     tokens = jnp.asarray(GOLDEN["tokens_17"][:8])
     assert "random" not in str(jax.make_jaxpr(minilm.apply)(minilm.params, tokens))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -81,7 +81,7 @@ def test_nothing_is_drawn_and_shards_equal_the_whole(minilm):
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_more_tokens_than_positions_are_one_clear_line(minilm):
+def test_more_tokens_than_positions_are_refused_in_one_line(minilm):
     with pytest.raises(UserError, match="num_tokens=513: this encoder has positions for 512"):
         jax.eval_shape(minilm.apply, minilm.params, jnp.ones((1, 513), jnp.int32))
 
@@ -129,7 +129,7 @@ def test_a_keras_hub_preset_folder(keras_preset):
 
 
 def test_a_keras_hub_preset_by_name(keras_preset, monkeypatch):
-    """Keras fetches single files through kagglehub, which answers from a folder here."""
+    """Keras downloads single files through kagglehub, which is replaced by a folder here."""
     folder, backbone = keras_preset
 
     def download(handle, path):
@@ -143,7 +143,7 @@ def test_a_keras_hub_preset_by_name(keras_preset, monkeypatch):
         raise OSError("no route to host\nand more")
 
     monkeypatch.setattr(kagglehub, "model_download", unreachable)
-    with pytest.raises(UserError, match="could not be fetched: no route to host$"):
+    with pytest.raises(UserError, match="could not be downloaded: no route to host$"):
         load_text_encoder("bert_tiny_en_uncased")
 
 
@@ -211,17 +211,17 @@ def refusal(folder):
     return str(error.value)
 
 
-def test_faulty_hugging_face_folders_are_one_clear_line_each(tmp_path, rng):
+def test_faulty_hugging_face_folders_are_refused_in_one_line(tmp_path, rng):
     weights = bert.weights(rng)
     folder = tmp_path / "bert"
     bert.write(folder, weights, {**bert.CONFIG, "hidden_act": "relu"})
     assert "hidden_act='relu' is not a kind of GELU" in refusal(folder)
     bert.write(folder, weights, {**bert.CONFIG, "model_type": "roberta"})
-    assert "is not a BERT: Saved preset has type `RobertaBackbone`" in refusal(folder)
+    assert "does not hold a BERT: Saved preset has type `RobertaBackbone`" in refusal(folder)
     bert.write(folder, weights, vocabulary=[*bert.VOCABULARY, "more"])
-    assert "holds 9 word pieces, the encoder beside it 8" in refusal(folder)
+    assert "has 9 word pieces, but its encoder has 8" in refusal(folder)
     bert.write(folder, weights, vocabulary=bert.VOCABULARY[1:])
-    assert "begins with '[UNK]'; it has to begin with '[PAD]'" in refusal(folder)
+    assert "begins with '[UNK]'; it must begin with '[PAD]'" in refusal(folder)
     bert.write(folder, {k: w for k, w in weights.items() if k != "pooler.dense.bias"})
     assert "File does not contain tensor pooler.dense.bias" in refusal(folder)
     bert.write(folder, weights)
@@ -231,13 +231,13 @@ def test_faulty_hugging_face_folders_are_one_clear_line_each(tmp_path, rng):
     assert "has no vocabulary; put vocab.txt into it" in refusal(folder)
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    assert "is not a BERT" in refusal(folder)
+    assert "does not hold a BERT" in refusal(folder)
 
 
-def test_a_missing_folder_is_one_clear_line():
-    with pytest.raises(UserError, match="text.encoder='/no/such' is neither a folder.*minilm"):
+def test_a_missing_folder_is_refused_in_one_line():
+    with pytest.raises(UserError, match="text.encoder='/no/such' is neither the folder.*minilm"):
         load_text_encoder("/no/such")
 
 
-def test_a_folder_without_a_bert_is_one_clear_line(tmp_path):
-    assert "is not a BERT" in refusal(tmp_path)
+def test_a_folder_without_a_bert_is_refused_in_one_line(tmp_path):
+    assert "does not hold a BERT" in refusal(tmp_path)

@@ -1,10 +1,10 @@
-"""frozen/weights.py: networks whose weights are read are not drawn first."""
+"""weights.py: networks whose weights are read start with zeros."""
 
 import keras
 import numpy as np
 import pytest
 
-from xmc_jax.frozen.weights import not_drawn
+from xmc_jax.frozen.weights import zero_initializers
 
 
 def kernel_of(initializer):
@@ -14,8 +14,8 @@ def kernel_of(initializer):
 
 
 @pytest.mark.parametrize("initializer", ["glorot_uniform", "he_normal", "truncated_normal"])
-def test_only_inside_of_it_nothing_is_drawn(initializer):
-    with pytest.raises(KeyError), not_drawn():
+def test_weights_are_zero_only_in_the_context(initializer):
+    with pytest.raises(KeyError), zero_initializers():
         assert not kernel_of(initializer).any()
         raise KeyError
     assert kernel_of(initializer).all()

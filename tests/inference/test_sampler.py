@@ -1,11 +1,23 @@
-"""sampling.py: a picture depends on its caption, seed and index, and on nothing else."""
+"""sampler.py: an image depends on its caption, the seed and its index, and on nothing else."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import small_run
-from tests.small_experiment import NUM_TOKENS, VOCABULARY, make_experiment
-from xmc_jax.inference.sampler import Sampler, batch_sizes, make_noise
+from tests.small_experiment import make_experiment
+from tests.small_step import (
+    GENERATOR,
+    NUM_TOKENS,
+    RESOLUTION,
+    VOCABULARY,
+    encode_text,
+    make_batch,
+    make_frozen,
+    make_state,
+)
+from xmc_jax.inference.sampler import Sampler, batch_sizes, make_noise, make_sample_step
 
 
 def test_noise_depends_on_seed_and_index_alone():
@@ -35,8 +47,8 @@ def test_batch_sizes(largest, num_devices, sizes):
     assert batch_sizes(largest, num_devices) == sizes
 
 
-def test_any_number_of_captions_few_programs_same_pictures():
-    """Two devices, batches of eight: one to twenty captions."""
+def test_any_number_of_captions_few_programs_same_images():
+    """Two devices, batches of eight, one to twenty captions."""
     experiment = make_experiment("none", num_devices=2)
     ema = small_run.draw_state(experiment.abstract_ema())
     tokens = np.random.default_rng(0).integers(1, VOCABULARY, (20, NUM_TOKENS)).astype(np.int32)
@@ -49,3 +61,15 @@ def test_any_number_of_captions_few_programs_same_pictures():
     assert sampler._step._cache_size() <= len(batch_sizes(8, 2)) == 2
     shifted = sampler(ema, tokens[5:9], seed=3, first_index=5)
     assert np.abs(shifted.astype(int) - whole[5:9]).max() <= 1
+
+
+def test_images_come_from_both_averages():
+    text = make_frozen().text
+    ema = make_state().ema
+    sample = jax.jit(make_sample_step(generator=GENERATOR, encode_text=encode_text))
+    tokens, z = make_batch().tokens[0], jax.random.normal(jax.random.key(0), (8, 4))
+    base = sample(ema, text, tokens, z)
+    assert base.shape == (8, RESOLUTION, RESOLUTION, 3) and base.dtype == jnp.uint8
+    for name in ("params", "batch_stats"):
+        changed = ema | {name: jax.tree.map(lambda x: 2 * x + 1, ema[name])}
+        assert np.any(sample(changed, text, tokens, z) != base)

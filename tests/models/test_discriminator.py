@@ -20,7 +20,7 @@ def init(discriminator, d=8, b=2):
 
 
 def run(method, *args, train=False, **options):
-    """One program instead of hundreds of little ones."""
+    """One program instead of hundreds of small ones."""
     return jax.jit(functools.partial(method, train=train, **options))(*args)
 
 
@@ -49,7 +49,7 @@ def test_output_shapes(resolution, regions):
 
 
 def test_no_image_sees_another():
-    """Hence reals and fakes may be judged in one call or in two."""
+    """Therefore real and fake images may be passed in one call or in two."""
     discriminator = Discriminator(resolution=32, width=2, region_resolution=8)
     variables, images, sentence = init(discriminator, b=4)
     whole = run(discriminator.apply, variables, images, sentence)
@@ -60,7 +60,7 @@ def test_no_image_sees_another():
 
 @pytest.mark.parametrize(("head", "layers"), [("none", 0), ("linear", 1), ("mlp", 2)])
 def test_contrastive_heads(head, layers):
-    """They project embedding and regions, each as wide as it was, and leave the logit alone."""
+    """They project embedding and regions without changing their widths, and not the logit."""
     make = functools.partial(Discriminator, resolution=32, width=2, region_resolution=8)
     plain_variables, images, sentence = init(make())
     variables, *_ = init(make(contrastive_head=head))
@@ -87,7 +87,7 @@ def test_contrastive_heads(head, layers):
 
 
 def test_unknown_head_is_refused():
-    with pytest.raises(ValueError, match="head is one of none, linear, mlp, not 'deep'"):
+    with pytest.raises(ValueError, match="contrastive_head='deep' is not one of none, linear, mlp"):
         Discriminator(resolution=32, width=2, contrastive_head="deep")
 
 
@@ -96,7 +96,7 @@ def test_logit_is_linear_plus_projection():
     variables, images, sentence = init(discriminator)
     out = run(discriminator.apply, variables, images, sentence)
     zero = run(discriminator.apply, variables, images, jnp.zeros_like(sentence))
-    # With a zero sentence only the projection's bias, zero at the start, is left.
+    # With a zero sentence only the bias of the projection is left, which is zero at first.
     difference = jnp.sum(out.embedding * out.sentence, axis=-1)
     np.testing.assert_allclose(out.logits - zero.logits, difference, rtol=1e-3, atol=1e-3)
 
@@ -164,6 +164,29 @@ def test_gradient_of_spectral_norm_stops_at_u_and_v():
         return jnp.sum((w / jnp.squeeze(v @ w @ u.T)) ** 3)
 
     np.testing.assert_allclose(jax.grad(got)(w), jax.grad(want)(w), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [SpectralDense(7), SpectralConv(7, 1), SpectralConv(7, 3), SpectralConv(7, 3, pool=True)],
+)
+@pytest.mark.parametrize("channels", [3, 8])  # Those of an image, and of a feature map.
+def test_kernel_of_zeros_stays_finite(layer, channels):
+    """The released code adds an epsilon to the norm; without it, 0 / 0 would be NaN."""
+    shape = (3, channels) if isinstance(layer, SpectralDense) else (2, 4, 4, channels)
+    x = jax.random.normal(jax.random.key(1), shape)
+    variables = run(layer.init, {"params": jax.random.key(0)}, x)
+    kernel = jnp.zeros_like(variables["params"]["kernel"])
+    params = {"kernel": kernel, "bias": jnp.ones(7)}
+
+    @jax.jit
+    def apply(params, x):
+        return layer.apply({**variables, "params": params}, x, train=True, mutable=["spectral"])
+
+    y, pull_back, moved = jax.vjp(apply, params, x, has_aux=True)
+    np.testing.assert_array_equal(y, 1.0)  # The bias alone.
+    gradients = pull_back(jnp.ones_like(y))
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves((gradients, moved)))
 
 
 def test_regions_must_be_a_feature_map():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from xmc_jax.attention import attend_words
+from xmc_jax.models import generator as generator_module
 from xmc_jax.models.generator import Generator
 from xmc_jax.models.layers import Condition, ConditionalBatchNorm
 from xmc_jax.models.ops.resampling import upsample
@@ -24,7 +25,7 @@ def init(generator, d=8, t=5, b=2):
 
 
 def run(method, *args, train=False, **options):
-    """One program instead of hundreds of little ones."""
+    """One program instead of hundreds of small ones."""
     return jax.jit(functools.partial(method, train=train, **options))(*args)
 
 
@@ -41,7 +42,7 @@ def test_parameter_counts_of_the_released_model():
 
 @pytest.mark.parametrize("resolution", [32, 64])
 @pytest.mark.parametrize("modulation", ["attentional", "self"])
-def test_draws_images_in_range(resolution, modulation):
+def test_images_are_in_range(resolution, modulation):
     generator = Generator(resolution=resolution, width=2, z_dim=4, modulation=modulation)
     variables, inputs = init(generator)
     images, moved = run(generator.apply, variables, *inputs, train=True, mutable=["batch_stats"])
@@ -72,7 +73,7 @@ def test_every_input_reaches_the_image():
         assert np.max(np.abs(other - base)) > 1e-4
 
 
-def test_words_beyond_the_mask_never_matter():
+def test_words_beyond_the_mask_have_no_effect():
     generator = Generator(resolution=32, width=2, z_dim=4)
     variables, (z, words, sentence, mask) = init(generator)
     poisoned = jnp.where(mask[..., None], words, jnp.nan)
@@ -92,7 +93,7 @@ def test_words_beyond_the_mask_never_matter():
 
 
 def test_modulation_equals_the_plain_formulation(rng):
-    """1x1 convolutions of the full-resolution map of concat(context, vector), as published."""
+    """1x1 convolutions of concat(context, vector) at full resolution, as published."""
     b, side, t, d, k, c = 2, 4, 5, 6, 3, 7
     x = jnp.float32(rng.normal(size=(b, 2 * side, 2 * side, c)))
     vector = jnp.float32(rng.normal(size=(b, k)))
@@ -116,12 +117,10 @@ def test_modulation_equals_the_plain_formulation(rng):
     np.testing.assert_allclose(got, jax.nn.relu(want), atol=2e-5)
 
 
-def test_the_attention_read_by_the_generator_is_the_papers(monkeypatch):
-    """With the factored map multiplied out, the generator's context is `attend_words`."""
+def test_the_attention_of_the_generator_is_that_of_the_paper(monkeypatch):
+    """The product of the factors that the generator keeps is `attend_words`."""
     seen = {}
-    from xmc_jax.models import generator as module
-
-    real = module.word_attention
+    real = generator_module.word_attention
 
     def spy(regions, words, mask):
         seen["context"] = attend_words(regions, words, mask, gamma=15.0)
@@ -130,7 +129,7 @@ def test_the_attention_read_by_the_generator_is_the_papers(monkeypatch):
 
     generator = Generator(resolution=32, width=2, z_dim=4)
     variables, inputs = init(generator)
-    monkeypatch.setattr(module, "word_attention", spy)
+    monkeypatch.setattr(generator_module, "word_attention", spy)
     generator.apply(variables, *inputs, train=False)
     weights, keys = seen["factors"]
     assert weights.shape[1] == 16 * 16
@@ -141,10 +140,10 @@ def test_the_attention_read_by_the_generator_is_the_papers(monkeypatch):
 
 @pytest.mark.parametrize("resolution", [8, 48])
 def test_unknown_resolution_is_refused(resolution):
-    with pytest.raises(ValueError, match=f"resolution {resolution}; there is one for 32, 64"):
+    with pytest.raises(ValueError, match=f"resolution={resolution} is not one of 32, 64"):
         Generator(resolution=resolution, width=2, z_dim=4)
 
 
 def test_unknown_modulation_is_refused():
-    with pytest.raises(ValueError, match="'attentional' or 'self'"):
+    with pytest.raises(ValueError, match="modulation='words' is not one of attentional, self"):
         Generator(resolution=32, width=2, z_dim=4, modulation="words")

@@ -1,4 +1,4 @@
-"""layers.py: the rewritten blocks equal the plain ones, and the basic shapes of things."""
+"""layers.py: the blocks equal those of the paper, written out plainly."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def convolve(x, params):
 
 
 def test_generator_block_equals_the_plain_one():
-    """Upsample, then every convolution, at full resolution, as published."""
+    """Upsampling first, then every convolution at full resolution, as published."""
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 6))
     condition = Condition(jax.random.normal(jax.random.key(1), (2, 5)))
     block = GeneratorBlock(3)
@@ -46,7 +46,7 @@ def test_generator_block_equals_the_plain_one():
 
 
 def test_discriminator_block_equals_the_plain_one():
-    """Every convolution at full resolution, then the mean, as published."""
+    """Every convolution at full resolution, then the 2x2 mean, as published."""
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 6))
     block = DiscriminatorBlock(3, downsample=True)
     variables = block.init({"params": jax.random.key(2)}, x, train=False)

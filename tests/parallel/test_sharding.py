@@ -1,4 +1,4 @@
-"""sharding.py on eight fake devices, and the step on them against the step on one."""
+"""sharding.py on eight fake devices, and the training step on them against that on one."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.test_train_step import assert_same_step, init, make_batch, make_frozen, make_step
+from tests.small_step import assert_same_step, make_batch, make_frozen, make_state, make_step
 from xmc_jax import losses
 from xmc_jax.errors import UserError
 from xmc_jax.models.ops import convolution, resampling
@@ -42,8 +42,8 @@ def test_put_batch_splits_the_batch_axis():
     ],
     ids=["from few channels", "to few channels", "smallest maps"],
 )
-def test_forms_for_gpus_exchange_gradients_of_kernels_alone(form, side, kernel):
-    """They gather pixels: of images on their own device."""
+def test_forms_for_gpus_exchange_only_gradients_of_kernels(form, side, kernel):
+    """They gather pixels only of images on the same device."""
     mesh = sharding.make_mesh()
     split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     kernel = jax.ShapeDtypeStruct(kernel, np.float32, sharding=whole)
@@ -90,31 +90,31 @@ def test_divisible_batch_passes():
 
 @functools.cache
 def make_run(num_devices, fsdp=1, **options):
-    """``(homes, step, batch, frozen)`` on the first so many devices."""
+    """``(shardings, step, batch, frozen)`` on the first devices."""
     mesh = sharding.make_mesh(jax.devices()[:num_devices], fsdp=fsdp)
-    homes = jax.tree.map(lambda x: sharding.parameter_sharding(mesh, x.shape), init())
+    shardings = jax.tree.map(lambda x: sharding.parameter_sharding(mesh, x.shape), make_state())
     frozen = sharding.put(make_frozen(), sharding.replicated(mesh))
-    step = jax.jit(make_step(mesh=mesh, **options), out_shardings=(homes, None))
-    return homes, step, sharding.put_batch(make_batch(1, b=16), mesh, batch_axis=1), frozen
+    step = jax.jit(make_step(mesh=mesh, **options), out_shardings=(shardings, None))
+    return shardings, step, sharding.put_batch(make_batch(1, b=16), mesh, batch_axis=1), frozen
 
 
 @functools.cache
 def run_on(num_devices, fsdp=1, **options):
     """The state and the metrics after one step."""
-    homes, step, batch, frozen = make_run(num_devices, fsdp, **options)
-    state = jax.tree.map(sharding.put, jax.device_get(init()), homes)
+    shardings, step, batch, frozen = make_run(num_devices, fsdp, **options)
+    state = jax.tree.map(sharding.put, jax.device_get(make_state()), shardings)
     return step(state, batch, frozen, jax.random.key(3))
 
 
 @pytest.fixture
 def split_small(monkeypatch):
-    """Parameters of small networks are split as those of large ones are."""
+    """Splits parameters of small networks like those of large ones."""
     monkeypatch.setattr(sharding, "_SMALLEST_SPLIT", 32)
 
 
 @pytest.mark.parametrize("num_devices", [pytest.param(2, marks=pytest.mark.long), 8])
 def test_one_and_many_devices_agree(num_devices):
-    """Loss, parameters after SGD (hence gradients), BN statistics, spectral norms: all of it."""
+    """Losses, parameters after SGD (hence gradients), batch statistics and spectral norms."""
     assert_same_step(run_on(num_devices), run_on(1))
 
 
@@ -128,7 +128,7 @@ def test_split_parameters_change_no_number(split_small, num_devices, fsdp):
 
 @pytest.fixture(scope="module")
 def saved(folder):
-    """A folder with what eight devices saved after one step, the state, and what they did next."""
+    """The checkpoint of eight devices after one step, their state, and their next step."""
     _, step, batch, frozen = make_run(8)
     state, _ = run_on(8)
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -145,17 +145,19 @@ def saved(folder):
         pytest.param(8, 8, marks=pytest.mark.long),
     ],
 )
-def test_saved_on_eight_devices_training_goes_on_elsewhere(saved, split_small, num_devices, fsdp):
-    """The same state to the last bit, and the same next step of the same global batch."""
+def test_training_continues_on_other_devices(
+    saved, split_small, num_devices, fsdp
+):
+    """The state is the same to the last bit, and so is the next step of the same batch."""
     directory, before, after = saved
-    homes, step, batch, frozen = make_run(num_devices, fsdp)
+    shardings, step, batch, frozen = make_run(num_devices, fsdp)
     abstract = jax.tree.map(
-        lambda x, home: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=home), before, homes
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), before, shardings
     )
     with Checkpoints(directory, read_only=True) as checkpoints:
         state = checkpoints.restore(abstract)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(before))
-    assert jax.tree.map(lambda x: x.sharding, state) == homes
+    assert jax.tree.map(lambda x: x.sharding, state) == shardings
     assert_same_step(step(state, batch, frozen, jax.random.key(3)), after)
 
 
@@ -191,8 +193,8 @@ def test_eight_devices_accumulate_as_one_does():
     assert_same_step(*(run_on(n, accumulation_steps=2) for n in (8, 1)))
 
 
-def test_word_term_on_eight_devices_moves_words_and_sums_of_scores_alone():
-    """And no device holds a tensor over all images, all captions, regions and words."""
+def test_word_term_on_eight_devices_moves_only_words_and_sums_of_scores():
+    """And no device holds a tensor over all images, captions, regions and words."""
     mesh = sharding.make_mesh()
     b, r, t, d = 64, 16, 5, 6
     _, word_nce = make_contrastive_terms(mesh, 0)

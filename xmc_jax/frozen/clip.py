@@ -1,6 +1,6 @@
-"""The frozen CLIP (Radford et al. 2021): a keras-hub preset as two pure functions and weights.
+"""A frozen CLIP (Radford et al. 2021): a keras-hub preset as two pure functions and weights.
 
-It judges whether pictures and captions fit, see `metrics.r_precision`.
+It measures how well images fit captions, see `metrics.r_precision`.
 """
 
 import re
@@ -26,18 +26,18 @@ _SCALING = presets.PixelScaling(
 
 
 class Clip(NamedTuple):
-    """A frozen CLIP; embeddings of pictures and captions that fit point the same way.
+    """A frozen CLIP. An image and a caption fit if their embeddings have a large cosine.
 
     Attributes:
-      embed_images: ``(image_params, images in [-1, 1]) -> embeddings``, pure. Square images, of any
-        size: resized to the network's (bicubic, antialiased, as the original's pictures are).
+      embed_images: ``(image_params, images in [-1, 1]) -> embeddings``, pure. Square images of any
+        size are resized to that of the network (bicubic, antialiased, as for the original CLIP).
       embed_captions: ``(caption_params, tokens) -> embeddings``, pure.
-      tokenize: Captions to token ids, ``<|startoftext|> pieces <|endoftext|>`` and then 0; white
-        space is collapsed, and a caption that is too long is cut.
-      image_params: Weights; hand them to jitted functions as arguments.
+      tokenize: Captions to token ids, ``<|startoftext|> pieces <|endoftext|>`` padded with 0. White
+        space is collapsed, and captions that are too long are cut.
+      image_params: Weights; pass them to jitted functions as arguments.
       caption_params: Likewise.
-      name: The preset's name, or that of its folder.
-      fingerprint: sha256 of both towers' weights.
+      name: The name of the preset or of its folder.
+      fingerprint: sha256 of the weights of both towers.
     """
 
     embed_images: Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b d"]]
@@ -55,10 +55,10 @@ def load_clip(preset: str, *, field: str = "preset") -> Clip:
     Args:
       preset: Folder of a keras-hub preset, or its name, e.g. ``clip_vit_base_patch32``, which Keras
         downloads.
-      field: Who names the preset, for messages.
+      field: The config field of the preset, for messages.
 
     Raises:
-      UserError: there is no such preset, it is no CLIP, or its vocabulary does not fit.
+      UserError: There is no such preset, it is not a CLIP, or its vocabulary does not fit.
     """
     backbone = presets.load_preset(
         keras_hub.models.CLIPBackbone, preset, field=field, kind="a CLIP"
@@ -78,7 +78,7 @@ def load_clip(preset: str, *, field: str = "preset") -> Clip:
 
 
 def _towers(backbone: keras_hub.models.CLIPBackbone) -> tuple[keras.Model, keras.Model]:
-    """The two halves of a CLIP, each with its own weights alone."""
+    """The image and the caption tower of a CLIP, each with only its own weights."""
     images = keras.Input(backbone.vision_encoder.image_shape)
     tokens = keras.Input((None,), dtype="int32")
     return (
@@ -91,7 +91,7 @@ def _make_embed_images(tower: keras.Model, side: int, scaling: presets.PixelScal
     apply = presets.make_apply(tower)
 
     def embed_images(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        # Antialiased, which keras-hub's own converter is not: CLIP learned from Pillow's pictures.
+        # CLIP was trained on images that Pillow resized, antialiased. keras-hub's converter is not.
         return apply(params, scaling(presets.resize(images, side, "cubic")))
 
     return embed_images
@@ -103,11 +103,11 @@ def _load_tokenizer(preset: str, text_encoder, field: str):
     )
     length, size = text_encoder.max_sequence_length, text_encoder.vocabulary_size
     start, end = tokenizer.start_token_id, tokenizer.end_token_id
-    # The network reads a caption's embedding where its largest id is.
+    # The network takes the embedding of a caption at the position of its largest id.
     if tokenizer.vocabulary_size() > size or end != max(tokenizer.vocabulary.values()):
         raise UserError(
             f"{field}={preset!r}: its vocabulary of {tokenizer.vocabulary_size()} pieces does not "
-            f"belong to its network, which knows {size}, the end of a caption being the last"
+            f"belong to its network, which has {size}, the last of which ends a caption"
         )
 
     def tokenize(captions: Sequence[str]) -> Int32[np.ndarray, "b t"]:

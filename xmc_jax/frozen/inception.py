@@ -1,10 +1,10 @@
 """The Inception network of the Fréchet Inception distance (Heusel et al. 2017), in Flax.
 
-It is the TensorFlow graph of 2015-12-05, as pytorch-fid and torch-fidelity carry it, and differs
-from the usual InceptionV3: averages of padded pools leave the padding out, the last block pools by
-the maximum, there are 1008 classes. Parameters have the names of that port's weight file.
+This is the TensorFlow graph of 2015-12-05, as ported by pytorch-fid and torch-fidelity. It differs
+from the usual InceptionV3: average pools exclude the padding, the last block has a maximum pool,
+and there are 1008 classes. Parameters have the names in the weight file of the port.
 
-The two ports feed pictures to it in two ways, which move every number: `pytorch_fid_input` and
+The two ports prepare images differently, which changes every number: `pytorch_fid_input` and
 `torch_fidelity_input`.
 """
 
@@ -23,12 +23,12 @@ INPUT_SIDE = 299
 NUM_FEATURES = 2048
 NUM_CLASSES = 1008
 
-# Accelerators would multiply in lower precision: features would be off in the second digit.
+# With the lower default precision of accelerators, features would differ in the second digit.
 _PRECISION = jax.lax.Precision.HIGHEST
 
 
 class _Conv(NamedTuple):
-    """A convolution, its batch normalisation and a ReLU; of stride 2 without padding."""
+    """A convolution, its batch normalisation and a ReLU. With stride 2 there is no padding."""
 
     name: str
     features: int
@@ -37,62 +37,49 @@ class _Conv(NamedTuple):
 
 
 class _Fork(NamedTuple):
-    """Convolutions of one input, whose results are laid side by side."""
+    """Convolutions of the same input, whose results are concatenated."""
 
     convs: tuple[_Conv, ...]
 
 
+def _convs(name: str, *sizes: tuple[int, ...]) -> tuple[_Conv, ...]:
+    """Convolutions in sequence, ``(features, rows, columns[, stride])``, numbered if several."""
+    names = [f"{name}_{i + 1}" for i in range(len(sizes))] if len(sizes) > 1 else [name]
+    return tuple(
+        _Conv(name, features, (rows, columns), *stride)
+        for name, (features, rows, columns, *stride) in zip(names, sizes, strict=True)
+    )
+
+
 def _block_a(pooled: int) -> tuple:
     return (
-        (_Conv("branch1x1", 64, (1, 1)),),
-        (_Conv("branch5x5_1", 48, (1, 1)), _Conv("branch5x5_2", 64, (5, 5))),
-        (
-            _Conv("branch3x3dbl_1", 64, (1, 1)),
-            _Conv("branch3x3dbl_2", 96, (3, 3)),
-            _Conv("branch3x3dbl_3", 96, (3, 3)),
-        ),
-        ("average", _Conv("branch_pool", pooled, (1, 1))),
+        _convs("branch1x1", (64, 1, 1)),
+        _convs("branch5x5", (48, 1, 1), (64, 5, 5)),
+        _convs("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3)),
+        ("average", *_convs("branch_pool", (pooled, 1, 1))),
     )
 
 
 _BLOCK_B = (
-    (_Conv("branch3x3", 384, (3, 3), 2),),
-    (
-        _Conv("branch3x3dbl_1", 64, (1, 1)),
-        _Conv("branch3x3dbl_2", 96, (3, 3)),
-        _Conv("branch3x3dbl_3", 96, (3, 3), 2),
-    ),
+    _convs("branch3x3", (384, 3, 3, 2)),
+    _convs("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3, 2)),
     ("shrink",),
 )
 
 
 def _block_c(width: int) -> tuple:
+    row, column = (width, 1, 7), (width, 7, 1)
     return (
-        (_Conv("branch1x1", 192, (1, 1)),),
-        (
-            _Conv("branch7x7_1", width, (1, 1)),
-            _Conv("branch7x7_2", width, (1, 7)),
-            _Conv("branch7x7_3", 192, (7, 1)),
-        ),
-        (
-            _Conv("branch7x7dbl_1", width, (1, 1)),
-            _Conv("branch7x7dbl_2", width, (7, 1)),
-            _Conv("branch7x7dbl_3", width, (1, 7)),
-            _Conv("branch7x7dbl_4", width, (7, 1)),
-            _Conv("branch7x7dbl_5", 192, (1, 7)),
-        ),
-        ("average", _Conv("branch_pool", 192, (1, 1))),
+        _convs("branch1x1", (192, 1, 1)),
+        _convs("branch7x7", (width, 1, 1), row, (192, 7, 1)),
+        _convs("branch7x7dbl", (width, 1, 1), column, row, column, (192, 1, 7)),
+        ("average", *_convs("branch_pool", (192, 1, 1))),
     )
 
 
 _BLOCK_D = (
-    (_Conv("branch3x3_1", 192, (1, 1)), _Conv("branch3x3_2", 320, (3, 3), 2)),
-    (
-        _Conv("branch7x7x3_1", 192, (1, 1)),
-        _Conv("branch7x7x3_2", 192, (1, 7)),
-        _Conv("branch7x7x3_3", 192, (7, 1)),
-        _Conv("branch7x7x3_4", 192, (3, 3), 2),
-    ),
+    _convs("branch3x3", (192, 1, 1), (320, 3, 3, 2)),
+    _convs("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3, 2)),
     ("shrink",),
 )
 
@@ -102,14 +89,10 @@ def _block_e(pool: str) -> tuple:
         return _Fork((_Conv(f"{name}a", 384, (1, 3)), _Conv(f"{name}b", 384, (3, 1))))
 
     return (
-        (_Conv("branch1x1", 320, (1, 1)),),
-        (_Conv("branch3x3_1", 384, (1, 1)), fork("branch3x3_2")),
-        (
-            _Conv("branch3x3dbl_1", 448, (1, 1)),
-            _Conv("branch3x3dbl_2", 384, (3, 3)),
-            fork("branch3x3dbl_3"),
-        ),
-        (pool, _Conv("branch_pool", 192, (1, 1))),
+        _convs("branch1x1", (320, 1, 1)),
+        (*_convs("branch3x3_1", (384, 1, 1)), fork("branch3x3_2")),
+        (*_convs("branch3x3dbl", (448, 1, 1), (384, 3, 3)), fork("branch3x3dbl_3")),
+        (pool, *_convs("branch_pool", (192, 1, 1))),
     )
 
 
@@ -159,7 +142,8 @@ class _ConvNorm(nn.Module):
 
 def _pool(kind: str, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     if kind == "average":
-        # The padding does not count: at an edge, two of three. XLA would be long about counting.
+        # Without the padding, means at an edge are over two of three rows or columns. The counts
+        # are computed here, because XLA would take long to fold a pool of ones.
         counts = [np.where((i == 0) | (i == i[-1]), 2, 3) for i in map(np.arange, x.shape[1:3])]
         share = (9 / np.outer(*counts)).astype(np.float32)[None, :, :, None]
         return nn.avg_pool(x, (3, 3), (1, 1), "SAME") * share
@@ -192,34 +176,30 @@ class _Block(nn.Module):
 
 
 class Inception(nn.Module):
-    """Pictures as `pytorch_fid_input` or `torch_fidelity_input` give them, to pooled features."""
+    """Pooled features of images, prepared by `pytorch_fid_input` or `torch_fidelity_input`."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b 299 299 3"]) -> Float[Array, "b 2048"]:
-        """The averages over space of the last block's activations, float32."""
+        """The activations of the last block averaged over positions, float32."""
         for layer, padding in _STEM:
-            x = (
-                _pool(layer, x)
-                if isinstance(layer, str)
-                else _ConvNorm(layer, padding, name=layer.name)(x)
-            )
+            is_pool = isinstance(layer, str)
+            x = _pool(layer, x) if is_pool else _ConvNorm(layer, padding, name=layer.name)(x)
         for name, branches in _BLOCKS.items():
             x = _Block(branches, name=name)(x)
         return jnp.mean(x, axis=(1, 2))
 
 
 def pytorch_fid_input(pixels: UInt8[Array, "b h w 3"]) -> Float[Array, "b 299 299 3"]:
-    """What pytorch-fid feeds: bilinear between pixels' centres, no antialias, [-1, 1]."""
+    """As pytorch-fid: bilinear between the centres of pixels, not antialiased, in [-1, 1]."""
     x = pixels.astype(jnp.float32) / 255
     shape = (x.shape[0], INPUT_SIDE, INPUT_SIDE, 3)
     return 2 * jax.image.resize(x, shape, "bilinear", antialias=False) - 1
 
 
 def torch_fidelity_input(pixels: UInt8[Array, "b h w 3"]) -> Float[Array, "b 299 299 3"]:
-    """What torch-fidelity and the original graph feed: TensorFlow 1's bilinear rule.
+    """As torch-fidelity and the original graph: the bilinear rule of TensorFlow 1, in [-1, 1).
 
-    Pixel i of the result lies at ``i * side / 299``, pixels' centres being ignored; values are in
-    [-1, 1).
+    Pixel i of the result lies at ``i * side / 299``, which ignores the centres of pixels.
     """
     x = pixels.astype(jnp.float32)
     return (_resize_axis(_resize_axis(x, 2), 1) - 128) / 128
@@ -238,7 +218,7 @@ def _resize_axis(x: Float[Array, "b h w 3"], axis: int) -> Float[Array, "b h2 w2
 
 
 def entries() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the arrays in the published weight file (kernels are OIHW)."""
+    """Names and shapes of the arrays in the published weight file; kernels are OIHW."""
     found = {"fc.weight": (NUM_CLASSES, NUM_FEATURES), "fc.bias": (NUM_CLASSES,)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(_shapes()):
         kernel = len(leaf.shape) == 4
@@ -264,7 +244,7 @@ def _shapes() -> PyTree:
 
 
 def _torch_name(path: tuple) -> str:
-    """``Mixed_5b.branch1x1.bn.running_mean`` of batch_stats/Mixed_5b/branch1x1/bn/mean."""
+    """``Mixed_5b.branch1x1.bn.running_mean`` for batch_stats/Mixed_5b/branch1x1/bn/mean."""
     names = [key.key for key in path[1:]]
     names[-1] = {"kernel": "weight", "scale": "weight", "bias": "bias"}.get(
         names[-1], f"running_{names[-1]}"

@@ -1,8 +1,8 @@
-"""Reads the published weights of the Fréchet distance's Inception without running what is in them.
+"""Reads the published weights of the Fréchet distance's Inception, without running their code.
 
-A ``.pth`` file is a pickle, which may name any function to call. Here only what builds tensors is
-looked up, tensors become views of the file's bytes, and everything is checked: the file's sha256,
-and the name and shape of every array.
+A ``.pth`` file is a pickle, which may name any function to call. Here only the functions that build
+tensors are looked up, and tensors become views of the bytes of the file. The sha256 of the file is
+checked, and the name and shape of every array.
 """
 
 import hashlib
@@ -16,23 +16,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 from xmc_jax.frozen.inception import entries
+from xmc_jax.frozen.weights import ArrayUnpickler
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
 SHA256_PREFIX = "6726825d"
 _MAX_BYTES = 2**28  # The published file has 95 MB.
 
-_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # Of files before PyTorch 1.6, which are no archives.
-_STORAGE_DTYPES = {"FloatStorage": np.float32, "LongStorage": np.int64}
-_COUNTER = "num_batches_tracked"  # Entries of this ending serve training only.
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # Of files before PyTorch 1.6, which are not archives.
+_COUNTER = "num_batches_tracked"  # Entries that end with this are used only in training.
 
 
 class InceptionWeights(NamedTuple):
-    """What is in the file.
+    """The contents of the weight file.
 
     Attributes:
-      state: Arrays by their names there, see `inception.entries`.
+      state: Arrays by their names in the file, see `inception.entries`.
       fingerprint: sha256 of the file.
     """
 
@@ -44,11 +44,11 @@ def load_inception_weights(path: str, *, sha256_prefix: str = SHA256_PREFIX) -> 
     """Reads and checks the weight file.
 
     Args:
-      path: Where it is.
-      sha256_prefix: What its sha256 must begin with.
+      path: The file.
+      sha256_prefix: First digits of its sha256.
 
     Raises:
-      UserError: it is not there, not the published one, or not what it should be inside.
+      UserError: The file is missing, is not the published one, or has other contents.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -64,33 +64,32 @@ def load_inception_weights(path: str, *, sha256_prefix: str = SHA256_PREFIX) -> 
         )
     try:
         state = read_state(data)
-    # Damaged pickles raise many kinds.
-    except Exception as error:
-        raise UserError(f"{file} cannot be read as weights: {error}") from error
+    except Exception as error:  # Damaged pickles raise many types.
+        raise UserError(f"{file} cannot be read as weights: {reason(error)}") from error
     _check(state, file)
     return InceptionWeights(state, fingerprint)
 
 
 def read_state(data: bytes) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """The arrays of a state that PyTorch saved, in its format of today or the one before 1.6.
+    """The arrays of a state that PyTorch saved, in its current format or the one before 1.6.
 
     Raises:
-      pickle.UnpicklingError: something other than tensors is in it.
-      ValueError: it is damaged, or no such file.
+      pickle.UnpicklingError: It contains something other than tensors.
+      ValueError: It is damaged, or was not written by PyTorch.
     """
     stream = io.BytesIO(data)
     if zipfile.is_zipfile(stream):
         return _read_archive(zipfile.ZipFile(stream))
     stream.seek(0)
     if _Unpickler(stream).load() != _MAGIC_NUMBER:
-        raise ValueError("no file of PyTorch")
-    _Unpickler(stream).load(), _Unpickler(stream).load()  # Version and byte order; see below.
+        raise ValueError("not a file of PyTorch")
+    _Unpickler(stream).load(), _Unpickler(stream).load()  # Version, and byte order (see `_array`).
     storages: dict[str, list] = {}
 
-    def promise(kind: np.dtype, key: str, count: int) -> list:
+    def open_later(kind: np.dtype, key: str, count: int) -> list:
         return storages.setdefault(key, [kind, count])  # Bytes come at the end of the file.
 
-    state = _Unpickler(stream, promise).load()
+    state = _Unpickler(stream, open_later).load()
     for key in _Unpickler(stream).load():
         kind, count = storages[key]
         size = int.from_bytes(stream.read(8), "little")
@@ -102,7 +101,7 @@ def read_state(data: bytes) -> dict[str, Shaped[np.ndarray, "..."]]:
 def _read_archive(archive: zipfile.ZipFile) -> dict[str, Shaped[np.ndarray, "..."]]:
     members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if sum(info.file_size for info in members.values()) > _MAX_BYTES:
-        raise ValueError("it holds more than such a file can")
+        raise ValueError("its contents are too large")
 
     def fetch(kind: np.dtype, key: str, count: int) -> list:
         return [kind, count, _array(archive.read(members[f"data/{key}"]), kind, count)]
@@ -112,40 +111,14 @@ def _read_archive(archive: zipfile.ZipFile) -> dict[str, Shaped[np.ndarray, "...
 
 
 def _array(content: bytes, kind: np.dtype, count: int) -> Shaped[np.ndarray, " n"]:
-    array = np.frombuffer(content, np.dtype(kind).newbyteorder("<"))  # As every known machine.
+    array = np.frombuffer(content, np.dtype(kind).newbyteorder("<"))  # That of all known machines.
     if len(array) != count:
         raise ValueError(f"a tensor of {count} numbers has {len(array)}")
     return array
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds tensors, as functions that give their arrays, and refuses to look up anything else."""
-
-    def __init__(self, file: io.BytesIO, open_storage: Callable[..., list] | None = None):
-        super().__init__(file)
-        self._open_storage = open_storage
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in _STORAGE_DTYPES:
-            return np.dtype(_STORAGE_DTYPES[name])
-        allowed = {
-            ("collections", "OrderedDict"): _Dict,
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"{module}.{name} does not belong in a weight file")
-        return allowed[module, name]
-
-    def persistent_load(self, pid: tuple) -> list:
-        kind, dtype, key, _, count = pid[:5]
-        if kind != "storage" or self._open_storage is None or not isinstance(dtype, np.dtype):
-            raise pickle.UnpicklingError(f"{pid} does not belong in a weight file")
-        return self._open_storage(dtype, str(key), int(count))
-
-
 class _Dict(dict):
-    """What `collections.OrderedDict` is read as: PyTorch hangs attributes on it."""
+    """Stands for `collections.OrderedDict`, on which PyTorch sets attributes."""
 
 
 def _rebuild_tensor(
@@ -162,6 +135,28 @@ def _rebuild_tensor(
         )
 
     return tensor
+
+
+class _Unpickler(ArrayUnpickler):
+    """Builds tensors, as functions that return their arrays."""
+
+    allowed = {
+        ("collections", "OrderedDict"): _Dict,
+        ("torch", "FloatStorage"): np.dtype(np.float32),
+        ("torch", "LongStorage"): np.dtype(np.int64),
+        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    }
+
+    def __init__(self, file: io.BytesIO, open_storage: Callable[..., list] | None = None):
+        super().__init__(file)
+        self._open_storage = open_storage
+
+    def persistent_load(self, pid: tuple) -> list:
+        kind, dtype, key, _, count = pid[:5]
+        if kind != "storage" or self._open_storage is None or not isinstance(dtype, np.dtype):
+            raise pickle.UnpicklingError(f"{pid} does not belong in a weight file")
+        return self._open_storage(dtype, str(key), int(count))
 
 
 def _check(state: Mapping[str, Shaped[np.ndarray, "..."]], file: Path) -> None:

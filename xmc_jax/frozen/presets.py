@@ -1,6 +1,7 @@
-"""What keras-hub's presets have in common: finding them, how they take pixels."""
+"""What the networks from keras-hub presets share: loading, pixel scaling, resizing."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +12,18 @@ import keras_hub
 import numpy as np
 from jaxtyping import Array, Float
 
-from xmc_jax.errors import UserError
-from xmc_jax.frozen.weights import not_drawn
+from xmc_jax.errors import UserError, reason
+from xmc_jax.frozen.weights import call, zero_initializers
 from xmc_jax.types import PyTree
 
 
 class PixelScaling(NamedTuple):
-    """Pixels 0..255 to a network's input: ``pixels * scale + offset``, of all channels or each."""
+    """Maps pixels, 0..255, to the input of a network: ``pixels * scale + offset``.
+
+    Attributes:
+      scale: One number for all channels, or one for each.
+      offset: Likewise.
+    """
 
     scale: tuple[float, ...]
     offset: tuple[float, ...]
@@ -28,39 +34,47 @@ class PixelScaling(NamedTuple):
         return pixels * scale + offset
 
 
-def load_preset(cls: type, preset: str, *, field: str, kind: str):
-    """Loads a preset: its folder, or by its name, which Keras downloads.
+def load_preset(cls: type, preset: str, *, field: str, kind: str, other_names: Iterable[str] = ()):
+    """Loads a preset from its folder, or by its name, which Keras downloads.
 
     Args:
       cls: What to load: a class of backbones or tokenizers of keras-hub.
       preset: Folder or name.
-      field: Whoever names the preset, for messages.
+      field: The config field of the preset, for messages.
       kind: What the preset should be, with its article, for messages.
+      other_names: Names that the field takes besides those of presets, for messages.
 
     Raises:
-      UserError: there is no such preset, it is of another kind, or it cannot be fetched.
+      UserError: There is no such preset, it is of another kind, or it cannot be downloaded.
     """
-    folder = Path(preset).expanduser()
-    if not folder.is_dir() and preset not in cls.presets:
+    if not Path(preset).expanduser().is_dir() and preset not in cls.presets:
         raise UserError(
             f"{field}={preset!r} is neither the folder of a keras-hub preset nor the name of one; "
-            f"known are {', '.join(cls.presets)}"
+            f"known are {', '.join([*other_names, *cls.presets])}"
         )
+    with faults_named(preset, field=field, kind=kind), zero_initializers():
+        return cls.from_preset(location(preset))
+
+
+@contextlib.contextmanager
+def faults_named(preset: str, *, field: str, kind: str) -> Iterator[None]:
+    """Turns every error into a `UserError` that names the preset; arguments as `load_preset`."""
     try:
-        with not_drawn():
-            return cls.from_preset(_location(preset))
-    except Exception as error:  # keras-hub raises many kinds, depending on what is wrong.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        fault = f"does not hold {kind}" if folder.is_dir() else "could not be fetched"
-        raise UserError(f"{field}={preset!r} {fault}: {reason}") from error
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # keras-hub raises many types, depending on the fault.
+        is_folder = Path(preset).expanduser().is_dir()
+        fault = f"does not hold {kind}" if is_folder else "could not be downloaded"
+        raise UserError(f"{field}={preset!r} {fault}: {reason(error)}") from error
 
 
 def load_scaling(
     cls: type[keras_hub.layers.ImageConverter], preset: str, default: PixelScaling
 ) -> PixelScaling:
-    """How a preset's network takes pixels; the default where it does not say."""
+    """The pixel scaling of a preset, or the default if the preset has none."""
     try:
-        converter = cls.from_preset(_location(preset))
+        converter = cls.from_preset(location(preset))
     except FileNotFoundError:
         return default
     scale = 1.0 if converter.scale is None else converter.scale
@@ -69,17 +83,15 @@ def load_scaling(
 
 
 def make_apply(model: keras.Model) -> Callable[[PyTree, Array], PyTree]:
-    """``(params, inputs) -> outputs``, pure, in float32 on every platform.
+    """``(params, inputs) -> outputs``, a pure function that computes in float32 on all platforms.
 
-    Judges are compared across machines: neither the bfloat16 passes of TPUs nor the TF32 of GPUs
-    may decide between two captions.
+    Metrics are compared across machines, so a decision between two captions must not depend on the
+    bfloat16 passes of TPUs or the TF32 of GPUs.
     """
 
     def apply(params: PyTree, inputs: Array) -> PyTree:
-        # Keras' own layers broadcast biases.
-        with jax.default_matmul_precision("float32"), jax.numpy_rank_promotion("allow"):
-            outputs, _ = model.stateless_call(*params, inputs, training=False)
-        return outputs
+        with jax.default_matmul_precision("float32"):
+            return call(model, params, inputs)
 
     return apply
 
@@ -87,10 +99,10 @@ def make_apply(model: keras.Model) -> Callable[[PyTree, Array], PyTree]:
 def resize(
     images: Float[Array, "b h w 3"], side: int, method: str
 ) -> Float[Array, "b side side 3"]:
-    """Images in [-1, 1] to whole pixel values 0..255 of another size, as Pillow makes them.
+    """Resizes images in [-1, 1] to integral pixel values 0..255, exactly as Pillow does.
 
-    Antialiased; first the rows, then the columns, each rounded and clipped: a sharp edge overshoots
-    in both, and what the first pass cuts off is not there for the second.
+    Antialiased. The width is resized first, then the height, and both results are rounded and
+    clipped, because sharp edges overshoot in both passes.
     """
     pixels = jnp.round((images.astype(jnp.float32) + 1.0) * 127.5)
     b, height, _, channels = pixels.shape
@@ -100,6 +112,7 @@ def resize(
     return pixels
 
 
-def _location(preset: str) -> str:
+def location(preset: str) -> str:
+    """The folder of a preset, or its name if it is no folder."""
     folder = Path(preset).expanduser()
     return str(folder) if folder.is_dir() else preset

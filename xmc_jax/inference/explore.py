@@ -20,7 +20,6 @@ from xmc_jax import images
 from xmc_jax.attention import l2_normalize, normalized_words
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, create_experiment
-from xmc_jax.frozen.text_encoder import EncodedText
 from xmc_jax.inference.model import TrainedModel
 from xmc_jax.inference.sampler import make_noise
 from xmc_jax.models.discriminator import DiscriminatorOutput
@@ -29,7 +28,7 @@ from xmc_jax.models.layers import SPECTRAL
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config import read_config
 from xmc_jax.run.folder import checkpoints_dir
-from xmc_jax.types import PyTree
+from xmc_jax.types import EncodedText, PyTree
 
 
 class WordMaps(NamedTuple):

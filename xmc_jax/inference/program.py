@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 from xmc_jax.experiment import Experiment
 from xmc_jax.frozen.weights import is_weight
-from xmc_jax.train_step import make_sample_step
+from xmc_jax.inference.sampler import make_sample_step
 from xmc_jax.types import PyTree
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -1,4 +1,4 @@
-"""A critic that encodes images for the contrastive losses (paper, "Contrastive Discriminator")."""
+"""The discriminator, which also encodes images (paper, "Contrastive Discriminator")."""
 
 from typing import NamedTuple
 
@@ -8,31 +8,35 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmc_jax.models.layers import BLOCK_OUTPUT, INNER_MAP, SpectralConv, SpectralDense
+from xmc_jax.models.layers import (
+    BLOCK_OUTPUT,
+    INNER_MAP,
+    SpectralConv,
+    SpectralDense,
+    check_choice,
+)
 from xmc_jax.models.ops.normalization import relu
 from xmc_jax.models.ops.resampling import average_pool
 
-# Output channels of each block after the first, in units of the width.
+# Output channels of each block after the first, as multiples of the width.
 CHANNEL_MULTIPLIERS = {
     32: (2, 4, 8),
     64: (2, 4, 8, 16),
     128: (2, 4, 8, 16, 16),
     256: (2, 4, 8, 8, 16, 16),
 }
-
-
-# Layers between the features and the contrastive terms.
+# Number of layers between the features and the contrastive terms.
 CONTRASTIVE_HEADS = {"none": 0, "linear": 1, "mlp": 2}
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What the discriminator says of images; everything is float32.
+    """Discriminator outputs, all float32.
 
     Attributes:
-      logits: Realism and agreement with the caption; large is real.
-      embedding: Image embeddings (sum over space of the last features).
-      sentence: The captions' embeddings in the images' space.
-      regions: Embeddings of image regions, in the words' space.
+      logits: Large for images that look real and fit their caption.
+      embedding: Image embeddings: the last feature map, summed over positions.
+      sentence: Sentence embeddings in the space of the image embeddings.
+      regions: Embeddings of image regions in the space of the word embeddings.
     """
 
     logits: Float[Array, " b"]
@@ -47,7 +51,7 @@ class DiscriminatorBlock(nn.Module):
     Attributes:
       features: Output channels.
       downsample: Whether to halve the resolution.
-      first: Whether the input is an image: no ReLU before the first convolution.
+      first: Whether the input is an image. If so, no ReLU precedes the first convolution.
       dtype: Compute type.
     """
 
@@ -58,7 +62,7 @@ class DiscriminatorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
-        """Maps ``[b, h, w, c]`` to `features` channels, at half the resolution if asked."""
+        """Maps ``[b, h, w, c]`` to `features` channels, at half the resolution if downsampled."""
 
         def conv(kernel_size: int, name: str, pool: bool = False) -> SpectralConv:
             return SpectralConv(self.features, kernel_size, pool, self.dtype, name=name)
@@ -66,14 +70,14 @@ class DiscriminatorBlock(nn.Module):
         h = relu(conv(3, "conv_1")(x if self.first else relu(x), train=train))
         h = conv(3, "conv_2", pool=self.downsample)(h, train=train)
         if not self.downsample and x.shape[-1] == self.features:
-            return h + x  # Nothing to match where neither resolution nor channels change.
-        # The 1x1 shortcut commutes with the mean; after it, it costs a quarter.
+            return h + x  # Neither resolution nor channels change.
+        # The 1x1 shortcut commutes with the mean, and costs a quarter when it comes second.
         x = checkpoint_name(average_pool(x) if self.downsample else x, INNER_MAP)
         return h + conv(1, "shortcut")(x, train=train)
 
 
 class Discriminator(nn.Module):
-    """Judges images against captions.
+    """Scores images against captions, and embeds both.
 
     Every convolution and dense layer is spectrally normalised.
 
@@ -82,9 +86,9 @@ class Discriminator(nn.Module):
       width: Base number of channels (96 in the paper).
       region_resolution: Side of the feature map whose positions are the regions of the word loss
         (16 in the paper).
-      contrastive_head: What projects embedding and regions for the contrastive terms besides the
-        layers every discriminator has: ``"none"`` (the paper's best), or ``"linear"``, ``"mlp"``
-        (one layer, or two with a ReLU between; the paper's ablation "Deeper Contrastive Heads").
+      contrastive_head: Additional layers before the contrastive terms, for embedding and regions:
+        ``"none"`` (best in the paper), ``"linear"`` (one layer) or ``"mlp"`` (two layers with a
+        ReLU between them); see the paper's ablation "Deeper Contrastive Heads".
       dtype: Compute type of convolutions; embeddings and logits are float32.
     """
 
@@ -95,27 +99,19 @@ class Discriminator(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
-        if self.resolution not in CHANNEL_MULTIPLIERS:
-            raise ValueError(
-                f"no discriminator for resolution {self.resolution}; "
-                f"there is one for {', '.join(map(str, CHANNEL_MULTIPLIERS))}"
-            )
+        check_choice("resolution", self.resolution, CHANNEL_MULTIPLIERS)
         sides = [self.resolution // 2**i for i in range(1, self._num_halvings + 1)]
         if self.region_resolution not in sides:
             raise ValueError(
                 f"region_resolution={self.region_resolution} is not a feature map of this "
                 f"discriminator; it has {', '.join(map(str, sides))}"
             )
-        if self.contrastive_head not in CONTRASTIVE_HEADS:
-            raise ValueError(
-                f"contrastive_head is one of {', '.join(CONTRASTIVE_HEADS)}, "
-                f"not {self.contrastive_head!r}"
-            )
+        check_choice("contrastive_head", self.contrastive_head, CONTRASTIVE_HEADS)
         super().__post_init__()
 
     @property
     def _num_halvings(self) -> int:
-        return len(CHANNEL_MULTIPLIERS[self.resolution])  # The first block's and all but the last.
+        return len(CHANNEL_MULTIPLIERS[self.resolution])  # All blocks but the last halve.
 
     @nn.compact
     def __call__(
@@ -125,15 +121,15 @@ class Discriminator(nn.Module):
         *,
         train: bool,
     ) -> DiscriminatorOutput:
-        """Judges one image a caption.
+        """Scores each image against its caption.
 
-        No image sees another. So real and fake images may be judged in one call, or in two with
-        the same state, hence under the same spectral norms.
+        The outputs of an image do not depend on the other images. Real and fake images may
+        therefore be passed in one call, or in two calls with the same spectral norms.
 
         Args:
           images: Values in [-1, 1].
           sentence: Sentence embeddings; their width is also that of the regions.
-          train: Whether the power iterations move on.
+          train: Whether to update the vectors of the spectral norms.
         """
         multipliers = CHANNEL_MULTIPLIERS[self.resolution]
         x = DiscriminatorBlock(self.width, True, True, self.dtype, name="block_0")(

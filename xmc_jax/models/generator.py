@@ -15,12 +15,13 @@ from xmc_jax.models.layers import (
     ConditionalBatchNorm,
     Conv,
     GeneratorBlock,
+    check_choice,
 )
 
 BASE_RESOLUTION = 4
-NUM_GLOBAL_BLOCKS = 2  # Modulated by the sentence and noise alone, before the attention.
+NUM_GLOBAL_BLOCKS = 2  # Before the attention; modulated only by the sentence and the noise.
 
-# Output channels of each block, in units of the width.
+# Output channels of each block, as multiples of the width.
 CHANNEL_MULTIPLIERS = {
     32: (16, 8, 4),
     64: (16, 8, 4, 2),
@@ -30,22 +31,22 @@ CHANNEL_MULTIPLIERS = {
 
 MODULATIONS = ("attentional", "self")
 
-ATTENTION = "attention"  # The collection that shows, if asked for, where regions looked.
+ATTENTION = "attention"  # Collection of the attention weights, if `mutable` names it.
 
 
 class Generator(nn.Module):
-    """Draws images from noise and a caption.
+    """Generates images from noise and captions.
 
-    Two blocks under the global condition bring 4x4 to 16x16; there every region attends to the
-    caption's words, and the remaining blocks are modulated by the attended words region by
-    region, next to the global condition.
+    Two blocks modulated by the global condition go from 4x4 to 16x16. There every region attends to
+    the words of the caption. The remaining blocks are modulated in each region by the attended
+    words, besides the global condition.
 
     Attributes:
       resolution: Side of the images, one of `CHANNEL_MULTIPLIERS`.
       width: Base number of channels (96 in the paper).
       z_dim: Length of the noise vector, and of the projected sentence.
-      modulation: ``"attentional"`` (the paper's), or ``"self"``: the global condition everywhere
-        (one of the paper's ablations).
+      modulation: ``"attentional"``, or ``"self"``: only the global condition in all blocks (an
+        ablation in the paper).
       bn_group_size: See `BatchNorm`.
       dtype: Compute type of the convolutions; attention is float32.
     """
@@ -58,13 +59,8 @@ class Generator(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
-        if self.resolution not in CHANNEL_MULTIPLIERS:
-            raise ValueError(
-                f"no generator for resolution {self.resolution}; "
-                f"there is one for {', '.join(map(str, CHANNEL_MULTIPLIERS))}"
-            )
-        if self.modulation not in MODULATIONS:
-            raise ValueError(f"modulation is 'attentional' or 'self', not {self.modulation!r}")
+        check_choice("resolution", self.resolution, CHANNEL_MULTIPLIERS)
+        check_choice("modulation", self.modulation, MODULATIONS)
         super().__post_init__()
 
     @nn.compact
@@ -77,14 +73,14 @@ class Generator(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "b h w 3"]:
-        """Draws one image a caption.
+        """Generates one image per caption.
 
         Args:
           z: Noise, standard normal.
-          words: Word embeddings; entries beyond the mask never matter.
-          sentence: Sentence embedding.
+          words: Word embeddings; entries beyond the mask have no effect.
+          sentence: Sentence embeddings.
           word_mask: True at valid words.
-          train: Whether to normalise by the batch's statistics and update the running ones.
+          train: Whether to use the statistics of the batch, and update the running statistics.
 
         Returns:
           Images in (-1, 1), float32.
@@ -113,7 +109,7 @@ class Generator(nn.Module):
         return jnp.tanh(checkpoint_name(to_rgb(x), INNER_MAP).astype(jnp.float32))
 
     def _attend(self, x: Array, words: Array, word_mask: Array, condition: Condition) -> Condition:
-        """Adds to the condition what every region of `x` reads in the caption."""
+        """Adds to the condition the words to which the regions of `x` attend."""
         b, h, w, _ = x.shape
         width = words.shape[-1]
         query = Conv(width, 1, dtype=self.dtype, name="query")

@@ -1,6 +1,7 @@
-"""The building blocks that the generator and the discriminator are made of."""
+"""The layers and blocks of the generator and the discriminator."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,25 +10,44 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmc_jax.models.ops import normalization, resampling
+from xmc_jax.models.ops import resampling
 from xmc_jax.models.ops.convolution import convolve
-from xmc_jax.models.ops.normalization import add_bias, batch_norm_relu, materialize_gradient
-from xmc_jax.models.ops.platforms import hold_apart_on_gpus
+from xmc_jax.models.ops.normalization import (
+    Statistics,
+    add_bias,
+    batch_norm_relu,
+    materialize_gradient,
+    normalize_relu,
+)
+from xmc_jax.models.ops.platforms import barrier_on_gpus
 
 KERNEL_INIT = nn.initializers.glorot_normal()
-SPECTRAL = "spectral"  # The collection that holds the power iterations' vectors.
-# What checkpoint policies call the maps between blocks, those inside of blocks that only another
-# convolution would bring back, and the few numbers that a spectral normalisation takes two passes
-# over its kernel to find.
+# Collections of variables: running statistics, and vectors of the power iterations.
+BATCH_STATS, SPECTRAL = "batch_stats", "spectral"
+# Names for the policies in remat.py: feature maps between blocks; feature maps inside of blocks,
+# which only another convolution could recompute; and the few numbers for which a spectral
+# normalisation makes two passes over its kernel.
 BLOCK_OUTPUT, INNER_MAP, SPECTRAL_NORM = "block_output", "inner_map", "spectral_norm"
 _SPECTRAL_EPS = 1e-10
 
 
-class Condition(NamedTuple):
-    """What modulates the generator: one vector an image, and optionally a map of attended words.
+def check_choice(field: str, value: Any, choices: Iterable) -> None:
+    """Raises `ValueError` for a module's field whose value is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{field}={value!r} is not one of {', '.join(map(str, choices))}")
 
-    The map ``s`` of the paper, ``concat(context, vector)`` at every position with
-    ``context = weights @ words``, is kept factored; see `ConditionalProjection`.
+
+def kernel_and_bias(module: nn.Module, *shape: int) -> tuple[Array, Array]:
+    """The parameters of a convolution or dense layer, by the shape of its kernel."""
+    kernel = module.param("kernel", KERNEL_INIT, shape)
+    return kernel, module.param("bias", nn.initializers.zeros, shape[-1:])
+
+
+class Condition(NamedTuple):
+    """What modulates the generator: one vector per image, and optionally a map of attended words.
+
+    The map ``s`` of the paper is ``concat(context, vector)`` at every position, where
+    ``context = weights @ words``. It is kept in these factors; see `ConditionalProjection`.
 
     Attributes:
       vector: The global condition.
@@ -43,9 +63,9 @@ class Condition(NamedTuple):
 class ConditionalProjection(nn.Module):
     """A 1x1 convolution of the condition: ``concat(context, vector) @ kernel + bias``.
 
-    Projecting the few words and then averaging them under the attention weights equals projecting
-    their average at every position, and costs a fraction: ``t d c + r t c`` multiplications an
-    image instead of ``r d c``. The vector's share is computed once an image.
+    Projecting the few words first and averaging them by the attention weights afterwards equals
+    projecting their average at every position, and costs less: ``t d c + r t c`` multiplications
+    per image instead of ``r d c``. The vector is projected once per image.
 
     Attributes:
       features: Output channels.
@@ -57,29 +77,28 @@ class ConditionalProjection(nn.Module):
 
     @nn.compact
     def __call__(self, condition: Condition) -> Float[Array, "b h0 w0 c"]:
-        """A map at the condition's own resolution, 1x1 if there are no attended words."""
+        """A map at the resolution of the condition, or 1x1 if there are no attended words."""
         text_width = 0 if condition.words is None else condition.words.shape[-1]
-        shape = (text_width + condition.vector.shape[-1], self.features)
-        kernel = self.param("kernel", KERNEL_INIT, shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        params = kernel_and_bias(self, text_width + condition.vector.shape[-1], self.features)
+        kernel, bias = (x.astype(self.dtype) for x in params)
         out = condition.vector.astype(self.dtype) @ kernel[text_width:] + bias[None, :]
         out = out[:, None, None, :]
         if condition.words is not None:
             words = condition.words.astype(self.dtype) @ kernel[:text_width]
-            # Of all layers' products with these weights GPUs' compiler would make one, and copy the
-            # gradients of their results together for it.
-            factors = hold_apart_on_gpus((condition.weights.astype(self.dtype), words))
+            # On GPUs XLA would merge these products across layers and concatenate their gradients.
+            factors = barrier_on_gpus((condition.weights.astype(self.dtype), words))
             out = out + jnp.einsum("bhwt,btc->bhwc", *factors)
         return out
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation, scale and shift from outside, and a ReLU.
+    """Batch normalisation with given scales and shifts, and a ReLU.
 
     Attributes:
-      group_size: Consecutive images that share their statistics, which then must divide the batch;
-        0: all images of all devices do. Running statistics are the mean of those of all groups.
-      momentum: Of the running statistics, which are float32.
+      group_size: Number of consecutive images that share their statistics, which must divide the
+        batch. With 0, all images of all devices share them. The running statistics follow the mean
+        over groups.
+      momentum: Decay of the running statistics, which are float32.
       epsilon: Added to variances.
     """
 
@@ -96,33 +115,34 @@ class BatchNorm(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "b h w c"]:
-        """``relu((1 + gamma) * BN(x) + beta)``, see `batch_norm_relu`.
+        """``relu((1 + gamma) * BN(x) + beta)``; see `batch_norm_relu`.
 
-        Normalises by the batch's statistics, and moves the running ones, or by these.
+        If `train` is set, uses the statistics of the batch and updates the running statistics;
+        otherwise uses the running statistics.
         """
         b, _, _, c = x.shape
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
+        running_mean = self.variable(BATCH_STATS, "mean", jnp.zeros, (c,))
+        running_var = self.variable(BATCH_STATS, "var", jnp.ones, (c,))
         if not train:
-            now = normalization.Statistics(running_mean.value[None], running_var.value[None])
-            return normalization.normalize_relu(x, gamma, beta, now, self.epsilon)
-        y, now = batch_norm_relu(x, gamma, beta, self.group_size or b, self.epsilon)
+            statistics = Statistics(running_mean.value[None], running_var.value[None])
+            return normalize_relu(x, gamma, beta, statistics, self.epsilon)
+        y, statistics = batch_norm_relu(x, gamma, beta, self.group_size or b, self.epsilon)
         if not self.is_initializing():
-            for running, groups in ((running_mean, now.mean), (running_var, now.var)):
-                moved = self.momentum * running.value
-                running.value = moved + (1.0 - self.momentum) * jnp.mean(groups, axis=0)
+            for running, of_groups in zip((running_mean, running_var), statistics, strict=True):
+                old = self.momentum * running.value
+                running.value = old + (1.0 - self.momentum) * jnp.mean(of_groups, axis=0)
         return y
 
 
 class ConditionalBatchNorm(nn.Module):
-    """Batch normalisation whose scale and shift are predicted from a condition, and a ReLU.
+    """Batch normalisation with scales and shifts predicted from a condition, and a ReLU.
 
     ``relu(BN(x) * (1 + Dense_gamma(condition)) + Dense_beta(condition))``, where BN has no
     parameters (paper, "Attentional Self-Modulation Generator").
 
     Attributes:
       bn_group_size: See `BatchNorm`.
-      dtype: Compute type; statistics are float32 whatever it is.
+      dtype: Compute type; statistics are always float32.
     """
 
     bn_group_size: int = 0
@@ -130,17 +150,16 @@ class ConditionalBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], condition: Condition, *, train: bool) -> Array:
-        """Normalises, modulates and rectifies.
+        """Normalises, modulates and applies the ReLU.
 
         Args:
           x: Activations.
-          condition: Its map, if any, must have sides that divide those of ``x``, and counts as
-            enlarged to ``x`` by nearest neighbour.
-          train: Whether to normalise by the batch's statistics (and update the running ones) or
-            by the running statistics.
+          condition: If it has a map, the sides of the map must divide those of ``x``, and the map
+            applies to ``x`` as if upsampled by nearest neighbour.
+          train: Whether to use the statistics of the batch, and update the running statistics.
         """
-        # A 1x1 convolution commutes with nearest-neighbour enlargement, so gamma and beta are
-        # computed at the condition's own resolution and serve all pixels of a cell.
+        # A 1x1 convolution commutes with nearest-neighbour upsampling, so gamma and beta are
+        # computed at the resolution of the condition, once for all pixels of a cell.
         gamma, beta = (
             ConditionalProjection(x.shape[-1], self.dtype, name=name)(condition)
             for name in ("gamma", "beta")
@@ -155,7 +174,7 @@ class Conv(nn.Module):
     Attributes:
       features: Output channels.
       kernel_size: Side of the square kernel.
-      upsample: Whether the input counts as enlarged 2x by nearest neighbour; kernels of side 3.
+      upsample: Whether to upsample the input 2x by nearest neighbour first; only for 3x3 kernels.
       dtype: Compute type.
     """
 
@@ -166,10 +185,9 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Array:
-        """Maps ``[b, h, w, c]`` to `features` channels, at twice the resolution if asked."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", KERNEL_INIT, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        """Maps ``[b, h, w, c]`` to `features` channels, at twice the resolution with `upsample`."""
+        side = self.kernel_size
+        kernel, bias = kernel_and_bias(self, side, side, x.shape[-1], self.features)
         apply = resampling.upsample_convolve if self.upsample else convolve
         return materialize_gradient(add_bias(apply(x.astype(self.dtype), kernel), bias))
 
@@ -191,7 +209,7 @@ class GeneratorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], condition: Condition, *, train: bool) -> Array:
-        """Maps ``[b, h, w, c]`` to ``[b, 2h, 2w, features]``; `condition` as in the cBN."""
+        """Maps ``[b, h, w, c]`` to ``[b, 2h, 2w, features]``; see `ConditionalBatchNorm`."""
         norm_1 = ConditionalBatchNorm(self.bn_group_size, self.dtype, name="norm_1")
         norm_2 = ConditionalBatchNorm(self.bn_group_size, self.dtype, name="norm_2")
         conv_1 = Conv(self.features, 3, upsample=True, dtype=self.dtype, name="conv_1")
@@ -200,17 +218,22 @@ class GeneratorBlock(nn.Module):
 
         h = checkpoint_name(conv_1(norm_1(x, condition, train=train)), INNER_MAP)
         h = conv_2(norm_2(h, condition, train=train))
-        # The 1x1 shortcut commutes with the enlargement; before it, it costs a quarter.
+        # The 1x1 shortcut commutes with upsampling, and costs a quarter when it comes first.
         return h + resampling.upsample(shortcut(x))
 
 
-def spectral_norm(module: nn.Module, kernel: Array, *, train: bool) -> Float[Array, ""]:
-    """A kernel's largest singular value, estimated by one power iteration.
+def spectrally_normalized(
+    module: nn.Module, kernel: Float[Array, "*k c n"], *, train: bool
+) -> Float[Array, "*k c n"]:
+    """Divides a kernel by its largest singular value, which one power iteration estimates.
 
-    The kernel counts as a matrix of its last axis against all others. The estimate's vector
-    ``u`` lives in the collection ``"spectral"`` of `module` and moves on when `train` is set.
-    Gradients flow through the kernel in ``sigma = v W u`` and not through ``u`` and ``v``
-    (Miyato et al. 2018).
+    The kernel is reshaped to a matrix W whose columns are its last axis. Gradients flow through the
+    kernel in ``sigma = v W u``, but not through ``u`` and ``v`` (Miyato et al. 2018).
+
+    Args:
+      module: Its collection ``"spectral"`` holds the vector ``u`` of the power iteration.
+      kernel: Parameters, float32.
+      train: Whether to update ``u``.
     """
     matrix = kernel.reshape(-1, kernel.shape[-1])
     state = module.variable(
@@ -228,7 +251,9 @@ def spectral_norm(module: nn.Module, kernel: Array, *, train: bool) -> Float[Arr
     if train and not module.is_initializing():
         state.value = u
     u, v = checkpoint_name((u, v), SPECTRAL_NORM)
-    return checkpoint_name(jnp.squeeze(v @ matrix @ u.T), SPECTRAL_NORM)
+    sigma = checkpoint_name(jnp.squeeze(v @ matrix @ u.T), SPECTRAL_NORM)
+    # A kernel of zeros has sigma = 0, and would become NaN without the epsilon.
+    return kernel / (sigma + _SPECTRAL_EPS)
 
 
 class SpectralConv(nn.Module):
@@ -237,7 +262,7 @@ class SpectralConv(nn.Module):
     Attributes:
       features: Output channels.
       kernel_size: Side of the square kernel.
-      pool: Whether the mean of every 2x2 square follows; kernels of side 3.
+      pool: Whether to average every 2x2 square afterwards; only for 3x3 kernels.
       dtype: Compute type; the normalisation itself is float32.
     """
 
@@ -248,12 +273,11 @@ class SpectralConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
-        """Maps ``[b, h, w, c]`` to `features` channels; `train` moves the power iteration."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", KERNEL_INIT, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        """Maps ``[b, h, w, c]`` to `features` channels, at half the resolution with `pool`."""
+        side = self.kernel_size
+        kernel, bias = kernel_and_bias(self, side, side, x.shape[-1], self.features)
         apply = resampling.convolve_pool if self.pool else convolve
-        kernel = kernel / spectral_norm(self, kernel, train=train)
+        kernel = spectrally_normalized(self, kernel, train=train)
         return add_bias(apply(x.astype(self.dtype), kernel), bias)
 
 
@@ -270,8 +294,7 @@ class SpectralDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Array:
-        """Maps the last axis to `features`; `train` moves the power iteration."""
-        kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        kernel = (kernel / spectral_norm(self, kernel, train=train)).astype(self.dtype)
+        """Maps the last axis to `features`; see `spectrally_normalized` for `train`."""
+        kernel, bias = kernel_and_bias(self, x.shape[-1], self.features)
+        kernel = spectrally_normalized(self, kernel, train=train).astype(self.dtype)
         return add_bias(x.astype(self.dtype) @ kernel, bias)

@@ -1,8 +1,8 @@
-"""One mesh for one device or a pod: where arrays live and how they get there.
+"""The mesh of devices, where arrays are placed on it, and how they get there.
 
-The mesh has two axes. A batch is split over both; parameters, moments and averages are whole on
-every device, or split over the second axis alone (`parameter_sharding`) and gathered where they are
-used (`make_gather`).
+The mesh has two axes. A batch is split over both. Parameters, optimizer state and moving averages
+are replicated, or split over the second axis only (`parameter_sharding`) and gathered where they
+are used (`make_gather`).
 """
 
 import functools
@@ -20,19 +20,20 @@ from xmc_jax.types import Batch, PyTree
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"
 BATCH_AXES = (DATA_AXIS, FSDP_AXIS)
 
-# Arrays of fewer elements are whole everywhere: gathering them would cost more than it saves.
+# Arrays with fewer elements are replicated: gathering them would cost more than it saves.
 _SMALLEST_SPLIT = 2**14
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
-    """A mesh with the axes ``data`` and ``fsdp`` over all devices of all processes.
+    """Makes a mesh with the axes ``data`` and ``fsdp``.
 
     Args:
-      devices: Others than all.
-      fsdp: Devices that share one copy of the parameters; 1: every device has its own.
+      devices: Its devices; by default, all devices of all processes.
+      fsdp: Number of devices that share one copy of the parameters. With 1, every device has its
+        own copy.
 
     Raises:
-      UserError: the devices do not come in groups of `fsdp`.
+      UserError: `fsdp` does not divide the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     if fsdp < 1 or len(devices) % fsdp:
@@ -47,21 +48,21 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> 
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Every device has the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, *, batch_axis: int = 0) -> NamedSharding:
-    """The batch axis is split over all devices; the axes before it are not."""
+    """The batch axis is split over all devices, and the axes before it are not."""
     return NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, BATCH_AXES))
 
 
 def parameter_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """Where a parameter, its moments and its average live.
+    """The sharding of a parameter, its optimizer state and its moving average.
 
-    The rule: the longest axis that the ``fsdp`` axis of the mesh divides (the last of them, if some
-    are equally long) is split over it. Arrays of fewer than 16,384 elements, and those without such
-    an axis, are whole everywhere.
+    The longest axis that the number of ``fsdp`` devices divides is split over them; of several
+    equally long axes, the last. Arrays with fewer than 16,384 elements, and those without such an
+    axis, are replicated.
     """
     devices = mesh.shape[FSDP_AXIS]
     fitting = [axis for axis, length in enumerate(shape) if length % devices == 0]
@@ -72,26 +73,26 @@ def parameter_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 
 def make_gather(mesh: Mesh | None) -> Callable[[PyTree], PyTree]:
-    """Builds the function that makes split parameters whole where they are used.
+    """Builds the function that gathers split parameters where they are used.
 
-    Their gradients go back to where the parameters live. Without such constraints the partitioner
-    would rather split activations and move these, which are larger.
+    Their gradients get the sharding of the parameters again. Without these constraints the
+    partitioner would split activations and move them, although they are larger.
     """
     if mesh is None or mesh.shape[FSDP_AXIS] == 1:
         return lambda params: params
 
     def gather(x: jax.Array) -> jax.Array:
-        home = parameter_sharding(mesh, x.shape)
+        sharding = parameter_sharding(mesh, x.shape)
 
         @jax.custom_vjp
-        def whole(x: jax.Array) -> jax.Array:
+        def replicate(x: jax.Array) -> jax.Array:
             return jax.lax.with_sharding_constraint(x, replicated(mesh))
 
-        def send_home(_: None, gradient: jax.Array) -> tuple[jax.Array]:
-            return (jax.lax.with_sharding_constraint(gradient, home),)
+        def split_again(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+            return (jax.lax.with_sharding_constraint(gradient, sharding),)
 
-        whole.defvjp(lambda x: (whole(x), None), send_home)
-        return whole(x)
+        replicate.defvjp(lambda x: (replicate(x), None), split_again)
+        return replicate(x)
 
     return functools.partial(jax.tree.map, gather)
 
@@ -100,7 +101,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Refuses a global batch that the devices cannot share evenly.
 
     Raises:
-      UserError: naming the nearest sizes that work.
+      UserError: The size is not a multiple of the devices; names the nearest sizes that are.
     """
     if batch_size > 0 and batch_size % mesh.size == 0:
         return
@@ -112,13 +113,13 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def put_batch(batch: Batch, mesh: Mesh, *, batch_axis: int) -> Batch:
-    """Sends this process's rows of a global batch to its devices, as global arrays."""
+    """Sends the rows of this process to its devices, as parts of a global batch."""
     sharding = batch_sharding(mesh, batch_axis=batch_axis)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    """Sends host arrays, the same in every process, to the devices, as global arrays."""
+    """Sends host arrays, which are the same in every process, to the devices as global arrays."""
 
     def send(x: Any) -> jax.Array:
         x = np.asarray(x)
@@ -128,9 +129,9 @@ def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
 
 
 def make_whole(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Copies a pytree of global arrays onto every device, as they are used outside of training."""
+    """Copies global arrays to every device, for use outside of training."""
     return jax.jit(_itself, out_shardings=replicated(mesh))(tree)
 
 
-def _itself(tree: PyTree) -> PyTree:  # One function, hence one compilation for all calls.
+def _itself(tree: PyTree) -> PyTree:  # A single function, so that all calls share one compilation.
     return tree

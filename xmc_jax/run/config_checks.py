@@ -15,8 +15,8 @@ from xmc_jax.data.overlap import why_refused
 from xmc_jax.errors import UserError, did_you_mean
 from xmc_jax.models.discriminator import CONTRASTIVE_HEADS
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS
+from xmc_jax.models.remat import REMAT_POLICIES
 from xmc_jax.run.config import flatten
-from xmc_jax.train_step import REMAT_POLICIES
 
 
 class Field(NamedTuple):

@@ -1,4 +1,4 @@
-"""convolution.py: every platform's form is the same convolution, its gradients too."""
+"""convolution.py: the form for each platform is the same convolution, with the same gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def test_convolve_by_hand(rng):
 @pytest.mark.parametrize("c,n", [(3, 12), (12, 3), (2, 2)])
 def test_the_form_for_few_channels_is_the_same_convolution(rng, c, n):
     x, kernel = make_inputs(rng, c, n)
-    want, pull_back = jax.vjp(convolution._convolve_at_once, x, kernel)
+    want, pull_back = jax.vjp(convolution._convolve_directly, x, kernel)
     got, few_pull_back = jax.vjp(convolution._convolve_few_channels, x, kernel)
     np.testing.assert_allclose(got, want, atol=1e-5)
     cotangent = jnp.float32(rng.normal(size=want.shape))
@@ -35,7 +35,7 @@ def test_the_form_for_few_channels_is_the_same_convolution(rng, c, n):
 def test_the_form_for_few_channels_errs_little_more_in_bfloat16(rng):
     x, kernel = make_inputs(rng, 3, 64)
     x = x.astype(jnp.bfloat16)
-    exact, exact_pull_back = jax.vjp(convolution._convolve_at_once, jnp.float32(x), kernel)
+    exact, exact_pull_back = jax.vjp(convolution._convolve_directly, jnp.float32(x), kernel)
     cotangent = jnp.asarray(rng.normal(size=exact.shape), jnp.bfloat16)
     want = exact, *exact_pull_back(jnp.float32(cotangent))
 
@@ -47,8 +47,8 @@ def test_the_form_for_few_channels_errs_little_more_in_bfloat16(rng):
             [jnp.linalg.norm(a - b) / jnp.linalg.norm(b) for a, b in zip(got, want, strict=True)]
         )
 
-    plain = errors(convolution._convolve_at_once)
-    # The gradient of `x` is to few channels: nine roundings, of terms a third as large.
+    plain = errors(convolution._convolve_directly)
+    # The gradient with respect to `x` has few channels: nine roundings, of terms a third as large.
     most = np.array([1.1, 1.5, 1.1]) * plain
     assert np.all(errors(convolution._convolve_few_channels) < most)
 
@@ -58,7 +58,7 @@ def test_few_channels_take_their_own_form_on_gpus_alone(rng):
         traced = jax.jit(convolution.convolve).trace(*make_inputs(rng, c, n))
         return traced.lower(lowering_platforms=(platform,)).as_text()
 
-    assert "tensor<1x1x32x12xf32>" in lower("cuda", 3, 12)  # A square of 27, filled up.
+    assert "tensor<1x1x32x12xf32>" in lower("cuda", 3, 12)  # A patch of 27 numbers, padded.
     assert "stablehlo.convolution" not in lower("cuda", 12, 3)
     for platform, c, n in (
         ("cpu", 3, 12),
@@ -70,7 +70,7 @@ def test_few_channels_take_their_own_form_on_gpus_alone(rng):
 
 
 def test_gradients_of_kernels_leave_in_float32(rng):
-    """Whatever the compute type: they are what the optimizer gets."""
+    """Whatever the compute type, because the optimizer takes them."""
     x, kernel = make_inputs(rng, 8, 8)
     gradient = jax.grad(
         lambda kernel: jnp.sum(convolution.convolve(x.astype(jnp.bfloat16), kernel) ** 2)

@@ -16,8 +16,8 @@ def make_inputs(rng, b=6, cells=(3, 2), pixels=2, c=4):
     return x, gamma, beta
 
 
-def one_by_one(x, gamma, beta, group_size, epsilon=1e-5):
-    """Batch normalisation, modulation at every pixel and ReLU, written out from the equations."""
+def written_out(x, gamma, beta, group_size, epsilon=1e-5):
+    """Batch normalisation, modulation at every pixel and ReLU, from the equations."""
     pixels = x.shape[1] // gamma.shape[1]
     for _ in range(int(np.log2(pixels))):
         gamma, beta = upsample(gamma), upsample(beta)
@@ -37,13 +37,13 @@ FORMS = [
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("group_size", [6, 3, 2])
 @pytest.mark.parametrize("cells,pixels", [((3, 2), 2), ((2, 2), 4), ((4, 4), 1), ((1, 1), 4)])
-def test_every_form_equals_the_parts_one_by_one(rng, form, group_size, cells, pixels):
+def test_every_form_equals_the_operations_written_out(rng, form, group_size, cells, pixels):
     inputs = make_inputs(rng, cells=cells, pixels=pixels)
 
     def merged(*inputs):
         return form(*inputs, group_size, 1e-5)[0]
 
-    want, pull_back = jax.vjp(lambda *inputs: one_by_one(*inputs, group_size), *inputs)
+    want, pull_back = jax.vjp(lambda *inputs: written_out(*inputs, group_size), *inputs)
     got, merged_pull_back = jax.vjp(merged, *inputs)
     np.testing.assert_allclose(got, want, atol=1e-5)
     cotangent = jnp.float32(rng.normal(size=want.shape))
@@ -66,8 +66,10 @@ def test_statistics_are_those_of_the_groups_and_pass_no_gradient_on(rng, form):
 
 
 def test_gradients_through_the_statistics_leave_shifts_and_scales_of_the_input_alone(rng):
-    """The result does not change if the input is shifted or scaled, so its gradient is orthogonal
-    to both, but for epsilon."""
+    """The gradient is orthogonal to shifts and scales of the input.
+
+    They do not change the result, except through epsilon.
+    """
     x, gamma, beta = make_inputs(rng)
     cotangent = jnp.float32(rng.normal(size=x.shape))
     _, pull_back = jax.vjp(lambda x: normalization.batch_norm_relu(x, gamma, beta, 6, 1e-9)[0], x)
@@ -90,7 +92,7 @@ def test_inside_of_bfloat16_everything_is_float32(rng):
     got, statistics = normalization.batch_norm_relu(x, gamma, beta, 6, 1e-5)
     assert got.dtype == jnp.bfloat16 and {s.dtype for s in statistics} == {jnp.dtype("float32")}
     exact = normalization.batch_norm_relu(*map(jnp.float32, (x, gamma, beta)), 6, 1e-5)[0]
-    # But for what 1 + gamma loses, the result is rounded once.
+    # The result is rounded once, besides the rounding of 1 + gamma.
     np.testing.assert_allclose(jnp.float32(got), exact, rtol=2e-2, atol=2e-2)
 
 

@@ -1,4 +1,4 @@
-"""platforms.py: each platform is lowered its own form, forwards and backwards."""
+"""platforms.py: each platform gets its own implementation, forwards and backwards."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ def lower(f, *args, platform):
     return jax.jit(f).trace(*args).lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_each_platform_gets_its_form_and_its_gradient():
-    """The forms differ here, so that one sees which of them ran."""
+def test_each_platform_gets_its_implementation_and_its_gradient():
+    """The implementations differ here, to show which of them ran."""
     f = platforms.by_platform(jnp.sin, cpu=lambda x: 3.0 * x, cuda=jnp.exp)
     x = jnp.float32(2.0)
     np.testing.assert_allclose(f(x), 6.0)
@@ -32,11 +32,11 @@ def test_no_platform_stores_what_the_gradient_of_another_needs():
     assert len(stored) == 1 and stored[0].shape == (3,)  # The argument.
 
 
-def test_barriers_and_orders_are_for_gpus_alone():
+def test_barriers_and_layouts_are_for_gpus_only():
     x = jnp.ones((2, 3))
     for f, word in (
-        (platforms.hold_apart_on_gpus, "optimization_barrier"),
-        (platforms.in_order_on_gpus, "LayoutConstraint"),
+        (platforms.barrier_on_gpus, "optimization_barrier"),
+        (platforms.default_layout_on_gpus, "LayoutConstraint"),
     ):
         assert word in lower(f, x, platform="cuda")
         for platform in ("cpu", "tpu"):

@@ -1,4 +1,4 @@
-"""resampling.py: the merged convolutions equal the two steps they stand for, gradients too."""
+"""resampling.py: merged convolutions and their gradients equal those of the two steps."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def test_upsample_repeats_and_average_pool_undoes_it():
 @pytest.mark.parametrize("smallest_merged", [1, None])
 @pytest.mark.parametrize("name", PAIRS)
 def test_equals_the_two_steps(rng, monkeypatch, name, smallest_merged):
-    """Merged at any size, and with the limit that CPUs have."""
+    """Merged at any size, and with the limit for CPUs."""
     if smallest_merged is None:
         monkeypatch.undo()
     merged, in_two_steps = PAIRS[name]
@@ -59,7 +59,7 @@ def test_equals_the_two_steps(rng, monkeypatch, name, smallest_merged):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_second_derivatives_agree(rng, name):
-    """The backward passes are built from the same maps, hence differentiable themselves."""
+    """The backward passes are differentiable too, because they use the same maps."""
     x, kernel = make_inputs(rng, h=2, w=2, c=2, n=2)
 
     def curvature(f):
@@ -73,7 +73,7 @@ def test_second_derivatives_agree(rng, name):
 
 
 def test_both_forms_of_the_enlargement_agree(rng):
-    """The one that CPUs run and the one that accelerators run."""
+    """The form for CPUs and the form for accelerators."""
     x, kernel = make_inputs(rng)
     kernel = transpose_kernel(resampling._spread(kernel, jnp.float32))
     np.testing.assert_allclose(
@@ -84,7 +84,7 @@ def test_both_forms_of_the_enlargement_agree(rng):
 
 
 def test_both_forms_of_the_smallest_maps_kernel_gradients_agree(rng):
-    """The one that GPUs run, and the one that all others run."""
+    """The form for GPUs and the form for all other platforms."""
     x = jnp.float32(rng.normal(size=(2, 8, 8, 3)))
     kernel = jnp.float32(rng.normal(size=(4, 4, 3, 5)))
     g = jnp.float32(rng.normal(size=(2, 4, 4, 5)))
@@ -129,15 +129,17 @@ def test_smallest_maps_take_the_two_steps_on_cpus(rng, monkeypatch):
         for f, h in ((resampling.upsample_convolve, side), (resampling.convolve_pool, 2 * side)):
             traced = jax.jit(gradients, static_argnums=0).trace(f, *make_inputs(rng, h=h, w=h))
             text = traced.lower(lowering_platforms=(platform,)).as_text()
-            # The products are with, or towards, the kernel as it is, or as it is spread.
+            # The convolutions involve either the 3x3 kernel, or the 4x4 kernel made from it.
             products = [line for line in text.splitlines() if "stablehlo.convolution" in line]
             assert products and two_steps == any("<3x3x" in p for p in products), (f, side)
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_bfloat16_errs_little_more_than_the_two_steps_do(rng, name):
-    """Kernels are rounded before they are spread: results and all gradients stay within 1.6 times
-    the error that bfloat16 has in two steps."""
+    """Results and gradients have at most 1.6 times the error of the two steps in bfloat16.
+
+    Kernels are rounded before they are spread.
+    """
     merged, in_two_steps = PAIRS[name]
     x, kernel = make_inputs(rng, h=16, w=16, c=16, n=16)
     x = x.astype(jnp.bfloat16)

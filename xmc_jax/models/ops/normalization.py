@@ -1,8 +1,8 @@
-"""What happens to maps between convolutions, with gradients that read them as rarely as they can.
+"""Operations between convolutions, with gradients that read feature maps as rarely as possible.
 
-Maps at large resolutions are hundreds of megabytes, and what is done to them between convolutions
-waits for memory. Automatic differentiation would store a map before and after each of these
-operations, and go over it once for every sum that a gradient needs.
+Feature maps at large resolutions take hundreds of megabytes, so the speed of these operations is
+limited by memory. Automatic differentiation would store a map before and after each of them, and
+read it once for every sum that a gradient needs.
 """
 
 import functools
@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from xmc_jax.models.ops.platforms import by_platform, hold_apart_on_gpus
+from xmc_jax.models.ops.platforms import barrier_on_gpus, by_platform
 
-RELU_OUTPUT = "relu_output"  # What checkpoint policies call results of `relu`.
+RELU_OUTPUT = "relu_output"  # Name of the results of `relu` in checkpoint policies.
 
 
 @jax.custom_vjp
 def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``max(x, 0)``, whose gradient looks at the result: nobody needs to keep the argument."""
+    """``max(x, 0)``. Its gradient needs only the result, so the argument is not stored."""
     return jnp.maximum(x, 0)
 
 
@@ -30,8 +30,8 @@ def _relu_forward(x: Array) -> tuple[Array, Array]:
 
 
 def _relu_backward(y: Array, g: Array) -> tuple[Array]:
-    # Not by `y > 0`, which GPUs' compiler turns into a question about the argument: then it must be
-    # kept after all, and the convolution that made it cannot take the ReLU along.
+    # On GPUs XLA would rewrite `y > 0` as a condition on the argument. The argument would then be
+    # stored after all, and the ReLU not fused into the convolution before it.
     return (jnp.where(y == 0, jnp.zeros_like(g), g),)
 
 
@@ -40,7 +40,7 @@ relu.defvjp(_relu_forward, _relu_backward)
 
 @jax.custom_vjp
 def add_bias(x: Float[Array, "*b c"], bias: Float[Array, " c"]) -> Float[Array, "*b c"]:
-    """Adds a vector to every position, in the type of `x`; its gradient is summed in float32."""
+    """Adds a vector to every position, in the type of `x`. The gradient is summed in float32."""
     return x + jnp.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
 
 
@@ -53,16 +53,16 @@ add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), _add_bias_backward)
 
 @jax.custom_vjp
 def materialize_gradient(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The same, but its gradient is written before it is read.
+    """Returns the same array, whose gradient is written to memory before it is read.
 
-    For a gradient that a convolution needs anyway, and of which something else takes a sum: GPUs'
-    compiler would take it in the pass that makes the gradient, and have that pass take twice as
+    For a gradient that a convolution needs in memory anyway, and that is also summed. On GPUs XLA
+    would fuse the sum into the pass that computes the gradient, and that pass would take twice as
     long.
     """
     return x
 
 
-materialize_gradient.defvjp(lambda x: (x, None), lambda _, g: (hold_apart_on_gpus(g),))
+materialize_gradient.defvjp(lambda x: (x, None), lambda _, g: (barrier_on_gpus(g),))
 
 
 class Statistics(NamedTuple):
@@ -79,26 +79,23 @@ def batch_norm_relu(
     group_size: int,
     epsilon: float,
 ) -> tuple[Float[Array, "b h w c"], Statistics]:
-    """``relu((1 + gamma) * normalized(x) + beta)``, normalised by the batch's own statistics.
+    """``relu((1 + gamma) * normalized(x) + beta)``, normalised by the statistics of the batch.
 
     Args:
-      x: A map of images.
-      gamma: Scales of the map's cells; `rows` and `columns` divide its sides.
-      beta: Shifts of the map's cells.
-      group_size: Consecutive images that share their statistics; divides the batch.
+      x: A feature map. It is divided into `rows` times `columns` cells.
+      gamma: Scales, one for each cell.
+      beta: Shifts, one for each cell.
+      group_size: Number of consecutive images that share their statistics; divides the batch.
       epsilon: Added to variances, > 0.
 
     Returns:
-      The map in the type of `x`, and the groups' statistics, through which no gradient flows back.
+      The map in the type of `x`, and the statistics of the groups, which pass no gradient on.
     """
-
-    def step_by_step(x: Array, gamma: Array, beta: Array) -> tuple[Array, Statistics]:
-        return _step_by_step(x, gamma, beta, group_size, epsilon)
-
-    def in_two_passes(x: Array, gamma: Array, beta: Array) -> tuple[Array, Statistics]:
-        return _in_two_passes(x, gamma, beta, group_size, epsilon)
-
-    # TPUs' compiler would write the float32 maps between the passes.
+    step_by_step, in_two_passes = (
+        functools.partial(form, group_size=group_size, epsilon=epsilon)
+        for form in (_step_by_step, _in_two_passes)
+    )
+    # On TPUs XLA would write the float32 maps between the two passes to memory.
     return by_platform(step_by_step, cpu=in_two_passes, cuda=in_two_passes)(x, gamma, beta)
 
 
@@ -109,7 +106,7 @@ def normalize_relu(
     statistics: Statistics,
     epsilon: float,
 ) -> Float[Array, "b h w c"]:
-    """As `batch_norm_relu`, by given statistics."""
+    """As `batch_norm_relu`, but normalised by given statistics."""
     cells, scale, shift = (_in_cells(y, *gamma.shape[1:3]) for y in (x, 1.0 + gamma, beta))
     mean, var = (_of_images(y, x.shape[0]) for y in statistics)
     y = scale * ((cells - mean) * jax.lax.rsqrt(var + epsilon)) + shift
@@ -126,9 +123,9 @@ def _in_cells(x: Array, rows: int, columns: int) -> Array:
 
 
 def _of_images(statistic: Float[Array, "n c"], num_images: int) -> Array:
-    """A statistic of groups for each of their images, in the axes of `_in_cells`."""
+    """The statistic of its group for each image, in the axes of `_in_cells`."""
     n, c = statistic.shape
-    if n == 1:  # The only case in which an exported program may leave the number of images open.
+    if n == 1:  # Only this case works for an unknown number of images, as in exported programs.
         return statistic.reshape(1, 1, 1, 1, 1, c)
     repeated = jnp.broadcast_to(statistic[:, None], (n, num_images // n, c))
     return repeated.reshape(num_images, 1, 1, 1, 1, c)
@@ -139,11 +136,11 @@ def _mean_of_groups(x: Array, num_groups: int) -> Float[Array, "n c"]:
 
 
 def _sum_of_cells(*maps: Array) -> list[Array]:
-    # In two steps, and held apart: at once, GPUs' compiler would have each sum added up by one
-    # thread, slowly.
+    # First rows, then columns. On GPUs XLA would have a single thread compute each sum, slowly, if
+    # it were one step.
     rows = [jnp.sum(y, axis=_ROWS_OF_A_CELL, keepdims=True) for y in maps]
     if maps[0].shape[_ROWS_OF_A_CELL] > 1:
-        rows = hold_apart_on_gpus(rows)
+        rows = barrier_on_gpus(rows)
     return [jnp.sum(y, axis=_COLUMNS_OF_A_CELL, keepdims=True) for y in rows]
 
 
@@ -156,7 +153,7 @@ def _statistics(x: Array, group_size: int) -> Statistics:
 def _step_by_step(
     x: Array, gamma: Array, beta: Array, group_size: int, epsilon: float
 ) -> tuple[Array, Statistics]:
-    """Statistics in float32, all else in the type of `x`; differentiated automatically."""
+    """Statistics in float32, the rest in the type of `x`; differentiated automatically."""
     statistics = _statistics(x, group_size)
     rows, columns = gamma.shape[1:3]
     mean, var = (_of_images(y, x.shape[0]) for y in statistics)
@@ -170,7 +167,7 @@ def _step_by_step(
 def _in_two_passes(
     x: Array, gamma: Array, beta: Array, group_size: int, epsilon: float
 ) -> tuple[Array, Statistics]:
-    """All in float32, the gradient in two passes over the maps."""
+    """All in float32, with a gradient in two passes over the maps."""
     statistics = _statistics(x, group_size)
     return normalize_relu(x, gamma, beta, statistics, epsilon), statistics
 
@@ -190,8 +187,8 @@ def _two_passes_backward(group_size: int, epsilon: float, residuals, cotangents)
     normalized = (cells - mean) * inverse_deviation
     g = jnp.where(scale * normalized + shift > 0, g, 0.0)
 
-    # One pass over the maps for the gradients of scales and shifts. What the gradient through the
-    # statistics needs of the whole group is a sum of these few numbers, not another pass.
+    # One pass over the maps gives the gradients of scales and shifts. The gradient through the
+    # statistics of a group needs only sums of these few numbers, and no other pass.
     d_beta, d_gamma = _sum_of_cells(g, g * normalized)
     pixels_of_a_cell = cells.shape[_ROWS_OF_A_CELL] * cells.shape[_COLUMNS_OF_A_CELL]
     through_mean, through_var = (

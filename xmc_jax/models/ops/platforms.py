@@ -1,4 +1,4 @@
-"""What is said to one platform's compiler alone, chosen as a program is lowered."""
+"""Code for one platform only, chosen when a program is lowered."""
 
 import functools
 from collections.abc import Callable
@@ -11,13 +11,14 @@ from xmc_jax.types import PyTree
 
 
 def by_platform(default: Callable, **forms: Callable) -> Callable:
-    """One function of arrays, given in the form that serves each platform best.
+    """One function of arrays with a different implementation for each platform.
 
-    It has a gradient rule of its own, so that no platform stores what another's gradient needs.
+    The result has its own gradient rule, so that no platform stores what only the gradient of
+    another implementation needs.
 
     Args:
-      default: The form for all platforms that are not named.
-      **forms: Forms by the platform's name, ``cpu`` or ``cuda``.
+      default: The implementation for all platforms that are not named.
+      **forms: Implementations by platform: ``cpu`` or ``cuda``.
     """
 
     @jax.custom_vjp
@@ -36,15 +37,15 @@ def by_platform(default: Callable, **forms: Callable) -> Callable:
     return choose
 
 
-def hold_apart_on_gpus(x: PyTree) -> PyTree:
-    """The same arrays, which GPUs' compiler writes before anything reads them."""
+def barrier_on_gpus(x: PyTree) -> PyTree:
+    """Returns the same arrays. On GPUs XLA writes them to memory and fuses nothing across them."""
     return jax.lax.platform_dependent(x, cuda=jax.lax.optimization_barrier, default=lambda x: x)
 
 
-def in_order_on_gpus(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The same array, which GPUs' compiler stores with its last axis contiguous."""
+def default_layout_on_gpus(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns the same array. On GPUs XLA stores it in row-major order."""
 
-    def in_order(x: Array) -> Array:
+    def constrain(x: Array) -> Array:
         return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
-    return jax.lax.platform_dependent(x, cuda=in_order, default=lambda x: x)
+    return jax.lax.platform_dependent(x, cuda=constrain, default=lambda x: x)

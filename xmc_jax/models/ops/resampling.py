@@ -1,13 +1,13 @@
-"""3x3 convolutions that double or halve the resolution, at less than half the multiplications.
+"""3x3 convolutions that double or halve the resolution, with less than half the multiplications.
 
-Nearest-neighbour enlargement followed by a 3x3 convolution gives all pixels of equal parity one 2x2
-kernel on the small map; a 3x3 convolution followed by a 2x2 mean is one 4x4 convolution with stride
-2. Either takes 2.25 times fewer multiplications than the two steps it stands for. Both are built
-from one pair of linear maps, `_shrink` and `_enlarge`, each the transpose of the other for the same
-kernel, spread from 3x3 to 4x4.
+Upsampling by nearest neighbour followed by a 3x3 convolution equals four 2x2 convolutions of the
+small map, one for each parity of row and column. A 3x3 convolution followed by a 2x2 mean equals
+one 4x4 convolution with stride 2. Either needs 2.25 times fewer multiplications than the two steps
+it replaces. Both are built from the linear maps `_shrink` and `_enlarge`, which are transposes of
+each other for the same 4x4 kernel, made from the 3x3 kernel by `_spread`.
 
-The gradients are spelled out because automatic differentiation would leave the choice of form to
-the compiler, which on CPUs falls back to slow loops for dilated and even-sized convolutions
+The gradients are written by hand because automatic differentiation would leave the choice of
+algorithm to XLA, which on CPUs uses slow loops for dilated and even-sized convolutions
 (benchmarks/resampling.py).
 """
 
@@ -29,7 +29,7 @@ from xmc_jax.models.ops.convolution import (
 )
 from xmc_jax.models.ops.platforms import by_platform
 
-# Small maps have wide kernels: below this side of the smaller map, spreading the kernel takes more
+# Small maps have many channels. Below this side of the smaller map, spreading the kernel takes more
 # time on CPUs than the merged convolution saves (benchmarks/resampling.py).
 _SMALLEST_MERGED_ON_CPU = 8
 
@@ -37,40 +37,40 @@ _SMALLEST_MERGED_ON_CPU = 8
 def upsample_convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c n"]
 ) -> Float[Array, "b h2 w2 n"]:
-    """Nearest-neighbour 2x enlargement, then `convolve`."""
+    """`upsample`, then `convolve`."""
 
-    def one_by_one(x: Array, kernel: Array) -> Array:
+    def in_two_steps(x: Array, kernel: Array) -> Array:
         return convolve(upsample(x), kernel)
 
     def merged(x: Array, kernel: Array) -> Array:
         return _enlarge(x, transpose_kernel(_spread(kernel, x.dtype)))
 
-    return _merge(one_by_one, merged, min(x.shape[1:3]))(x, kernel)
+    return _merge_if_faster(in_two_steps, merged, min(x.shape[1:3]))(x, kernel)
 
 
 def convolve_pool(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c n"]
 ) -> Float[Array, "b h2 w2 n"]:
-    """`convolve`, then the mean of every 2x2 square; the sides of `x` must be even."""
+    """`convolve`, then `average_pool`; the sides of `x` must be even."""
 
-    def one_by_one(x: Array, kernel: Array) -> Array:
+    def in_two_steps(x: Array, kernel: Array) -> Array:
         return average_pool(convolve(x, kernel))
 
     def merged(x: Array, kernel: Array) -> Array:
         return _shrink(x, _spread(kernel, x.dtype, scale=0.25))
 
-    return _merge(one_by_one, merged, min(x.shape[1:3]) // 2)(x, kernel)
+    return _merge_if_faster(in_two_steps, merged, min(x.shape[1:3]) // 2)(x, kernel)
 
 
-def _merge(one_by_one: Callable, merged: Callable, small_side: int) -> Callable:
-    """The form that serves best, given the side of the smaller map."""
+def _merge_if_faster(in_two_steps: Callable, merged: Callable, small_side: int) -> Callable:
+    """The faster implementation on each platform, for a side of the smaller map."""
     if small_side >= _SMALLEST_MERGED_ON_CPU:
         return merged
-    return by_platform(merged, cpu=one_by_one)
+    return by_platform(merged, cpu=in_two_steps)
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Nearest-neighbour 2x enlargement."""
+    """2x upsampling by nearest neighbour."""
     b, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
     return x.reshape(b, h * 2, w * 2, c)
@@ -80,7 +80,7 @@ def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """The mean of every 2x2 square."""
     b, h, w, c = x.shape
     if c < FEW_CHANNELS:
-        # TPUs' compiler would give each pixel's channels, and each pair of pixels, a row of 128.
+        # On TPUs XLA would pad the channels of each pixel, and each pair of pixels, to 128 numbers.
         return sum(x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
@@ -90,8 +90,8 @@ def _spread(
 ) -> Float[Array, "4 4 c n"]:
     """The kernel convolved with a 2x2 square of `scale`, in a compute type.
 
-    In bfloat16 it rounds before it sums, for an error at most 1.6 times that of the two steps; the
-    float32 sums of the widest kernels would take hundreds of megabytes.
+    In bfloat16 the kernel is rounded before it is summed, because float32 sums of the largest
+    kernels would take hundreds of megabytes. The error is at most 1.6 times that of the two steps.
     """
     by_product, by_shifts = (
         functools.partial(form, dtype=dtype, scale=scale)
@@ -101,7 +101,7 @@ def _spread(
 
 
 def _spread_by_product(kernel: Array, dtype: DTypeLike, scale: float) -> Array:
-    # On CPUs much faster, there and back, than sums of shifted kernels.
+    # On CPUs this and its gradient are much faster than sums of shifted kernels.
     line = np.eye(4, 3) + np.eye(4, 3, -1)
     square = jnp.asarray(scale * np.kron(line, line), dtype)
     flat = prepare_kernel(kernel, dtype).reshape(9, -1)
@@ -110,8 +110,8 @@ def _spread_by_product(kernel: Array, dtype: DTypeLike, scale: float) -> Array:
 
 
 def _spread_by_shifts(kernel: Array, dtype: DTypeLike, scale: float) -> Array:
-    # Of products GPUs' compiler makes a single one for all layers, and copies their kernels
-    # together and apart for it.
+    # On GPUs XLA would merge the products of all layers into one, and copy their kernels into and
+    # out of a common array for it.
     kernel = prepare_kernel(scale * kernel, dtype).astype(jnp.float32)
     for axis in (0, 1):
         zeros = jnp.zeros_like(jax.lax.slice_in_dim(kernel, 0, 1, axis=axis))
@@ -127,11 +127,11 @@ def _stride_2(x: Array, kernel: Array) -> Array:
 def _kernel_gradient(
     x: Float[Array, "b h2 w2 c"], kernel: Float[Array, "4 4 c n"], g: Float[Array, "b h w n"]
 ) -> Float[Array, "4 4 c n"]:
-    """The gradient of `_stride_2` to its kernel."""
+    """The gradient of `_stride_2` with respect to its kernel."""
     if min(g.shape[1:3]) > 4:
         return _kernel_gradient_as_convolution(x, kernel, g)
-    # Where the result is no smaller than the map, GPUs' compiler takes this for a convolution of
-    # thousands of channels' maps, with a few images for channels.
+    # On the smallest maps XLA on GPUs would compile this to a convolution that takes the thousands
+    # of channels as the batch, and the few images as channels.
     return jax.lax.platform_dependent(
         x,
         kernel,
@@ -150,22 +150,22 @@ def _kernel_gradient_as_products(x: Array, kernel: Array, g: Array) -> Array:
     b, h, w, n = g.shape
     c = x.shape[-1]
     row = 2 * w + 2
-    places = np.add.outer(row * np.arange(4), np.arange(4)).ravel()
-    firsts = np.add.outer(2 * row * np.arange(h), 2 * np.arange(w)).ravel()
+    taps = np.add.outer(row * np.arange(4), np.arange(4)).ravel()
+    corners = np.add.outer(2 * row * np.arange(h), 2 * np.arange(w)).ravel()
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    # What every place of the kernel sees, `[16, b, h * w, c]`, by one gather of all images' pixels:
-    # joined from shifted maps it takes several times as long.
-    seen = jax.lax.gather(
+    # The inputs of every tap of the kernel, `[16, b, h * w, c]`. Concatenating shifted maps would
+    # take several times as long as one gather of the pixels of all images.
+    inputs = jax.lax.gather(
         padded.reshape(b, (2 * h + 2) * row, c),
-        np.add.outer(places, firsts)[..., None],
+        np.add.outer(taps, corners)[..., None],
         jax.lax.GatherDimensionNumbers(
             offset_dims=(1, 3), collapsed_slice_dims=(1,), start_index_map=(1,)
         ),
         slice_sizes=(b, 1, c),
         mode="promise_in_bounds",
     )
-    seen, g = seen.reshape(16, -1, c), g.reshape(-1, n)
-    return jnp.einsum("kmc,mn->kcn", seen, g).reshape(kernel.shape)
+    inputs, g = inputs.reshape(16, -1, c), g.reshape(-1, n)
+    return jnp.einsum("kmc,mn->kcn", inputs, g).reshape(kernel.shape)
 
 
 @jax.custom_vjp
@@ -197,10 +197,10 @@ _enlarge.defvjp(lambda x, kernel: (_enlarge(x, kernel), (x, kernel)), _enlarge_b
 
 
 def _enlarge_by_transposition(x: Array, kernel: Array) -> Array:
-    """As the gradient of a convolution with stride 2, by which accelerators' libraries know it.
+    """As the gradient of a convolution with stride 2, which accelerators' libraries support.
 
-    GPUs' compiler finds it by the reversal of the kernel just before the product; without one it
-    would fill the map with zeros and convolve at the large resolution.
+    On GPUs XLA recognises this gradient by the reversal of the kernel just before the product.
+    Without the reversal it would fill the map with zeros and convolve at the large resolution.
     """
     b, h, w, _ = x.shape
     large = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, kernel.shape[2]), x.dtype)
@@ -210,13 +210,13 @@ def _enlarge_by_transposition(x: Array, kernel: Array) -> Array:
 def _enlarge_by_corners(x: Array, kernel: Array) -> Array:
     """As one dense 2x2 convolution.
 
-    The four pixels of the large map that meet at a corner of the small one see the same 2x2 window
-    of it, each through its own 2x2 kernel: one convolution gives all four as channels, and a
+    The four pixels of the large map that meet at a corner of the small map depend on the same 2x2
+    window of it, each through its own 2x2 kernel. One convolution gives all four as channels, and a
     transposition puts them in their places.
     """
     b, h, w, n = x.shape
     c = kernel.shape[2]
-    taps = kernel.reshape(2, 2, 2, 2, c, n)[::-1, :, ::-1]  # Tap and pixel, along h and w.
+    taps = kernel.reshape(2, 2, 2, 2, c, n)[::-1, :, ::-1]  # Taps and pixels, along h and w.
     corners = general_convolution(
         x,
         taps.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, n, 4 * c),
