@@ -65,15 +65,17 @@ def train(
 
         # Act 2: data, networks, state. Loads Keras and TensorFlow, which no mistake about the
         # folder should wait for.
+        from xmc_jax.data.catalog import open_eval_split, open_train_split
         from xmc_jax.experiment import create_experiment
         from xmc_jax.run import environment
         from xmc_jax.run.checkpoint import Checkpoints
         from xmc_jax.run.config_checks import check_config
-        from xmc_jax.training.data import open_splits, open_stream, read_preview
+        from xmc_jax.training.data import open_stream, read_preview
 
         check_config(config)
         with processes.first_process_first("open the data"):
-            source, eval_source = open_splits(config, data_dir)
+            source = open_train_split(config, data_dir)
+            eval_source = open_eval_split(config, data_dir)
         around = environment.describe()
         processes.say(f"devices: {around['devices']}")
         experiment = create_experiment(config, fsdp=fsdp)
@@ -235,10 +237,9 @@ def _make_preview(experiment, preview, workdir: str, writer):
     from xmc_jax.training.data import NUM_GRID_CAPTIONS
 
     sampler = Sampler(experiment, NUM_GRID_CAPTIONS)
-    tokens = preview.tokens[preview.valid]
 
     def draw(step: int, ema) -> None:
-        drawn = sampler(ema, tokens, seed=experiment.config.eval.seed)
+        drawn = sampler(ema, preview.tokens, seed=experiment.config.eval.seed)
         if processes.is_first():
             factor = max(1, 96 // experiment.config.model.resolution)
             grid = images.enlarge(images.make_grid(drawn, num_columns=GRID_COLUMNS), factor)

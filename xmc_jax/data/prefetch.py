@@ -1,41 +1,40 @@
-"""Reading in the background, in threads of this process or in worker processes of its own.
+"""Reads batches ahead, in threads of this process or in worker processes.
 
-Worker processes import this module: neither TensorFlow nor JAX here, a second and 100 MB each.
+Worker processes import this module, so it imports neither TensorFlow nor JAX: each would cost a
+worker a second and 100 MB.
 """
 
 import functools
 import itertools
-import multiprocessing
-import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 import numpy as np
 
+from xmc_jax.data import workers
 from xmc_jax.data.records import Examples, Selection
 from xmc_jax.errors import UserError
 
-NUM_THREADS = 2  # Where there are no workers.
+NUM_THREADS = 2  # Without worker processes.
 
 Read = Callable[[Selection, Callable[[], bool]], Examples]
 
 
 class ReadAhead(Iterator):
-    """Selections in, their examples out, in the same order; read ahead from its making to `close`.
+    """Reads selections and yields their examples in the same order.
 
-    Two batches of each worker are ready or in the making. grain's worker processes are not used:
-    they keep four, and end one after the other, half a second each.
+    Reading begins at once and ends with `close`. Two batches of each worker are ready or being
+    read.
 
     Args:
-      read: Reads a selection, unless its second argument, a function, tells it to stop.
-      selections: What to read; asked for two batches a worker ahead.
-      finish: Makes what is yielded of the examples of a selection, when it is asked for.
+      read: Reads a selection. Its second argument, a function, returns true when it should stop.
+      selections: What to read.
+      finish: Makes an item of the examples of a selection, when the item is asked for.
       num_workers: Worker processes, to which `read` is pickled; 0 for threads of this process.
     """
 
@@ -47,11 +46,8 @@ class ReadAhead(Iterator):
         num_workers: int = 0,
     ):
         if num_workers:
-            context = multiprocessing.get_context("spawn")  # Forks of a process with threads hang.
-            self._stop = context.Event()
-            self._pool = ProcessPoolExecutor(
-                num_workers, context, _start_worker, (read, self._stop)
-            )
+            self._stop = workers.CONTEXT.Event()
+            self._pool = workers.start_pool(num_workers, _set_worker_read, read, self._stop)
             self._read = _read_in_worker
         else:
             self._stop = threading.Event()
@@ -79,13 +75,13 @@ class ReadAhead(Iterator):
         return self._finish(examples)
 
     def close(self) -> None:
-        """Ends its threads and processes, as soon as each is done with its image."""
+        """Ends its threads and processes; each finishes the image that it is reading."""
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
         for batch in self._ahead:
             if not batch.cancelled() and not batch.exception():
                 if isinstance(image := batch.result().image, _Shared):
-                    image.open()
+                    image.open()  # Frees it.
         self._ahead.clear()
 
     def _submit(self) -> None:
@@ -94,10 +90,10 @@ class ReadAhead(Iterator):
 
 
 class _Shared:
-    """Bytes of pixels in shared memory: a pipe would cost the parent half a core at 1,000 images/s.
+    """Pixels in shared memory: through a pipe, 1,000 images/s would cost the parent half a core.
 
     Args:
-      pixels: What to copy there.
+      pixels: The array to copy there.
     """
 
     def __init__(self, pixels: np.ndarray):
@@ -108,7 +104,8 @@ class _Shared:
         memory.close()
 
     def open(self) -> np.ndarray:
-        """The pixels, once: nobody else finds their memory, and it is freed with the array."""
+        """The pixels. Can be called once; the memory is freed with the array."""
+        # Here, since workers need not wait for grain.
         from grain.multiprocessing import SharedMemoryArray, SharedMemoryArrayMetadata
 
         metadata = SharedMemoryArrayMetadata(self._name, self._shape, np.uint8)
@@ -117,18 +114,9 @@ class _Shared:
         return pixels
 
 
-def _start_worker(read: Read, stop: Any) -> None:
-    """Run at the start of a worker: it ends when its parent does, however that ends."""
+def _set_worker_read(read: Read, stop: Any) -> None:
     global _worker_read
     _worker_read = functools.partial(read, stop=stop.is_set)
-    # Ctrl-C reaches every process of a terminal; the parent closes its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _read_in_worker(selection: Selection) -> Examples:

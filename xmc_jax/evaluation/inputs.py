@@ -17,7 +17,6 @@ from xmc_jax.errors import UserError
 from xmc_jax.evaluation.image_sets import Pictures, fingerprint, make_shards, real_pictures
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
-from xmc_jax.run.config_checks import evaluation_data
 
 # A line of metrics.jsonl. A family gives: metric, protocol, value, floor, ceiling, weights (the
 # judging network's fingerprint, or None), better ("higher" or "lower"); where it has an interval,
@@ -96,10 +95,7 @@ def read_subjects(experiment: Experiment, data_dir: str) -> Subjects:
     """
     config = experiment.config
     data, split, wanted = config.data, config.data.eval_split, config.eval.num_examples
-    name = evaluation_data(config)
-    source = catalog.open_split(
-        name, form=data.form, split=split, data_dir=data_dir, build_missing=name == "shapes"
-    )
+    source = catalog.open_eval_split(config, data_dir)
     chosen = streams.choose_examples(len(source), 2 * wanted, config.eval.seed)
     count = min(wanted, len(chosen))
     if count < wanted:

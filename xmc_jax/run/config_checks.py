@@ -5,7 +5,7 @@ import re
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from xmc_jax.data.overlap import why_refused
+from xmc_jax.data.overlap import evaluation_data, why_refused
 from xmc_jax.errors import UserError
 from xmc_jax.models.discriminator import CONTRASTIVE_HEADS
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS
@@ -34,11 +34,6 @@ CHOICES = {
     "data.crop": ("squash", "short_crop", "center_crop"),
 }
 GROUP_SIZES = ("loss.contrastive_group_size", "model.bn_group_size")
-
-
-def evaluation_data(config: ConfigDict) -> str:
-    """Name of the data set to evaluate on."""
-    return config.data.eval_name or config.data.name
 
 
 def check_accumulation(config: ConfigDict, mesh: Mesh) -> None:

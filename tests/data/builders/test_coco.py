@@ -146,7 +146,7 @@ def test_a_lossy_source_is_refused_and_leaves_nothing(lossy, tmp_path):
     assert "val of coco/sq128/1.0.0 lost 5 of 8 examples (1 missing, 4 undecodable" in text
     assert missing in text and "--max_lost=0.625" in text and "\n" not in text
     assert list((tmp_path / "coco" / "sq128").iterdir()) == []
-    with pytest.raises(UserError, match="is not in .*; make it with: python -m xmc_jax.prepare"):
+    with pytest.raises(UserError, match="is not in .*; build it with: python -m xmc_jax.prepare"):
         catalog.open_split("coco", form="sq128", split="val", data_dir=str(tmp_path))
 
 
@@ -208,7 +208,7 @@ def test_wrong_files_are_named(good, tmp_path):
         (tmp_path / name).symlink_to(good[0] / name)
     for split, content, words in (
         ("train", archives.narrative("train", 1, "x")[:30], "coco_train_captions.jsonl, line 1"),
-        ("train", archives.narrative("val", 1, "x"), "narratives of mscoco_val2017, not of"),
+        ("train", archives.narrative("val", 1, "x"), "has narratives of mscoco_val2017, not of"),
     ):
         (tmp_path / f"coco_{split}_captions.jsonl").write_text(content)
         (tmp_path / "coco_val_captions.jsonl").write_text(archives.narrative("val", 1, "x"))
@@ -220,7 +220,7 @@ def test_wrong_files_are_named(good, tmp_path):
         build("coco", tmp_path / "data", tmp_path)
     (tmp_path / "train2014.zip").unlink()
     (tmp_path / "train2014.zip").write_bytes((good[0] / "train2014.zip").read_bytes()[:5000])
-    with pytest.raises(UserError, match="train2014.zip is damaged or cut off"):
+    with pytest.raises(UserError, match="train2014.zip is damaged or incomplete"):
         build("coco", tmp_path / "data", tmp_path)
 
 
@@ -277,7 +277,7 @@ def test_a_killed_build_leaves_nothing_complete_and_the_same_command_builds(tmp_
     process = prepare(*arguments, "--form=sq128")
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert "is left of a build that was cut off" in err and "train 200/200" in err
+    assert "is left from an interrupted build" in err and "train 200/200" in err
     assert f"built: {folder / '1.0.0'} (train 200, val 3)" in out
     assert "train: 200 kept of 200 seen; NOT the whole published split, which has 82783" in out
     assert len(read("coco", data_dir, "train")) == 200

@@ -144,7 +144,7 @@ def test_processes_change_no_byte(tmp_path):
     one, three = (list(convert_all(locations, "sq128", num_processes=n)) for n in (1, 3))
     assert one == three
     assert isinstance(one[7], str) and "absent" in one[7]
-    assert {type(x) for x in one} == {str, images.Picture}
+    assert {type(x) for x in one} == {str, images.StoredImage}
 
 
 def test_an_abandoned_conversion_leaves_no_process(tmp_path):
@@ -165,7 +165,7 @@ def test_a_killed_worker_is_one_line(tmp_path):
     next(converted)
     workers = set(children(os.getpid())) - before
     os.kill(next(w for w in workers if "spawn_main" in command(w)), signal.SIGKILL)
-    with pytest.raises(UserError, match="was killed, .*--num_processes=1"):
+    with pytest.raises(UserError, match="was killed; .*--num_processes=1"):
         list(converted)
 
 

@@ -13,7 +13,7 @@ from tests import archives, image_server
 from tests.image_server import image_bytes, send, status
 from tests.places import ROOT
 from xmc_jax.data import catalog, preprocess
-from xmc_jax.data.builders import images as pictures
+from xmc_jax.data.builders import images
 from xmc_jax.data.builders.captioned import Settings
 from xmc_jax.data.builders.ln_open_images import ln_open_images_dataset_builder as module
 from xmc_jax.data.download import open_images
@@ -99,25 +99,25 @@ def red_corner(data):
 def test_a_published_rotation_is_counter_clockwise_and_applied_once(form):
     data = archives.encode(CORNER)
     for rotation, place in TURNED.items():
-        arrived = pictures.convert_on_arrival(data, form, rotation)
-        stored = pictures.convert(arrived, form, rotation)
+        arrived = images.convert_on_arrival(data, form, rotation)
+        stored = images.convert(arrived, form, rotation)
         assert red_corner(stored.data) == place and stored.rotated == (rotation > 0)
-        assert stored == pictures.convert(data, form, rotation)
-        assert stored == pictures.convert(stored.data, form, rotation)
+        assert stored == images.convert(data, form, rotation)
+        assert stored == images.convert(stored.data, form, rotation)
         if form == "original":
             turned = rotation in (90, 270)
             assert (stored.width, stored.height) == ((64, 96) if turned else (96, 64))
     oriented = archives.oriented(CORNER, 6)  # It tells of the same turn itself.
-    assert pictures.convert(oriented, form, 270).data == pictures.convert(oriented, form).data
+    assert images.convert(oriented, form, 270).data == images.convert(oriented, form).data
 
 
 def test_what_was_made_for_one_form_is_not_taken_for_another():
-    small = pictures.convert(archives.encode(CORNER), "sq128").data
+    small = images.convert(archives.encode(CORNER), "sq128").data
     with pytest.raises(preprocess.UndecodableImage, match="made for the form sq128"):
-        pictures.convert(small, "sq256")
+        images.convert(small, "sq256")
     resized = archives.encode(np.asarray(CORNER[:50]), comment=b"xmc_jax sq128")
     with pytest.raises(preprocess.UndecodableImage, match="made for the form sq128"):
-        pictures.convert(resized, "sq128")
+        images.convert(resized, "sq128")
 
 
 def test_rotations_are_read_as_published(tmp_path):
@@ -191,8 +191,8 @@ def test_the_verb_builds_all_splits_from_nothing_but_a_server(server, tmp_path):
     assert ids(records) == [name(n) for n in (1, 2, 1, 5)]
     assert [r["captions"]["id"] for r in records[::2]] == [[f"{name(1)}-0"], [f"{name(1)}-1"]]
     assert records[1]["captions"]["text"] == ["In this image there is number 2."]
-    assert records[0]["image"] == pictures.convert(image_bytes(name(1)), "sq128").data
-    assert records[1]["image"] == pictures.convert(image_bytes(name(2)), "sq128", 180).data
+    assert records[0]["image"] == images.convert(image_bytes(name(1)), "sq128").data
+    assert records[1]["image"] == images.convert(image_bytes(name(2)), "sq128", 180).data
     assert red_corner(read(tmp_path / "data", "val")[1]["image"]) == "bottom left"
 
 
@@ -228,7 +228,7 @@ def test_a_folder_of_the_users_is_taken_first(server, tmp_path):
     build(tmp_path, manual, server)
     assert sorted(server.asked()) == sorted(name(n) for n in (5, 11, 20, 21))
     assert read(tmp_path, "train")[1]["image"] == (
-        pictures.convert(image_bytes(name(2)), "sq128", 90).data
+        images.convert(image_bytes(name(2)), "sq128", 90).data
     )
     # When all are there, nobody is asked; the full files serve as well.
     everything = publish(tmp_path / "everything", SPLITS)
@@ -254,7 +254,7 @@ def test_an_unreachable_server_is_one_line_that_counts(tmp_path):
     for words in (
         "http://127.0.0.1:9/",
         "(no connection",
-        "64 pictures of 64 are still to come",
+        "64 images of 64 are still to come",
         f"into {manual}/open_images",
     ):
         assert words in str(caught.value)
@@ -267,7 +267,7 @@ def test_files_of_other_splits_are_refused(server, tmp_path):
     (manual / "open_images_test_captions.jsonl").write_bytes(
         (manual / "open_images_validation_captions.jsonl").read_bytes()
     )
-    with pytest.raises(UserError, match="open_images_test.* holds narratives of open_images_valid"):
+    with pytest.raises(UserError, match="open_images_test.* has narratives of open_images_valid"):
         build(tmp_path, manual, server)
 
 
@@ -297,7 +297,7 @@ def test_a_build_goes_on_where_one_was_killed(server, tmp_path):
     [
         (["--beam_options=region=x"], "--beam_options needs --beam_runner"),
         (["--mirror=http://x", "--dataset=coco"], "--mirror is for --dataset=ln_open_images"),
-        (["--beam_runner=DirectRunner", "--dataset=shapes"], "shapes are drawn at once"),
+        (["--beam_runner=DirectRunner", "--dataset=shapes"], "shapes are fast without it"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, words):
