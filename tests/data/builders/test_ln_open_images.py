@@ -13,8 +13,8 @@ from tests import archives, image_server
 from tests.image_server import image_bytes, send, status
 from tests.places import ROOT
 from xmc_jax.data import catalog, preprocess
-from xmc_jax.data.builders import images
 from xmc_jax.data.builders.captioned import Settings
+from xmc_jax.data.builders.images import convert
 from xmc_jax.data.builders.ln_open_images import ln_open_images_dataset_builder as module
 from xmc_jax.data.download import open_images
 from xmc_jax.errors import UserError
@@ -100,24 +100,24 @@ def test_a_published_rotation_is_counter_clockwise_and_applied_once(form):
     data = archives.encode(CORNER)
     for rotation, place in TURNED.items():
         arrived = images.convert_on_arrival(data, form, rotation)
-        stored = images.convert(arrived, form, rotation)
+        stored = convert(arrived, form, rotation)
         assert red_corner(stored.data) == place and stored.rotated == (rotation > 0)
-        assert stored == images.convert(data, form, rotation)
-        assert stored == images.convert(stored.data, form, rotation)
+        assert stored == convert(data, form, rotation)
+        assert stored == convert(stored.data, form, rotation)
         if form == "original":
             turned = rotation in (90, 270)
             assert (stored.width, stored.height) == ((64, 96) if turned else (96, 64))
     oriented = archives.oriented(CORNER, 6)  # It tells of the same turn itself.
-    assert images.convert(oriented, form, 270).data == images.convert(oriented, form).data
+    assert convert(oriented, form, 270).data == convert(oriented, form).data
 
 
 def test_what_was_made_for_one_form_is_not_taken_for_another():
-    small = images.convert(archives.encode(CORNER), "sq128").data
+    small = convert(archives.encode(CORNER), "sq128").data
     with pytest.raises(preprocess.UndecodableImage, match="made for the form sq128"):
-        images.convert(small, "sq256")
+        convert(small, "sq256")
     resized = archives.encode(np.asarray(CORNER[:50]), comment=b"xmc_jax sq128")
     with pytest.raises(preprocess.UndecodableImage, match="made for the form sq128"):
-        images.convert(resized, "sq128")
+        convert(resized, "sq128")
 
 
 def test_rotations_are_read_as_published(tmp_path):
@@ -191,8 +191,8 @@ def test_the_verb_builds_all_splits_from_nothing_but_a_server(server, tmp_path):
     assert ids(records) == [name(n) for n in (1, 2, 1, 5)]
     assert [r["captions"]["id"] for r in records[::2]] == [[f"{name(1)}-0"], [f"{name(1)}-1"]]
     assert records[1]["captions"]["text"] == ["In this image there is number 2."]
-    assert records[0]["image"] == images.convert(image_bytes(name(1)), "sq128").data
-    assert records[1]["image"] == images.convert(image_bytes(name(2)), "sq128", 180).data
+    assert records[0]["image"] == convert(image_bytes(name(1)), "sq128").data
+    assert records[1]["image"] == convert(image_bytes(name(2)), "sq128", 180).data
     assert red_corner(read(tmp_path / "data", "val")[1]["image"]) == "bottom left"
 
 
@@ -227,9 +227,7 @@ def test_a_folder_of_the_users_is_taken_first(server, tmp_path):
     (manual / "train" / "readme.jpg").write_bytes(b"")
     build(tmp_path, manual, server)
     assert sorted(server.asked()) == sorted(name(n) for n in (5, 11, 20, 21))
-    assert read(tmp_path, "train")[1]["image"] == (
-        images.convert(image_bytes(name(2)), "sq128", 90).data
-    )
+    assert read(tmp_path, "train")[1]["image"] == (convert(image_bytes(name(2)), "sq128", 90).data)
     # When all are there, nobody is asked; the full files serve as well.
     everything = publish(tmp_path / "everything", SPLITS)
     for stem, full in (

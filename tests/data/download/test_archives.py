@@ -58,6 +58,10 @@ def fetch(server, folder, name="a.zip"):
     return archives.fetch({name: f"{server.url}/{name}"}, [folder, folder])[name]
 
 
+def names_in(folder):
+    return [path.name for path in folder.iterdir() if not path.name.endswith(".lock")]
+
+
 def test_downloads_once(server, tmp_path, capsys):
     path = fetch(server, tmp_path / "new")
     assert path.read_bytes() == DATA
@@ -71,9 +75,9 @@ def test_a_download_must_be_what_was_published(server, tmp_path, monkeypatch):
     for address, sha256 in known.items():
         monkeypatch.setitem(archives._checksums(), address, sha256)
     assert fetch(server, tmp_path).read_bytes() == DATA
-    with pytest.raises(UserError, match="b.zip is not the published file .* run the same command"):
+    with pytest.raises(UserError, match="b.zip is not the published one .* run the same command"):
         fetch(server, tmp_path, "b.zip")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+    assert names_in(tmp_path) == ["a.zip"]
     published = [*archives.COCO_IMAGES.values(), coco_dataset_builder._ADDRESS]
     assert set(published) <= archives._checksums().keys()
 
@@ -88,7 +92,7 @@ def test_goes_on_where_an_earlier_command_stopped(server, tmp_path):
     server.breaks = [1_000_000, 0]
     with pytest.raises(UserError, match="cannot download .*run the same command to continue"):
         fetch(server, tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.zip.part"]
+    assert names_in(tmp_path) == ["a.zip.part"]
     assert fetch(server, tmp_path).read_bytes() == DATA
     assert server.offsets == [0, 1_000_000, 1_000_000]
 
@@ -96,7 +100,7 @@ def test_goes_on_where_an_earlier_command_stopped(server, tmp_path):
 def test_a_whole_part_only_needs_its_name(server, tmp_path):
     (tmp_path / "a.zip.part").write_bytes(DATA)
     assert fetch(server, tmp_path).read_bytes() == DATA
-    assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
+    assert names_in(tmp_path) == ["a.zip"]
 
 
 def test_a_server_that_cannot_go_on_sends_all_again(server, tmp_path):
@@ -117,9 +121,9 @@ def test_what_cannot_be_had_is_named_with_the_mend(server, tmp_path):
 
 
 def test_two_commands_do_not_write_one_file(server, tmp_path):
-    with open(tmp_path / "a.zip.part", "ab") as other:
+    with open(tmp_path / ".a.zip.lock", "ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process is downloading it"):
+        with pytest.raises(UserError, match="another process is downloading a.zip to"):
             fetch(server, tmp_path)
     assert fetch(server, tmp_path).read_bytes() == DATA and server.offsets == [0]
 

@@ -29,7 +29,7 @@ OPEN_IMAGES = "https://open-images-dataset.s3.amazonaws.com"
 SPLITS = ("train", "validation", "test")
 MISSING_FILE = "missing.jsonl"
 
-_STOP_SECONDS = 2.0
+_STOP_SECONDS = 1.0  # For threads to finish the files that they are writing.
 _CONTINUE = "run the same command: it continues from here"
 
 

@@ -124,9 +124,10 @@ class Builder(captioned.Builder):
             open_images.download(images, folder, convert=convert, base_url=self.settings.mirror)
         except UserError as error:
             count = sum(not open_images.path_of(folder, image).exists() for image in images)
+            place = self.archive_folders[0] / "open_images"
             raise UserError(
-                f"{error}; {count} images of {len(images)} are still to come; they can also be put as "
-                f"ID.jpg into {self.archive_folders[0] / 'open_images'} or folders in it"
+                f"{error}; {count} images of {len(images)} are still to come; they can also be put "
+                f"as ID.jpg into {place} or folders in it"
             ) from error
 
 
