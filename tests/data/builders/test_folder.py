@@ -123,7 +123,7 @@ def test_a_list_with_splits(tmp_path):
                 '{"image": "a.png", "caption": "x", "split": "val"}',
                 '{"image": "b", "caption": "y"}',
             ],
-            "1 of 2 pictures have no split, e.g. b",
+            "1 of 2 images have no split, e.g. b",
         ),
         (['{"image": "a.png", "caption": "x"}'], "has 1 captioned images"),
         ([], "has 0 captioned images"),

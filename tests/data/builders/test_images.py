@@ -1,10 +1,7 @@
-"""pictures.py: what is stored of every kind of file, alone and in worker processes."""
+"""images.py: what is stored of every kind of file, alone and in worker processes."""
 
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -167,32 +164,6 @@ def test_a_killed_worker_is_one_line(tmp_path):
     os.kill(next(w for w in workers if "spawn_main" in command(w)), signal.SIGKILL)
     with pytest.raises(UserError, match="was killed; .*--num_processes=1"):
         list(converted)
-
-
-def test_workers_end_with_a_killed_parent(tmp_path):
-    path = tmp_path / "a.jpg"
-    path.write_bytes(archives.GOOD["plain"])
-    script = tmp_path / "convert.py"
-    script.write_text(
-        "from xmc_jax.data.builders.images import Location, convert_all\n"
-        "if __name__ == '__main__':\n"
-        f"    stream = convert_all([Location({str(path)!r})] * 100_000, 'sq256', num_processes=2)\n"
-        "    next(stream); print('going', flush=True)\n"
-        "    for _ in stream: pass\n"
-    )
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stdout.readline() == "going\n"
-    workers = children(process.pid)
-    assert len(workers) >= 2
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 10
-    while (alive := [w for w in workers if command(w)]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not alive
 
 
 def children(pid):

@@ -14,7 +14,7 @@ from tests.image_server import image_bytes, send, status
 from tests.places import ROOT
 from xmc_jax.data import catalog, preprocess
 from xmc_jax.data.builders.captioned import Settings
-from xmc_jax.data.builders.images import convert
+from xmc_jax.data.builders.images import convert, convert_on_arrival
 from xmc_jax.data.builders.ln_open_images import ln_open_images_dataset_builder as module
 from xmc_jax.data.download import open_images
 from xmc_jax.errors import UserError
@@ -99,7 +99,7 @@ def red_corner(data):
 def test_a_published_rotation_is_counter_clockwise_and_applied_once(form):
     data = archives.encode(CORNER)
     for rotation, place in TURNED.items():
-        arrived = images.convert_on_arrival(data, form, rotation)
+        arrived = convert_on_arrival(data, form, rotation)
         stored = convert(arrived, form, rotation)
         assert red_corner(stored.data) == place and stored.rotated == (rotation > 0)
         assert stored == convert(data, form, rotation)
@@ -128,7 +128,7 @@ def test_rotations_are_read_as_published(tmp_path):
     rotations = module.read_rotations(path, wanted, "ADDRESS")
     assert rotations == dict(zip(wanted[:7], (0, 90, 180, 270, 0, 0, 0), strict=True))
     for text, words in {
-        "<html>": "line 1 is not of a list",
+        "<html>": "line 1 is not a line of a list",
         "ImageID,Rotation\n" + name(0) + ",left\n": "line 2 .*left",
         "ImageID,Rotation\n" + name(0) + ",45\n": "line 2 .*45",
         "ImageID,Rotation\n" + name(0) + "\n": "line 2 ",
