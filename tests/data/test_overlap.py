@@ -1,11 +1,11 @@
-"""overlap.py, and where the config meets it."""
+"""overlap.py, and the check of a config that uses it."""
 
 import pytest
 
 from configs import coco_256, ln_coco_256, shapes_32
-from xmc_jax.data.overlap import why_refused
+from xmc_jax.data.overlap import evaluation_data, why_refused
 from xmc_jax.errors import UserError
-from xmc_jax.run.config_checks import check_config, evaluation_data
+from xmc_jax.run.config_checks import check_config
 
 
 @pytest.mark.parametrize("one,other", [("coco", "ln_coco"), ("ln_coco", "coco")])
@@ -27,10 +27,10 @@ def test_configs_are_refused(module, other):
     check_config(config)
 
 
-def test_pictures_smaller_than_the_model_are_refused():
+def test_images_smaller_than_the_model_are_refused():
     config = shapes_32.get_config()
     config.model.resolution = 64
-    with pytest.raises(UserError, match="form='sq32' has pictures of 32 pixels"):
+    with pytest.raises(UserError, match="form='sq32' has .* of 32 pixels"):
         check_config(config)
     for form in ("narrative_sq32", "sq32_n40", "holidays_sq32"):
         config.data.form = form

@@ -1,4 +1,4 @@
-"""read_ahead.py: errors of workers, and that none outlives its parent."""
+"""prefetch.py and workers.py: errors of workers, and that none outlives its parent."""
 
 import contextlib
 import itertools

@@ -27,7 +27,7 @@ BAD = archives.BROKEN | archives.MISSING
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """Archives without loss: their folder, and the number of each picture."""
+    """Archives without loss: their folder, and the number of each image."""
     folder = tmp_path_factory.mktemp("good")
     numbers = archives.coco(folder, {"train": archives.GOOD, "val": VAL}, duplicates=2)
     lines = [
@@ -70,7 +70,7 @@ def coco(good, tmp_path_factory):
     return data_dir, *build("coco", data_dir, good[0])
 
 
-def test_coco_keeps_every_picture_in_the_order_of_its_id(coco, good):
+def test_coco_keeps_every_image_in_the_order_of_its_id(coco, good):
     records = read("coco", coco[0], "train")
     numbers = sorted(good[1][name] for name in archives.GOOD)
     assert [r["id"] for r in records] == [f"{n:012d}" for n in numbers]
@@ -128,7 +128,7 @@ def test_original_keeps_sizes(good, tmp_path):
 
 @pytest.fixture(scope="module")
 def lossy(tmp_path_factory):
-    """Archives that lack a picture and hold four broken ones."""
+    """Archives that lack an image and hold four broken ones."""
     folder = tmp_path_factory.mktemp("lossy")
     numbers = archives.coco(folder, {"train": archives.GOOD, "val": VAL | BAD})
     return folder, numbers
@@ -160,7 +160,7 @@ def test_a_loss_can_be_accepted_and_is_counted(lossy, tmp_path, capsys):
     assert kept == sorted(f"{lossy[1][name]:012d}" for name in VAL)
 
 
-def test_a_picture_without_caption_is_lost(tmp_path, monkeypatch):
+def test_an_image_without_caption_is_lost(tmp_path, monkeypatch):
     monkeypatch.setitem(archives.TEXTS, "val1", ["", " \n"])
     archives.coco(tmp_path, {"train": {"t": VAL["val0"]}, "val": VAL})
     with pytest.raises(UserError, match=r"lost 1 of 3 .*1 without caption"):

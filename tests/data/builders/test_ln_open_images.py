@@ -1,4 +1,4 @@
-"""The builder of Open Images' narratives, with real downloads from a server of pictures."""
+"""The builder of Open Images' narratives, with real downloads from a server of images."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ def publish(folder, splits, rotations=()):
 
     Args:
       folder: Where to.
-      splits: Numbers of the pictures of each split's narratives.
+      splits: Numbers of the images of each split's narratives.
       rotations: By number, as the list writes it; ``""`` for all others.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def ids(records):
     return [record["image/id"] for record in records]
 
 
-# A picture with one red corner, and where that is after a turn counter-clockwise.
+# An image with one red corner, and where that is after a turn counter-clockwise.
 CORNER = np.full((64, 96, 3), 255, np.uint8)
 CORNER[:32, :48] = (255, 0, 0)
 TURNED = {0: "top left", 90: "bottom left", 180: "bottom right", 270: "top right"}
@@ -143,7 +143,7 @@ SPLITS = {"train": [1, 2, 1, 3, 4, 5], "val": [10, 11], "test": [20, 21, 20]}
 
 
 def serve_oddities(server):
-    """One picture is gone, one is none, one is gray, and one has a red corner."""
+    """One image is gone, one is none, one is gray, and one has a red corner."""
     gray = archives.encode(archives.photograph(), mode="L")
     server.faults = {
         name(3): status(404),
@@ -173,7 +173,7 @@ def test_the_verb_builds_all_splits_from_nothing_but_a_server(server, tmp_path):
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert "(train 4, val 2, test 3)" in out and "NOT the whole published split" in out
-    # Two narratives share a picture, which comes once; so does what a server refuses.
+    # Two narratives share an image, which comes once; so does what a server refuses.
     assert sorted(server.asked()) == sorted(name(n) for n in (1, 2, 3, 4, 5, 10, 11, 20, 21))
     folders = {request.path.split("/")[1] for request in server.log}
     assert folders == {"train", "validation", "test"}

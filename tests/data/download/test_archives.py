@@ -134,7 +134,7 @@ def test_a_full_disk_is_one_line(server, tmp_path):
         fetch(server, tmp_path)
 
 
-def test_pictures_are_found_by_their_names(tmp_path):
+def test_images_are_found_by_their_names(tmp_path):
     path = tmp_path / "train2014.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("train2014/COCO_train2014_000000000009.jpg", b"nine")
@@ -211,7 +211,7 @@ def test_bombs_are_refused_before_memory_is_taken(tmp_path, monkeypatch):
     assert "BadZipFile" in images.convert_at(location, "sq128")
 
 
-def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path):
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(tmp_path):
     def chunk(kind, data):
         return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
 
