@@ -114,15 +114,11 @@ class Examples(NamedTuple):
 
     Attributes:
       image: RGB pixels, 0..255.
-      ids: Image ids.
       captions: The drawn captions.
-      caption_indices: Index of the drawn caption among the captions of its example.
     """
 
     image: UInt8[np.ndarray, "n side side 3"]
-    ids: list[str]
     captions: list[str]
-    caption_indices: list[int]
 
 
 class Selection(NamedTuple):
@@ -170,7 +166,7 @@ class ExampleReader:
         """
         records = self.records.read(selection.indices)
         images = np.empty((len(records), self.resolution, self.resolution, 3), np.uint8)
-        captions, caption_indices = [], []
+        captions = []
         for record, draw, image in zip(records, selection.draws, images, strict=True):
             if stop():
                 raise CancelledError
@@ -181,10 +177,8 @@ class ExampleReader:
                 crop=self.crop,
                 antialias=self.antialias,
             )
-            index, caption = draw_caption(record, self.seed, draw)
-            captions.append(caption)
-            caption_indices.append(index)
-        return Examples(images, [r["image/id"] for r in records], captions, caption_indices)
+            captions.append(draw_caption(record, self.seed, draw)[1])
+        return Examples(images, captions)
 
 
 def draw_caption(record: dict[str, Any], seed: int, draw: int) -> tuple[int, str]:

@@ -85,10 +85,7 @@ def download(
     convert: Callable[[bytes, RemoteImage], bytes] = keep,
     base_url: str = OPEN_IMAGES,
     num_connections: int = 32,
-    verify: bool = False,
-    timeout: float = Fetcher.timeout,
-    num_attempts: int = Fetcher.num_attempts,
-    backoff: float = Fetcher.backoff,
+    fetcher: Fetcher | None = None,
 ) -> Summary:
     """Downloads images to a folder, and lists in its ``missing.jsonl`` those that it still lacks.
 
@@ -104,10 +101,7 @@ def download(
         OSError, as Pillow does, if they are not a whole image. Many threads call it.
       base_url: The address before ``/<split>/<id>.jpg``.
       num_connections: Number of images that are asked for at the same time, at least 1.
-      verify: Whether to decode the images that are there, and replace those that are damaged.
-      timeout: See `Fetcher`.
-      num_attempts: See `Fetcher`.
-      backoff: See `Fetcher`.
+      fetcher: Gets them; a new one by default.
 
     Raises:
       UserError: the folder cannot be written or another process writes to it, `base_url` gives
@@ -119,12 +113,12 @@ def download(
         raise UserError(f"num_connections={num_connections} must be at least 1")
     images, folder = list(dict.fromkeys(images)), Path(folder)
     _check_names(images)
-    fetcher = Fetcher(timeout, num_attempts, backoff)
+    fetcher = fetcher or Fetcher()
 
     def bring(image: RemoteImage) -> int | str:
         """Bytes received, 0 for an image that is there, or the reason of one that does not come."""
         path, url = path_of(folder, image), f"{base_url.rstrip('/')}/{image.split}/{image.id}.jpg"
-        if _is_there(path, decode=verify):
+        if _is_there(path):
             return 0
         try:
             data, num_bytes = fetcher.fetch(url, lambda body: convert(body, image))
@@ -245,20 +239,11 @@ class _Tally:
         return Summary(self._num_present, self._num_downloaded, self._num_bytes, dict(reasons))
 
 
-def _is_there(path: Path, *, decode: bool) -> bool:
-    """Whether an image is there and, if asked to decode it, undamaged."""
+def _is_there(path: Path) -> bool:
     try:
-        if path.stat().st_size == 0:
-            return False
-        if decode:
-            preprocess.decode(path.read_bytes(), str(path))
+        return path.stat().st_size > 0
     except OSError:
         return False  # What prevents reading either prevents writing too, or is overwritten.
-    except UserError:
-        with contextlib.suppress(OSError):
-            path.unlink()  # If it does not come again, it must not count as present.
-        return False
-    return True
 
 
 def read_missing(folder: Path) -> dict[RemoteImage, str]:
@@ -278,7 +263,7 @@ def _write_missing(folder: Path, missing: dict[RemoteImage, str]) -> None:
     lines = [
         json.dumps(image._asdict() | {"reason": reason}) + "\n"
         for image, reason in sorted(missing.items())
-        if not _is_there(path_of(folder, image), decode=False)
+        if not _is_there(path_of(folder, image))
     ]
     write_whole(folder / MISSING_FILE, "".join(lines).encode(), then=_CONTINUE)
 
