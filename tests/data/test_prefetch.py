@@ -85,11 +85,13 @@ def test_a_killed_worker_is_one_clear_line(path):
 
 LOOP = """
 import itertools, multiprocessing, sys, time
-from array_record.python.array_record_data_source import ArrayRecordDataSource
-from xmc_jax.data.prefetch import ReadAhead
-from xmc_jax.data.records import ExampleReader, Records, Selection
 
 def main(path, end):
+    # Here, as in the verbs: workers import the main module, and need not wait for these.
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+    from xmc_jax.data.prefetch import ReadAhead
+    from xmc_jax.data.records import ExampleReader, Records, Selection
+
     records = Records(ArrayRecordDataSource([path]), [(path, 10)])
     reader = ExampleReader(records, 32, "squash", True, 0)
     selections = (Selection([i % 10] * 64, [i] * 64) for i in itertools.count())

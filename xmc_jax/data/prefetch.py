@@ -1,7 +1,7 @@
 """Reads batches ahead, in threads of this process or in worker processes.
 
-Worker processes import this module, so it imports neither TensorFlow nor JAX: each would cost a
-worker a second and 100 MB.
+Not with grain's workers: they read as fast (benchmarks/reading.py), but outlive a parent that is
+killed, need parsed absl flags, and leak shared memory when a stream is not closed.
 """
 
 import functools
@@ -11,18 +11,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 import numpy as np
+from grain.multiprocessing import SharedMemoryArray, SharedMemoryArrayMetadata
 
-from xmc_jax.data import workers
+from xmc_jax.data import read_worker, workers
+from xmc_jax.data.read_worker import Read, SharedExamples
 from xmc_jax.data.records import Examples, Selection
 from xmc_jax.errors import UserError
 
 NUM_THREADS = 2  # Without worker processes.
-
-Read = Callable[[Selection, Callable[[], bool]], Examples]
 
 
 class ReadAhead(Iterator):
@@ -47,8 +46,8 @@ class ReadAhead(Iterator):
     ):
         if num_workers:
             self._stop = workers.CONTEXT.Event()
-            self._pool = workers.start_pool(num_workers, _set_worker_read, read, self._stop)
-            self._read = _read_in_worker
+            self._pool = workers.start_pool(num_workers, read_worker.set_up, read, self._stop)
+            self._read = read_worker.read_shared
         else:
             self._stop = threading.Event()
             self._pool = ThreadPoolExecutor(NUM_THREADS, "reader")
@@ -69,8 +68,8 @@ class ReadAhead(Iterator):
                 "space in /dev/shm: give it more, or lower --reader_workers (0 needs neither)"
             ) from error
         self._ahead.popleft()
-        if isinstance(examples.image, _Shared):
-            examples = examples._replace(image=examples.image.open())
+        if isinstance(examples, SharedExamples):
+            examples = _open(examples)
         self._submit()
         return self._finish(examples)
 
@@ -80,8 +79,8 @@ class ReadAhead(Iterator):
         self._pool.shutdown(cancel_futures=True)
         for batch in self._ahead:
             if not batch.cancelled() and not batch.exception():
-                if isinstance(image := batch.result().image, _Shared):
-                    image.open()  # Frees it.
+                if isinstance(examples := batch.result(), SharedExamples):
+                    _open(examples)  # Frees it.
         self._ahead.clear()
 
     def _submit(self) -> None:
@@ -89,36 +88,9 @@ class ReadAhead(Iterator):
             self._ahead.append(self._pool.submit(self._read, selection))
 
 
-class _Shared:
-    """Pixels in shared memory: through a pipe, 1,000 images/s would cost the parent half a core.
-
-    Args:
-      pixels: The array to copy there.
-    """
-
-    def __init__(self, pixels: np.ndarray):
-        self._shape = pixels.shape
-        memory = SharedMemory(create=True, size=pixels.nbytes)
-        np.ndarray(self._shape, np.uint8, memory.buf)[:] = pixels
-        self._name = memory.name
-        memory.close()
-
-    def open(self) -> np.ndarray:
-        """The pixels. Can be called once; the memory is freed with the array."""
-        # Here, since workers need not wait for grain.
-        from grain.multiprocessing import SharedMemoryArray, SharedMemoryArrayMetadata
-
-        metadata = SharedMemoryArrayMetadata(self._name, self._shape, np.uint8)
-        pixels = SharedMemoryArray.from_metadata(metadata)
-        pixels.shm.unlink()
-        return pixels
-
-
-def _set_worker_read(read: Read, stop: Any) -> None:
-    global _worker_read
-    _worker_read = functools.partial(read, stop=stop.is_set)
-
-
-def _read_in_worker(selection: Selection) -> Examples:
-    examples = _worker_read(selection)
-    return examples._replace(image=_Shared(examples.image))
+def _open(shared: SharedExamples) -> Examples:
+    """The examples. Nobody else can open them afterwards; the memory is freed with their array."""
+    metadata = SharedMemoryArrayMetadata(shared.name, shared.shape, np.uint8)
+    pixels = SharedMemoryArray.from_metadata(metadata)
+    pixels.shm.unlink()
+    return shared.examples._replace(image=pixels)

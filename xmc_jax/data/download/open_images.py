@@ -10,7 +10,6 @@ import json
 import os
 import queue
 import re
-import signal
 import sys
 import threading
 import time
@@ -89,9 +88,8 @@ def download(
 ) -> Summary:
     """Downloads images to a folder, and lists in its ``missing.jsonl`` those that it still lacks.
 
-    The same call continues where an earlier one was stopped or killed. Progress goes to stderr.
-    Ctrl-C and SIGTERM stop it at once and leave no part of a file. One call at a time may write to
-    a folder.
+    The same call continues where an earlier one was stopped or killed, which leaves no image
+    incomplete. Progress goes to stderr. One call at a time may write to a folder.
 
     Args:
       images: The images; repeated ones count once.
@@ -130,14 +128,14 @@ def download(
         write_whole(path, data, then=_CONTINUE, temporary=path.with_suffix(".part"))
         return num_bytes
 
-    with only_one(folder, "downloading to"), _sigterm_like_ctrl_c():
+    with only_one(folder, "downloading to"):
         missing_before, tally = read_missing(folder), _Tally(len(images))
         results = _map_in_threads(bring, images, num_connections, fetcher.stop)
         try:
             with contextlib.closing(results):
                 for image, result in results:
                     tally.add(image, result)
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             print(f"stopped; to go on, {_CONTINUE}", file=sys.stderr, flush=True)
             raise
         finally:
@@ -266,20 +264,3 @@ def _write_missing(folder: Path, missing: dict[RemoteImage, str]) -> None:
         if not _is_there(path_of(folder, image))
     ]
     write_whole(folder / MISSING_FILE, "".join(lines).encode(), then=_CONTINUE)
-
-
-@contextlib.contextmanager
-def _sigterm_like_ctrl_c() -> Iterator[None]:
-    """Lets SIGTERM raise in the main thread, as Ctrl-C does, so that files and locks are closed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Only the main thread may change what a signal does.
-        return
-
-    def leave(number, _frame):
-        raise SystemExit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
