@@ -1,20 +1,22 @@
-"""How many images a core reads: records to batches of pixels and token ids.
+"""How many images one core reads: from records to batches of pixels and token ids.
 
-    python -m benchmarks.reading                # the table of stages and the cores a pod needs
+    python -m benchmarks.reading                # a table of stages and the cores that a pod needs
     python -m benchmarks.reading --streams      # also whole streams, in threads and in workers
 
-Writes a temporary array_record file of each kind: photographs (scikit-image's, cut at random) as
-256 px JPEG of quality 95, as they are prepared, and as 640x480 JPEG of quality 90, squashed while
-reading; shapes as PNG. Stages are CPU time, so that other work on the machine counts little; the
-least of several repeats. Each batch reads 128 images and draws one of five captions for each.
+Writes a temporary array_record file of each kind: photographs (random crops of scikit-image's) as
+256 px JPEG of quality 95, as data sets store them, and as 640x480 JPEG of quality 90, squashed
+while reading; shapes as PNG. Stages are measured in CPU time, which depends little on other work on
+the machine; the least of several repeats counts. Each batch has 128 images, each with one of its
+five captions.
 """
 
 import os
 
-os.environ["KERAS_BACKEND"] = "jax"  # Before TensorFlow's friends import Keras.
+os.environ["KERAS_BACKEND"] = "jax"  # Before anything imports Keras.
 
 import functools  # noqa: E402
 import io  # noqa: E402
+import itertools  # noqa: E402
 import pathlib  # noqa: E402
 import resource  # noqa: E402
 import tempfile  # noqa: E402
@@ -36,7 +38,7 @@ from xmc_jax.data.records import ExampleReader, Records, Selection  # noqa: E402
 from xmc_jax.data.streams import train_batches  # noqa: E402
 from xmc_jax.data.tokenizer import Tokenizer  # noqa: E402
 from xmc_jax.frozen.text_encoder import load_text_encoder  # noqa: E402
-from xmc_jax.shapes import captions as shapes_captions
+from xmc_jax.shapes import captions as shapes_captions  # noqa: E402
 from xmc_jax.shapes import scenes  # noqa: E402
 
 STREAMS = flags.DEFINE_bool("streams", False, "Whether to measure whole streams too.")
@@ -56,29 +58,29 @@ CAPTIONS = (
 
 
 def photographs(rng: np.random.Generator):
-    """640x480 pictures of things: random cuts of at least half the side, enlarged or shrunk."""
+    """Photographs of 640x480: random crops of at least half the side, resized."""
     pool = [Image.fromarray(getattr(skimage.data, name)()[..., :3]) for name in PHOTOGRAPHS]
     while True:
-        picture = pool[rng.integers(len(pool))]
-        width = int(rng.integers(min(picture.size) // 2, min(picture.size) + 1))
+        image = pool[rng.integers(len(pool))]
+        width = int(rng.integers(min(image.size) // 2, min(image.size) + 1))
         height = width * 3 // 4
-        left = int(rng.integers(picture.width - width + 1))
-        top = int(rng.integers(picture.height - height + 1))
-        yield picture.crop((left, top, left + width, top + height)).resize((640, 480))
+        left = int(rng.integers(image.width - width + 1))
+        top = int(rng.integers(image.height - height + 1))
+        yield image.crop((left, top, left + width, top + height)).resize((640, 480))
 
 
-def jpeg(picture: Image.Image, quality: int) -> bytes:
+def jpeg(image: Image.Image, quality: int) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
 def photograph_files(side: int | None, count: int):
-    """Files and captions of photographs, squashed to a side or whole."""
-    for _, picture in zip(range(count), photographs(np.random.default_rng(0)), strict=False):
+    """Files and captions of photographs, squashed to a side or as they are."""
+    for image in itertools.islice(photographs(np.random.default_rng(0)), count):
         if side:
-            picture = picture.resize((side, side), Image.Resampling.BILINEAR)
-        yield jpeg(picture, 95 if side else 90), CAPTIONS
+            image = image.resize((side, side), Image.Resampling.BILINEAR)
+        yield jpeg(image, 95 if side else 90), CAPTIONS
 
 
 def shapes_files(side: int, count: int):
@@ -90,9 +92,10 @@ def shapes_files(side: int, count: int):
 
 def write_records(path: pathlib.Path, files) -> Records:
     """Records as TFDS writes them."""
-    features = schema.features(None)
+    features, count = schema.features(None), 0
     writer = ArrayRecordWriter(str(path), "group_size:1")
     for index, (data, captions) in enumerate(files):
+        count += 1
         example = schema.make_record(
             image=data,
             image_id=str(index),
@@ -102,11 +105,11 @@ def write_records(path: pathlib.Path, files) -> Records:
         )
         writer.write(features.serialize_example(features.encode_example(example)))
     writer.close()
-    return Records(ArrayRecordDataSource([str(path)]), [(str(path), len(files))])
+    return Records(ArrayRecordDataSource([str(path)]), [(str(path), count)])
 
 
 def cpu_microseconds(function, count: int, repeats: int) -> float:
-    """CPU time an item, threads of the process included, of a call that handles `count`."""
+    """CPU time of this process's threads for each item, of a call that handles `count` items."""
     function()
     best = float("inf")
     for _ in range(repeats):
@@ -117,7 +120,7 @@ def cpu_microseconds(function, count: int, repeats: int) -> float:
 
 
 def measure_stages(records: Records, side: int, tokenizer: Tokenizer, repeats: int) -> list[float]:
-    """Microseconds an image: read, decode, resize, tokenise, the rest, all."""
+    """Microseconds for each image: read, decode, resize, tokenise, the rest, all."""
     indices = list(range(2 * BATCH_SIZE))
     read = ExampleReader(records, side, "squash", True, 0)
     found = records.read(indices)
@@ -126,7 +129,7 @@ def measure_stages(records: Records, side: int, tokenizer: Tokenizer, repeats: i
     squash = functools.partial(preprocess.load, resolution=side, crop="squash", antialias=True)
 
     def whole():
-        examples = read(Selection(indices, indices), lambda: False)
+        examples = read(Selection(indices, indices))
         tokenizer(examples.captions)
 
     time_ = functools.partial(cpu_microseconds, count=len(indices), repeats=repeats)
@@ -135,7 +138,7 @@ def measure_stages(records: Records, side: int, tokenizer: Tokenizer, repeats: i
     native = max(decoded[0].shape)
     decoding = loading
     if native != side:
-        # Without the change of size: what is left of loading is resizing.
+        # Resizing is what loading takes beyond this.
         decoding = time_(lambda: [preprocess.decode(r["image"], "x") for r in found])
     tokenising = time_(lambda: tokenizer(captions))
     everything = time_(whole)
@@ -147,7 +150,7 @@ def measure_stages(records: Records, side: int, tokenizer: Tokenizer, repeats: i
 def measure_stream(
     records: Records, side: int, tokenizer: Tokenizer, num_workers: int, repeats: int
 ) -> tuple[float, float]:
-    """Images a second of a whole stream, and CPU microseconds an image of this process."""
+    """Images per second of a whole stream, and this process's CPU microseconds for each image."""
     stream = train_batches(
         records,
         tokenizer,
@@ -159,7 +162,7 @@ def measure_stream(
     )
     steps = 8
     for _ in range(2 * max(num_workers, NUM_THREADS)):
-        next(stream)  # What was ready before the clock started.
+        next(stream)  # These batches are read before the clock starts.
     rate, cpu = 0.0, float("inf")
     for _ in range(repeats):
         start, usage = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)

@@ -1,7 +1,7 @@
-"""Archives in the published formats, small, with every oddity that the real ones may have.
+"""Small archives in the published formats, with every oddity that the real ones may have.
 
-`coco` and `narratives` write into a folder what a user would download; `PICTURES` says what each
-picture is, and `CAPTIONS` what is said of it.
+`coco` writes the archives that a user would download; `GOOD`, `BROKEN` and `MISSING` are the images
+in them, and `TEXTS` their captions.
 """
 
 import io
@@ -15,7 +15,7 @@ from PIL import Image
 
 
 def photograph(height=48, width=64, seed=0):
-    """Smooth colour, as photographs have: survives JPEG."""
+    """An image with smooth colours, as photographs have, which JPEG preserves."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     phases = np.random.default_rng(seed).uniform(0, 6.28, 3)
     waves = [127 + 100 * np.sin(5 * x + 3 * y + phase) for phase in phases]
@@ -31,14 +31,14 @@ def encode(pixels, fmt="JPEG", mode="RGB", **options):
 
 
 def oriented(pixels, orientation):
-    """A JPEG that asks to be turned."""
+    """A JPEG with an EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encode(pixels, exif=exif)
 
 
 def half_transparent(pixels):
-    """A PNG whose right half is transparent, over hidden black."""
+    """A PNG whose right half is transparent, with black below."""
     alpha = np.full(pixels.shape[:2], 255, np.uint8)
     alpha[:, pixels.shape[1] // 2 :] = 0
     buffer = io.BytesIO()
@@ -47,7 +47,7 @@ def half_transparent(pixels):
 
 
 def bomb():
-    """A PNG of a few bytes that promises 40,000 x 40,000 pixels."""
+    """A PNG of a few bytes that claims 40,000 x 40,000 pixels."""
 
     def chunk(kind, data):
         return (
@@ -63,7 +63,7 @@ GOOD = {
     "plain": encode(photograph(seed=1)),
     "gray": encode(photograph(seed=2), mode="L"),
     "cmyk": encode(photograph(seed=3), mode="CMYK"),
-    "png": half_transparent(photograph(seed=4)),  # Under the name of a JPEG.
+    "png": half_transparent(photograph(seed=4)),  # Its file name ends with .jpg.
     "progressive": encode(photograph(seed=5), progressive=True),
     "rotated": oriented(photograph(seed=6), 6),
     "pixel": encode(photograph(1, 1, seed=7)),
@@ -86,21 +86,21 @@ TEXTS = {
 
 
 def coco(folder, splits, *, duplicates=0):
-    """Writes the three archives of COCO-2014; returns the number of each picture.
+    """Writes the three archives of COCO-2014; returns the number of each image.
 
     Args:
-      folder: Where to.
-      splits: For ``"train"`` and ``"val"``, pictures by name: bytes, or None if missing.
-      duplicates: How many entries of train to list twice.
+      folder: Where they are written.
+      splits: For ``"train"`` and ``"val"``, images by name: bytes, or None if missing.
+      duplicates: Number of entries of train that are listed twice.
     """
     numbers = {}
     with zipfile.ZipFile(folder / "annotations_trainval2014.zip", "w") as annotations:
-        for split, pictures in splits.items():
+        for split, images in splits.items():
             path = folder / f"{split}2014.zip"
             entries = {"info": {"year": 2014}, "licenses": [], "images": [], "annotations": []}
             with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
                 archive.writestr(f"{split}2014/", b"")
-                for name, data in pictures.items():
+                for name, data in images.items():
                     assert name not in numbers
                     # Not in the order of the list.
                     number = numbers[name] = 9000 - 7 * len(numbers)

@@ -1,4 +1,4 @@
-"""A disk that is really full: a file system of its own, as small as wanted."""
+"""A small file system of its own, which can really be full."""
 
 import contextlib
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(folder, kilobytes):
-    """Mounts a tmpfs; skips the test where that is not allowed."""
+    """Mounts a tmpfs; skips the test if that is not allowed."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder]
     try:

@@ -1,4 +1,4 @@
-"""A web server on loopback that has every image, and serves some of them badly."""
+"""A local web server that has every image, and serves some of them with faults."""
 
 import functools
 import hashlib
@@ -16,7 +16,7 @@ from PIL import Image
 
 @functools.cache
 def image_bytes(image_id: str) -> bytes:
-    """A JPEG of its own for every id, some kilobytes long."""
+    """A different JPEG for each id, a few kilobytes long."""
     pixels = np.random.default_rng(int(image_id, 16)).integers(0, 256, (48, 64, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
@@ -24,7 +24,7 @@ def image_bytes(image_id: str) -> bytes:
 
 
 class Request(NamedTuple):
-    """One request: its path, when it came, and from which port (so: over which connection)."""
+    """One request: its path, its time, and the client's port, which tells connections apart."""
 
     path: str
     time: float
@@ -35,11 +35,11 @@ class ImageServer:
     """Serves ``/<split>/<id>.jpg`` as S3 does, or as `faults` says.
 
     Attributes:
-      faults: By image id, ``fault(handler, count)`` answers in the place of the image, `count`
-        being how often it was asked for before; it returns True to have the image served after all.
+      faults: By image id, ``fault(handler, count)`` answers instead of the image after `count`
+        earlier requests; it returns True to serve the image after all.
       before: Called at the beginning of each request.
-      log, counts: The requests so far; how many to each path.
-      num_active, max_active: Requests in work now, and at most so far.
+      log, counts: The requests so far, and their number for each path.
+      num_active, max_active: Requests being served now, and the most at the same time so far.
     """
 
     def __init__(self):
@@ -64,7 +64,7 @@ class ImageServer:
         self._server.server_close()
 
     def asked(self) -> list[str]:
-        """Ids in the order in which they were asked for."""
+        """Ids of the requested images, in the order of the requests."""
         return [request.path.split("/")[-1].removesuffix(".jpg") for request in self.log]
 
 
@@ -88,7 +88,7 @@ def _handler_of(server: ImageServer):
                 if fault is None or fault(self, count):
                     send(self, image_bytes(image_id), s3=True)
             except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True  # The client was killed or lost patience.
+                self.close_connection = True  # The client was killed or gave up.
             finally:
                 with server.lock:
                     server.num_active -= 1
@@ -100,7 +100,7 @@ def _handler_of(server: ImageServer):
 
 
 def send(handler, body, *, status=200, headers=(), length=None, s3=False):
-    """An answer; with a `length` beyond the body's, the connection is closed early."""
+    """Sends an answer; with a `length` greater than the body's, closes the connection early."""
     handler.send_response(status)
     handler.send_header("Content-Length", str(len(body) if length is None else length))
     if s3:
@@ -114,7 +114,7 @@ def send(handler, body, *, status=200, headers=(), length=None, s3=False):
         handler.close_connection = True
 
 
-# Faults. A pause ends with the test.
+# Faults. Their pauses end with the test.
 
 
 def status(code, *headers):
@@ -135,7 +135,7 @@ def truncated_chunks(handler, count):
 
 
 def truncated_unseen(handler, count):
-    """Neither a length nor chunks: only the decoder can tell that the end is missing."""
+    """Neither a length nor chunks: only decoding shows that the end is missing."""
     handler.send_response(200)
     handler.send_header("Connection", "close")
     handler.end_headers()
@@ -161,7 +161,7 @@ def stalled(handler, count):
 
 
 def trickling(handler, count):
-    """A byte at a time, so that no single read is late."""
+    """One byte at a time, so that no single read is late."""
     body = image_bytes(handler.path[-20:-4])
     handler.send_response(200)
     handler.send_header("Content-Length", str(len(body)))
@@ -174,7 +174,7 @@ def trickling(handler, count):
 
 
 def damaged(handler, count):
-    """The length is right, the bytes are not: some are lost, and as many are made up."""
+    """The right length, but ten wrong bytes."""
     body = bytearray(image_bytes(handler.path[-20:-4]))
     right = hashlib.md5(body).hexdigest()
     body[200:210] = bytes(10)
@@ -186,5 +186,5 @@ def web_page(handler, count):
 
 
 def once(fault):
-    """The fault at the first request only."""
+    """The fault, at the first request only."""
     return lambda handler, count: fault(handler, count) if count == 0 else True

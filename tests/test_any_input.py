@@ -139,7 +139,7 @@ def test_captions_become_tokens_or_are_empty(tokenizer, captions):
     assert np.all(tokens[:, 0] == tokens[0, 0]) and np.all((tokens == tokens[0, 0]).sum(1) == 1)
 
 
-# Pictures.
+# Images.
 
 
 def encoded(kind: str) -> bytes:
@@ -165,20 +165,20 @@ def damaged(draw) -> bytes:
 
 
 @given(data=st.binary() | damaged(), form=st.sampled_from(["sq128", "original"]))
-def test_bytes_become_a_picture_or_undecodable(data, form):
+def test_bytes_become_an_image_or_undecodable(data, form):
     try:
-        picture = images.convert(data, form)
+        image = images.convert(data, form)
     except preprocess.UndecodableImage as error:
         assert str(error)
         return
-    assert preprocess.decode(picture.data, "x").shape == (picture.height, picture.width, 3)
+    assert preprocess.decode(image.data, "x").shape == (image.height, image.width, 3)
 
 
 # Lines of JSON.
 
 
 @given(lines=st.lists(LINES, max_size=4))
-def test_lists_of_pictures_are_read_or_refused_in_one_line(tmp_path, lines):
+def test_lists_of_images_are_read_or_refused_in_one_line(tmp_path, lines):
     path = tmp_path / "list.jsonl"
     path.write_bytes(b"\n".join(lines))
     for read in (folder_builder._read_list, lambda path: list(narratives.read_narratives(path))):
@@ -189,7 +189,7 @@ def test_lists_of_pictures_are_read_or_refused_in_one_line(tmp_path, lines):
 
 
 @given(fields=st.fixed_dictionaries({"image": TEXTS, "captions": JSON}, optional={"split": JSON}))
-def test_pictures_of_a_list_are_below_its_folder(tmp_path, fields):
+def test_images_of_a_list_are_below_its_folder(tmp_path, fields):
     (tmp_path / "in").mkdir(exist_ok=True)
     path = tmp_path / "in" / "list.jsonl"
     path.write_text(json.dumps(fields))

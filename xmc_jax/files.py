@@ -60,25 +60,39 @@ def writing(path: epath.PathLike, *, then: str) -> Iterator[None]:
         raise UserError(f"cannot write {path}: {reason(error)}; mend that and {then}") from error
 
 
-def write_whole(path: epath.PathLike, data: bytes, *, then: str = "start again") -> None:
+def write_whole(
+    path: epath.PathLike,
+    data: bytes,
+    *,
+    then: str = "start again",
+    temporary: epath.PathLike | None = None,
+) -> None:
     """Creates or replaces a file in a single move, so that no reader ever sees a part of it.
 
-    Missing parent folders are created. Of processes that write the same file the last one wins.
+    The bytes are on the disk before the file has its name: a file that is there after a power loss
+    is whole. Missing parent folders are created. Of processes that write the same file the last one
+    wins.
 
     Args:
       path: The file.
       data: All of its bytes.
       then: See `writing`.
+      temporary: Where the bytes go first, in a folder of the same disk. By default a file beside
+        `path` that names this process, so that two processes can write the same file.
 
     Raises:
       UserError: the file cannot be written; an older one is still whole.
     """
     path = epath.Path(path)
-    temporary = path.parent / f".{path.name}.{os.getpid()}"
+    temporary = epath.Path(temporary or path.parent / f".{path.name}.{os.getpid()}")
     with writing(path, then=then):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_bytes(data)
+            with temporary.open("wb") as file:
+                file.write(data)
+                if not is_remote(path):
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.replace(path)
         except OSError:
             with contextlib.suppress(OSError):
@@ -112,7 +126,7 @@ def check_space(folder: epath.PathLike, num_bytes: int, *, task: str, mend: str)
 
 
 @contextlib.contextmanager
-def only_one(folder: epath.PathLike, task: str) -> Iterator[None]:
+def only_one(folder: epath.PathLike, task: str, *, lock_file: str = LOCK_FILE) -> Iterator[None]:
     """Locks a folder against a second process that would do the same in it.
 
     The operating system holds the lock (flock), not the file: it ends with its process, even by
@@ -121,6 +135,8 @@ def only_one(folder: epath.PathLike, task: str) -> Iterator[None]:
     Args:
       folder: Created if it does not exist.
       task: What is done there: "training in", "downloading to".
+      lock_file: Name of the file in the folder that carries the lock. Tasks with different files do
+        not exclude each other.
 
     Raises:
       UserError: another process holds the lock, or the folder cannot be written.
@@ -129,7 +145,7 @@ def only_one(folder: epath.PathLike, task: str) -> Iterator[None]:
         _tell_no_lock(folder, task, "it is in a bucket")
         yield
         return
-    path = Path(folder).expanduser() / LOCK_FILE
+    path = Path(folder).expanduser() / lock_file
     with writing(path, then="start again"):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")

@@ -1,4 +1,4 @@
-"""Builds a data set, once, for training and evaluation to read.
+"""Builds a data set for training and evaluation.
 
     python -m xmc_jax.prepare --dataset=shapes --data_dir=~/tensorflow_datasets --form=sq64
     python -m xmc_jax.prepare --dataset=coco --manual_dir=~/archives
@@ -6,17 +6,19 @@
     python -m xmc_jax.prepare --dataset=folder --source=~/holidays
 
 Writes TFDS's array_record files and build_report.json. Archives are downloaded, or taken from
---manual_dir; docs/data.md lists them. A build that is cut off leaves nothing that looks complete;
-run the same command again.
+--manual_dir; docs/data.md lists them. An interrupted build leaves nothing that looks complete: run
+the same command again.
 """
 
 import os
 from pathlib import Path
 
 from absl import flags
+from etils import epath
 
 from xmc_jax import cli
 from xmc_jax.errors import UserError
+from xmc_jax.files import is_remote
 
 
 def main() -> None:
@@ -33,8 +35,9 @@ def main() -> None:
     if options and not runner:
         raise UserError("--beam_options needs --beam_runner, e.g. --beam_runner=DirectRunner")
     if runner and name == "shapes":
-        raise UserError("--beam_runner is for data sets of pictures; shapes are drawn at once")
+        raise UserError("--beam_runner is for data sets of photographs; shapes are fast without it")
 
+    # TensorFlow takes seconds, which --help and a wrong flag need not wait for.
     from xmc_jax.data import catalog
     from xmc_jax.data.builders import schema
     from xmc_jax.data.builders.captioned import Settings
@@ -65,9 +68,7 @@ def main() -> None:
 
 def _path(flag: str) -> Path | None:
     value = flags.FLAGS[flag].value
-    if value and "://" in value:
-        from etils import epath
-
+    if value and is_remote(value):
         return epath.Path(value)
     return Path(os.path.abspath(os.path.expanduser(value))) if value else None
 
@@ -78,43 +79,43 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "form",
         "",
-        "How pictures are stored: sq256 (squashed to 256x256; the default), sq128, or original; "
+        "How images are stored: sq256 (squashed to 256x256, the default), sq128, or original; "
         "NAME_sq256 names a data set of your own; shapes has sq32, narrative_sq64, sq32_n400 (400 "
         "training examples), …",
     )
     flags.DEFINE_string(
         "source",
         None,
-        "For folder: a folder of pictures with a text file beside each, or a JSONL file of "
+        "For folder: a folder of images with a text file beside each, or a JSONL file of "
         '{"image": …, "captions": […]}.',
     )
     flags.DEFINE_string(
         "manual_dir",
         None,
-        "Folder of archives that were downloaded by hand; DATA_DIR/downloads/manual by default. "
-        "Pictures of Open Images: ID.jpg, wherever in its folder open_images.",
+        "Folder of archives that you have downloaded; DATA_DIR/downloads/manual by default. Images "
+        "of Open Images: ID.jpg, anywhere in its folder open_images.",
     )
     flags.DEFINE_float(
         "max_lost",
         0.001,
-        "Share of a split that may be missing or undecodable.",
+        "Largest fraction of a split that may be missing or undecodable.",
         lower_bound=0.0,
         upper_bound=1.0,
     )
     flags.DEFINE_integer(
         "num_processes",
         0,
-        "Processes that convert pictures; one for each CPU core if 0. Changes no byte.",
+        "Processes that convert images; one for each CPU core if 0. Changes no byte.",
         lower_bound=0,
     )
     flags.DEFINE_string(
-        "mirror", "", "Another address of the pictures of Open Images, before /train/ID.jpg."
+        "mirror", "", "Another address of the images of Open Images, before /train/ID.jpg."
     )
     flags.DEFINE_string(
         "beam_runner",
         "",
-        "Convert pictures on Apache Beam: DirectRunner, DataflowRunner, …; launch/README.md has "
-        "the whole command.",
+        "Convert images on Apache Beam: DirectRunner, DataflowRunner, …; launch/README.md has the "
+        "whole command.",
     )
     flags.DEFINE_list("beam_options", "", "Options of the runner: key=value,key=value,…")
 

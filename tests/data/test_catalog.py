@@ -1,4 +1,4 @@
-"""reader.py and the shapes builder, on a real build."""
+"""catalog.py and the shapes builder, on a real build."""
 
 import json
 
@@ -43,7 +43,6 @@ def test_narratives_are_prepared_too(tmp_path):
         form="narrative_sq32_n40",
         split="val",
         data_dir=str(tmp_path),
-        build_missing=True,
     )
     (text,) = source[2]["captions"]["text"]
     assert text == captions.make_narrative("val", 2)[1].text
@@ -62,7 +61,7 @@ def test_two_processes_may_build_the_same(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(slow, "_split_generators", wait_for_the_other)
     folder = catalog.build(slow)
-    assert "another process built" in capsys.readouterr().err
+    assert "another process has built" in capsys.readouterr().err
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # Nothing half-made.
     records = catalog.open_split("shapes", form=FORM, split="val", data_dir=str(tmp_path))
     assert len(records)
@@ -77,8 +76,8 @@ def test_build_report(data_dir):
 
 
 def test_missing_data_names_the_command(tmp_path):
-    with pytest.raises(UserError, match=r"xmc_jax.prepare --dataset=shapes .*--form=sq64"):
-        catalog.open_split("shapes", form="sq64", split="train", data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"xmc_jax.prepare --dataset=coco .*--form=sq128"):
+        catalog.open_split("coco", form="sq128", split="train", data_dir=str(tmp_path))
 
 
 def test_unknown_names_are_refused(data_dir):
@@ -116,4 +115,4 @@ def test_an_unwritable_folder_is_one_clear_line(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(UserError, match="choose another --data_dir"):
-        catalog.open_split("shapes", form=FORM, split="val", data_dir=str(file), build_missing=True)
+        catalog.open_split("shapes", form=FORM, split="val", data_dir=str(file))

@@ -1,4 +1,4 @@
-"""The paper's experiments from archives to pictures: prepare, train, sample, evaluate.
+"""The paper's experiments from archives to images: prepare, train, sample, evaluate.
 
 Everything but the size of the networks is what a user of the configs runs; the text encoder is a
 small BERT with random weights in Hugging Face's format, the pretrained network a random VGG-19 in
@@ -90,7 +90,7 @@ def one_device(monkeypatch):
         pytest.param("ln_open_images_256", marks=pytest.mark.long),
     ],
 )
-def test_from_archives_to_pictures(name, manual_dir, data_dir, text_encoder, vgg19, tmp_path):
+def test_from_archives_to_images(name, manual_dir, data_dir, text_encoder, vgg19, tmp_path):
     row, dataset, form = CONFIGS[name]
     builder = catalog.make_builder(dataset, form=form, data_dir=data_dir)
     catalog.build(builder, Settings(manual_dir=manual_dir))
@@ -113,9 +113,9 @@ def test_from_archives_to_pictures(name, manual_dir, data_dir, text_encoder, vgg
     assert all(np.isfinite(line["g/loss"]) for line in lines)
     assert ("g/image_pretrained" in lines[0]) == (row == "all")
 
-    sample(str(workdir), ["a red circle"], tmp_path / "pictures", num_images=1)
-    (picture,) = (tmp_path / "pictures").glob("0000_*.png")
-    assert Image.open(picture).size == (config.model.resolution,) * 2
+    sample(str(workdir), ["a red circle"], tmp_path / "images", num_images=1)
+    (image,) = (tmp_path / "images").glob("0000_*.png")
+    assert Image.open(image).size == (config.model.resolution,) * 2
 
     (record,) = evaluate(str(workdir), data_dir)
     assert (record.metric, record.step, record.num_samples) == ("fd_vgg16", 2, 4)

@@ -76,7 +76,7 @@ def test_damaged_files_are_one_clear_line(data_dir, damage, when):
         path.write_bytes(whole)
     message = str(caught.value)
     assert message.startswith(f"{path} is missing or damaged (") and "\n" not in message
-    assert f"delete {path.parent} and build the data set anew with python -m" in message
+    assert f"delete {path.parent} and build the data set again with python -m" in message
     assert len(open_split(data_dir, "val").read(range(5))) == 5
 
 
@@ -85,7 +85,7 @@ def test_a_damaged_description_is_one_clear_line(data_dir):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     try:
-        with pytest.raises(UserError, match="data set shapes in .* is damaged .*build it anew"):
+        with pytest.raises(UserError, match="data set shapes in .* is damaged .*build it again"):
             open_split(data_dir)
     finally:
         path.write_bytes(whole)

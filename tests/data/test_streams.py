@@ -1,4 +1,4 @@
-"""batches.py on a real build: pure streams, whole evaluations, over processes and workers."""
+"""streams.py on a real build: a pure function of seed and step, over processes and workers."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,6 @@ from xmc_jax.data.preprocess import decode
 from xmc_jax.data.records import Records
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.frozen.text_encoder import load_text_encoder
-from xmc_jax.shapes import captions
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +18,6 @@ def source(tmp_path_factory):
         form="sq32_n40",
         split="train",
         data_dir=str(tmp_path_factory.mktemp("data")),
-        build_missing=True,
     )
 
 
@@ -85,31 +83,6 @@ def test_processes_share_the_global_batch(source, tokenizer, process_count):
         np.testing.assert_array_equal(joined, batch.image)
 
 
-def evaluate(source, tokenizer, **options):
-    options = {"resolution": 32, "batch_size": 16, "num_examples": 37, "seed": 5} | options
-    return list(streams.eval_examples(source, tokenizer, **options))
-
-
-def test_evaluation_drops_nothing_and_counts_nothing_twice(source, tokenizer):
-    parts = evaluate(source, tokenizer)
-    assert [p.valid.sum() for p in parts] == [16, 16, 5]
-    assert {p.image.shape for p in parts} == {(16, 32, 32, 3)}
-    ids = [i for p in parts for i in p.ids]
-    assert len(ids) == len(set(ids)) == 37
-    again = evaluate(source, tokenizer, batch_size=7)
-    assert [c for p in again for c in p.captions] == [c for p in parts for c in p.captions]
-    for part in parts:
-        for example_id, caption, index in zip(
-            part.ids, part.captions, part.caption_indices, strict=True
-        ):
-            example = captions.make_example(*captions.parse_id(example_id))
-            assert example.captions[index].text == caption
-
-
-def test_asking_for_more_than_there_is_gives_all(source, tokenizer):
-    assert sum(p.valid.sum() for p in evaluate(source, tokenizer, num_examples=1000)) == 40
-
-
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_workers_change_nothing(source, tokenizer, num_workers):
     options = {"start_step": 4, "process_index": 1, "process_count": 2}
@@ -148,36 +121,13 @@ def test_a_late_step_is_reached_without_reading_earlier_ones(source, tokenizer):
     assert_equal(late, read(source, tokenizer, 1, start_step=10**9))
 
 
-@pytest.mark.parametrize("num_examples", [1, 25, 37, 1000])
-@pytest.mark.parametrize("process_count", [1, 3, 8])
-def test_processes_share_an_evaluation(source, tokenizer, process_count, num_examples):
-    whole = evaluate(source, tokenizer, batch_size=40, num_examples=num_examples)
-    parts = [
-        evaluate(
-            source,
-            tokenizer,
-            batch_size=24,
-            num_examples=num_examples,
-            process_index=i,
-            process_count=process_count,
-        )
-        for i in range(process_count)
-    ]
-    assert len({len(part) for part in parts}) == 1
-    assert {b.image.shape[0] for part in parts for b in part} == {24 // process_count}
-    rows = sorted(row for part in parts for batch in part for row in rows_of(batch))
-    assert rows == sorted(row for batch in whole for row in rows_of(batch))
-    assert [row[0] for row in rows] == list(range(min(num_examples, 40)))
-
-
-def rows_of(batch):
-    """What tells a valid row: its place among all, identity, caption, pixels and tokens."""
-    assert len(batch.ids) == batch.valid.sum() and np.all(batch.valid == (batch.index >= 0))
-    pixels = [image.tobytes() for image in batch.image[batch.valid]]
-    tokens = [row.tobytes() for row in batch.tokens[batch.valid]]
-    return zip(batch.index.tolist(), batch.ids, batch.captions, pixels, tokens, strict=False)
-
-
 def test_an_uneven_share_is_refused(source, tokenizer):
-    with pytest.raises(ValueError, match="16 rows are not for process 0/3"):
-        evaluate(source, tokenizer, process_count=3)
+    with pytest.raises(ValueError, match="process 0 of 3 has no whole share of 4 rows"):
+        read(source, tokenizer, 1, process_count=3)
+
+
+def test_chosen_examples_are_a_prefix_of_one_permutation():
+    every = streams.choose_examples(40, 1000, seed=5)
+    assert sorted(every) == list(range(40)) and every != list(range(40))
+    assert streams.choose_examples(40, 7, seed=5) == every[:7]
+    assert streams.choose_examples(40, 40, seed=6) != every

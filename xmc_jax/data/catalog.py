@@ -1,4 +1,4 @@
-"""Builds and opens data sets; `batches` reads them."""
+"""Builds data sets and opens their splits."""
 
 import importlib
 import os
@@ -9,11 +9,12 @@ from etils import epath
 
 from xmc_jax.data.builders import on_beam, schema
 from xmc_jax.data.builders.captioned import Settings
+from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.data.records import Records
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 
 DATASETS = ("coco", "ln_coco", "ln_open_images", "folder", "shapes")
-FILE_FORMAT = "array_record"  # The format that serves random access.
+FILE_FORMAT = "array_record"  # The format that supports random access.
 
 
 def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.DatasetBuilder:
@@ -21,11 +22,12 @@ def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.Datas
 
     Args:
       name: One of `DATASETS`.
-      form: Name of its TFDS config: which pictures, and how. The first by default.
-      data_dir: Where data sets are.
+      form: Name of a TFDS config of the data set, which says how images are stored. The first one
+        by default.
+      data_dir: Folder of all data sets.
 
     Raises:
-      UserError: there is no such data set or form of it.
+      UserError: there is no such data set or form, or what is there is damaged.
     """
     if name not in DATASETS:
         raise UserError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
@@ -38,19 +40,19 @@ def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.Datas
     root = epath.Path(data_dir).expanduser()
     try:
         return module.Builder(data_dir=root, config=config, file_format=FILE_FORMAT)
-    except Exception as error:  # Of a data set that is there, the description is read.
-        raise _cannot_open(name, root / name / form, error) from error
+    except Exception as error:  # TFDS reads the description of a data set that is there.
+        raise _damage(name, root / name / form, error) from error
 
 
 def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) -> epath.Path:
-    """Builds a data set unless it is there, with a ``build_report.json``.
+    """Builds a data set, with a ``build_report.json``, unless it is there.
 
-    A build that is cut off leaves nothing that looks complete: TFDS writes to a temporary folder
-    and renames it at the end.
+    An interrupted build leaves nothing that looks complete: TFDS writes to a temporary folder and
+    renames it at the end.
 
     Args:
       builder: See `make_builder`.
-      settings: What changes nothing in the records.
+      settings: Options that do not change the records.
 
     Returns:
       The folder of the data.
@@ -65,7 +67,7 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
         return folder
     for path in folder.parent.glob(f"incomplete.*_{folder.name}"):
         print(
-            f"notice: {path} is left of a build that was cut off, unless one is running now; "
+            f"notice: {path} is left from an interrupted build, unless a build is running now; "
             "it can be deleted",
             file=sys.stderr,
         )
@@ -77,57 +79,69 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
             download_config=tfds.download.DownloadConfig(try_download_gcs=False, **beam),
         )
     except OSError as error:
-        if builder.is_prepared():  # What is renamed last was there: the same records.
-            print(f"notice: another process built {folder} meanwhile", file=sys.stderr)
+        if builder.is_prepared():  # The final rename found the same records there.
+            print(f"notice: another process has built {folder} meanwhile", file=sys.stderr)
             _check_source(folder, settings.source)
             return folder
         raise UserError(
-            f"cannot build {builder.info.full_name} in {folder}: {error.strerror or error}; "
-            "choose another --data_dir"
+            f"cannot build {builder.info.full_name} in {folder}: {reason(error)}; choose another "
+            "--data_dir"
         ) from error
     except Exception as error:
         if isinstance(error, UserError) or not beam:
             raise
-        # Whatever a worker raised; Beam has printed all of it.
-        raise UserError(f"the Beam pipeline failed: {str(error).splitlines()[0]}") from error
+        # Workers raise anything; Beam has printed all of it.
+        raise UserError(f"the Beam pipeline failed: {reason(error)}") from error
     return folder
 
 
 def _check_source(folder: epath.Path, source: os.PathLike | None) -> None:
-    """Refuses to take a data set for that of another source of the same name."""
+    """Refuses a data set that was built from another source under the same name."""
     built_from = schema.read_report(folder).get("source", {}).get("path")
     if source and built_from != str(source):
         raise UserError(
-            f"{folder} was built from {built_from}, not from {source}; give --form another name"
+            f"{folder} was built from {built_from}, not from {source}; choose another name with "
+            "--form"
         )
 
 
-def open_split(
-    name: str, *, form: str, split: str, data_dir: str, build_missing: bool = False
-) -> Records:
-    """A split of a prepared data set, by index; images stay undecoded.
+def open_train_split(config, data_dir: str) -> Records:
+    """The split that a config trains on; see `open_split`."""
+    data = config.data
+    return open_split(data.name, form=data.form, split=data.train_split, data_dir=data_dir)
+
+
+def open_eval_split(config, data_dir: str) -> Records:
+    """The split that a config evaluates on; see `open_split`."""
+    name, data = evaluation_data(config), config.data
+    return open_split(name, form=data.form, split=data.eval_split, data_dir=data_dir)
+
+
+def open_split(name: str, *, form: str, split: str, data_dir: str) -> Records:
+    """A split by index; images stay encoded.
+
+    Builds ``shapes`` if it is missing: it is procedural, while the other data sets need archives.
 
     Args:
       name: One of `DATASETS`.
       form: Name of its TFDS config.
       split: Name of the split.
-      data_dir: Where data sets are.
-      build_missing: Whether to build the data set if it is not there.
+      data_dir: Folder of all data sets.
 
     Raises:
-      UserError: there is no such data set or split, or it is not prepared.
+      UserError: there is no such data set or split, or it has not been built.
     """
     builder = make_builder(name, form=form, data_dir=data_dir)
     if not builder.is_prepared():
-        if not build_missing:
+        if name != "shapes":
             source = " --source=…" if name == "folder" else ""
             raise UserError(
-                f"data set {builder.info.full_name} is not in {data_dir}; make it with: python -m "
+                f"data set {builder.info.full_name} is not in {data_dir}; build it with: python -m "
                 f"xmc_jax.prepare --dataset={name}{source} --data_dir={data_dir} --form={form}"
             )
         print(f"building {builder.info.full_name} in {data_dir} (once)", file=sys.stderr)
         build(builder)
-        builder = make_builder(name, form=form, data_dir=data_dir)  # With what is known of it now.
+        builder = make_builder(name, form=form, data_dir=data_dir)  # Reads the new description.
     if split not in builder.info.splits:
         raise UserError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
     info = builder.info.splits[split]
@@ -135,13 +149,12 @@ def open_split(
     try:
         files = builder.as_data_source(split=split).data_source
     except Exception as error:  # TFDS wraps whatever its readers raise.
-        raise _cannot_open(name, epath.Path(builder.data_dir), error) from error
+        raise _damage(name, epath.Path(builder.data_dir), error) from error
     return Records(files, shards)
 
 
-def _cannot_open(name: str, folder: epath.Path, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _damage(name: str, folder: epath.Path, error: Exception) -> UserError:
     return UserError(
-        f"data set {name} in {folder} is damaged ({reason}); delete that folder and build it anew "
-        "with python -m xmc_jax.prepare"
+        f"data set {name} in {folder} is damaged ({reason(error)}); delete that folder and build "
+        "it again with python -m xmc_jax.prepare"
     )

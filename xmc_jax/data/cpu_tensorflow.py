@@ -1,13 +1,13 @@
-"""TensorFlow, kept off the GPUs: it reads and tokenises, and their memory is JAX's.
+"""TensorFlow without GPUs: it only reads and tokenizes, and JAX needs their memory.
 
-Import ``tf`` from here, before anything else uses it.
+Import ``tf`` from here, before anything else imports it.
 """
 
 from pathlib import Path
 
 import tensorflow as tf
 
-# Asking TensorFlow for GPUs where there is no driver makes it print errors.
+# Without a driver, TensorFlow prints errors when it is asked for GPUs.
 if Path("/proc/driver/nvidia").exists():
     tf.config.set_visible_devices([], "GPU")
 

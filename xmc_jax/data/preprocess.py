@@ -1,4 +1,4 @@
-"""Image files to square arrays of bytes, with Pillow."""
+"""Decodes image files and makes them square, with Pillow."""
 
 import io
 from typing import NamedTuple
@@ -7,30 +7,30 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 
 CROPS = ("squash", "short_crop", "center_crop")
-# What Pillow may try: it would also hand some formats to programs outside.
+# Pillow must try no other formats: it passes some of them to external programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-# A header of a few bytes may promise any size; memory is taken after a look at it. The largest
-# photographs of the data sets here have a twentieth of this.
-_MAX_PIXELS = 89_478_485  # Where Pillow begins to warn of decompression bombs.
+# A small file can claim any size in its header, which is checked before memory is allocated. The
+# largest photographs of the data sets have a twentieth of this.
+_MAX_PIXELS = 89_478_485  # Pillow warns of decompression bombs from here on.
 
 
 class UndecodableImage(ValueError):
-    """Bytes that are not a whole image; the message says what is wrong with them."""
+    """Bytes that are not a whole image; the message gives the reason."""
 
 
 class Opened(NamedTuple):
-    """An image file, decoded.
+    """A decoded image file.
 
     Attributes:
-      image: RGB, upright.
-      format: Of the file: ``"JPEG"``, ``"PNG"``, …
-      mode: Of the file: ``"RGB"``, ``"L"``, ``"CMYK"``, …
-      transparent: Whether the file has transparent places.
-      rotated: Whether the file asks to be turned or mirrored (EXIF).
-      comment: Of the file, if it is a JPEG that has one.
+      image: The image: RGB, upright.
+      format: Format of the file: ``"JPEG"``, ``"PNG"``, …
+      mode: Color mode of the file: ``"RGB"``, ``"L"``, ``"CMYK"``, …
+      transparent: Whether the file has transparent pixels.
+      rotated: Whether the file has an EXIF orientation other than upright.
+      comment: Comment of a JPEG file; empty if there is none.
     """
 
     image: Image.Image
@@ -42,17 +42,17 @@ class Opened(NamedTuple):
 
 
 def open_upright(data: bytes) -> Opened:
-    """Decodes an image file, wholly; of several pictures in it, the first.
+    """Decodes a whole image file; of an animation, its first frame.
 
-    Gray, palette and CMYK become RGB. What is transparent is laid on white: such pictures are made
-    for pages, and dark lines would drown on black. The EXIF orientation is applied.
+    Gray, palette and CMYK images become RGB. Transparent pixels are blended with white: such images
+    are made for web pages, and dark lines would vanish on black. The EXIF orientation is applied.
 
     Args:
       data: The bytes of a JPEG, PNG, WebP, BMP or GIF file.
 
     Raises:
-      UndecodableImage: the bytes are truncated, damaged, of no such kind, or promise more than 89
-        million pixels.
+      UndecodableImage: the bytes are truncated or damaged, have another format, or claim more than
+        89 million pixels.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
@@ -68,13 +68,13 @@ def open_upright(data: bytes) -> Opened:
     except UndecodableImage:
         raise
     except UnidentifiedImageError as error:
-        raise UndecodableImage("no image file") from error
+        raise UndecodableImage("not an image file") from error
     except Exception as error:  # On damaged bytes Pillow's readers raise many kinds.
-        raise UndecodableImage(str(error) or type(error).__name__) from error
+        raise UndecodableImage(reason(error)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow would clip them instead of scaling.
+    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip instead of scaling.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if not image.has_transparency_data:  # Converting copies even RGB.
         return image if image.mode == "RGB" else image.convert("RGB")
@@ -86,7 +86,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def load(
     data: bytes, name: str, resolution: int, *, crop: str, antialias: bool
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """`decode` and `resize` in one, without the copies between them.
+    """`decode` followed by `resize`, without the copies between them.
 
     Raises:
       UserError: the bytes are not a whole image.
@@ -100,7 +100,7 @@ def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
     Args:
       data: The bytes of the file.
-      name: What to call the image in an error.
+      name: Name of the image for the error message.
 
     Raises:
       UserError: the bytes are not a whole image.
@@ -115,12 +115,12 @@ def resize(
 
     Args:
       image: Pixels, 0..255.
-      resolution: Side of the result.
-      crop: ``"squash"`` scales both sides on their own; ``"short_crop"`` scales the shorter side
-        and cuts the middle out of the longer; ``"center_crop"`` cuts the middle without scaling
-        (scaling up only what is smaller than the result).
-      antialias: Whether shrinking averages over all pixels that a new one covers, or interpolates
-        between the nearest four (as the released code does).
+      resolution: Side of the result in pixels.
+      crop: ``"squash"`` scales both sides independently; ``"short_crop"`` scales the shorter side
+        and crops the middle of the longer one; ``"center_crop"`` crops the middle without scaling,
+        except that smaller images are scaled up.
+      antialias: If true, a pixel of a smaller result averages all the pixels that it covers;
+        otherwise it interpolates between the nearest four, as the released code does.
 
     Raises:
       ValueError: there is no such crop.
@@ -135,7 +135,7 @@ def _open(data: bytes, name: str) -> Image.Image:
         return open_upright(data).image
     except UndecodableImage as error:
         raise UserError(
-            f"image {name} cannot be decoded ({error}); build the data set anew"
+            f"image {name} cannot be decoded ({error}); build the data set again"
         ) from error
 
 

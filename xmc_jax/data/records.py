@@ -1,6 +1,7 @@
-"""Records of a prepared split, by index, and the examples made from them.
+"""Records of a built split, by index, and the examples made from them.
 
-Worker processes import this module: neither TensorFlow nor JAX here, a second and 100 MB each.
+Worker processes import this module, so it imports neither TensorFlow nor JAX: each would cost a
+worker a second and 100 MB.
 """
 
 import dataclasses
@@ -15,23 +16,23 @@ from jaxtyping import UInt8
 from tensorflow_datasets.proto import tf_example_pb2
 
 from xmc_jax.data import preprocess
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 
 
 class Records(Sequence):
-    """The examples of a split as the builders wrote them; images stay undecoded.
+    """The examples of a split as the builders wrote them; images stay encoded.
 
-    A record is a dict with ``image`` (the file's bytes), ``image/id``, ``image/height``,
-    ``image/width`` and ``captions`` (a dict of the lists ``text`` and ``id``). TFDS's own data
-    source gives the same at a quarter of a millisecond each, which is more than decoding a small
-    image takes, and loads TensorFlow.
+    A record is a dict with ``image`` (the bytes of the image file), ``image/id``,
+    ``image/height``, ``image/width`` and ``captions`` (a dict of the lists ``text`` and ``id``).
+    TFDS's own data source gives the same records, but takes a quarter of a millisecond for each,
+    more than decoding a small image, and imports TensorFlow.
 
     Args:
       files: The serialised examples; the ``data_source`` of a TFDS data source.
-      shards: The path of each file and how many examples it holds, to name one that is damaged.
+      shards: The path of each file and the number of its examples, to name a damaged file.
 
     Raises:
-      UserError: a file is missing, or damaged where that shows at once.
+      UserError: a file is missing, or is damaged in a way that shows when it is opened.
     """
 
     def __init__(self, files: ArrayRecordDataSource, shards: Sequence[tuple[str, int]]):
@@ -49,13 +50,13 @@ class Records(Sequence):
         return self.read([index])[0]
 
     def read(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Several records at once, so that slow storage is waited for once.
+        """Reads several records at once, which costs one round trip to slow storage.
 
         Raises:
           UserError: a file cannot be read.
         """
         try:
-            # Reading at once starts threads, which a single record is not worth.
+            # Reading several at once starts threads, which does not pay for one record.
             one = len(indices) == 1
             records = [self._files[indices[0]]] if one else self._files.__getitems__(indices)
             return [_parse(record) for record in records]
@@ -74,11 +75,10 @@ class Records(Sequence):
         return _parse(self._files[index])
 
     def _damage(self, error: Exception, path: str | None) -> UserError:
-        reason = (str(error).strip().splitlines() or ["truncated"])[0][:200]
         folder = os.path.dirname(self._shards[0][0])
         return UserError(
-            f"{path or folder} is missing or damaged ({reason}); bring it back from a copy, or "
-            f"delete {folder} and build the data set anew with python -m xmc_jax.prepare"
+            f"{path or folder} is missing or damaged ({reason(error)}); restore it from a copy, or "
+            f"delete {folder} and build the data set again with python -m xmc_jax.prepare"
         )
 
 
@@ -110,27 +110,23 @@ def _parse(serialized: bytes) -> dict[str, Any]:
 
 
 class Examples(NamedTuple):
-    """Some examples, each with one of its captions.
+    """Decoded examples, each with one of its captions.
 
     Attributes:
-      image: RGB pixels.
-      ids: Image ids.
+      image: RGB pixels, 0..255.
       captions: The drawn captions.
-      caption_indices: Which of its captions each example drew.
     """
 
     image: UInt8[np.ndarray, "n side side 3"]
-    ids: list[str]
     captions: list[str]
-    caption_indices: list[int]
 
 
 class Selection(NamedTuple):
-    """What to read.
+    """Which records to read, and how to draw their captions.
 
     Attributes:
-      indices: Of the records.
-      draws: With the seed, what each example's caption follows from.
+      indices: Indices of the records.
+      draws: A number for each record; with the seed it decides which caption is drawn.
     """
 
     indices: list[int]
@@ -139,14 +135,16 @@ class Selection(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ExampleReader:
-    """Reads a selection: decodes, resizes and draws captions; tokens are not for workers.
+    """Reads a selection: decodes and resizes the images and draws the captions.
+
+    It does not tokenize: that would need TensorFlow in each worker.
 
     Attributes:
       records: A split.
-      resolution: Side of the images.
+      resolution: Side of the images in pixels.
       crop: See `preprocess.resize`.
       antialias: See `preprocess.resize`.
-      seed: Of the captions.
+      seed: Seed of the drawn captions.
     """
 
     records: Records
@@ -155,16 +153,20 @@ class ExampleReader:
     antialias: bool
     seed: int
 
-    def __call__(self, selection: Selection, stop: Callable[[], bool]) -> Examples:
-        """Reads, unless it is told to stop.
+    def __call__(self, selection: Selection, stop: Callable[[], bool] = lambda: False) -> Examples:
+        """Reads the records of a selection.
+
+        Args:
+          selection: Which records.
+          stop: Asked before each image; if true, reading ends with `CancelledError`.
 
         Raises:
-          UserError: an image cannot be decoded, or a file not read.
-          CancelledError: it was told to stop.
+          UserError: a file cannot be read, or an image cannot be decoded.
+          CancelledError: `stop` returned true.
         """
         records = self.records.read(selection.indices)
         images = np.empty((len(records), self.resolution, self.resolution, 3), np.uint8)
-        captions, caption_indices = [], []
+        captions = []
         for record, draw, image in zip(records, selection.draws, images, strict=True):
             if stop():
                 raise CancelledError
@@ -175,14 +177,12 @@ class ExampleReader:
                 crop=self.crop,
                 antialias=self.antialias,
             )
-            index, caption = draw_caption(record, self.seed, draw)
-            captions.append(caption)
-            caption_indices.append(index)
-        return Examples(images, [r["image/id"] for r in records], captions, caption_indices)
+            captions.append(draw_caption(record, self.seed, draw)[1])
+        return Examples(images, captions)
 
 
 def draw_caption(record: dict[str, Any], seed: int, draw: int) -> tuple[int, str]:
-    """One of a record's captions and which it is; follows from the seed and the draw."""
+    """Index and text of one of a record's captions, decided by the seed and the draw."""
     texts = record["captions"]["text"]
     index = int(np.random.default_rng([seed, draw]).integers(len(texts)))
     return index, texts[index]

@@ -1,4 +1,4 @@
-"""Captions to WordPiece ids, with tensorflow-text."""
+"""Tokenizes captions into WordPiece ids, with tensorflow-text."""
 
 import os
 import unicodedata
@@ -13,10 +13,10 @@ from xmc_jax.errors import UserError
 
 
 class Tokenizer:
-    """BERT's tokenizer with a fixed length: ``[CLS] pieces [SEP]``, then 0.
+    """BERT's tokenizer with rows of fixed length: ``[CLS] pieces [SEP]``, then 0.
 
-    Outer white space is stripped and inner white space collapsed. A caption that is too long is
-    cut; ``[SEP]`` stays.
+    White space is stripped at both ends and collapsed inside. A caption that is too long loses its
+    last pieces; ``[SEP]`` stays.
 
     Args:
       vocabulary_file: WordPiece vocabulary, one piece a line.
@@ -48,15 +48,15 @@ class Tokenizer:
         return tokens
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
-        """How long each caption is in tokens, with [CLS] and [SEP], before anything is cut."""
+        """Number of tokens of each caption, with [CLS] and [SEP], before truncation."""
         return [len(pieces) + 2 for pieces in self._pieces(captions)]
 
     def unknown_counts(self, captions: Sequence[str]) -> list[int]:
-        """How many pieces of each caption the vocabulary does not hold."""
+        """Number of pieces of each caption that are not in the vocabulary."""
         return [pieces.count(self._unk) for pieces in self._pieces(captions)]
 
     def pieces(self, tokens: Int32[np.ndarray, " t"]) -> list[str]:
-        """The word pieces of a row of token ids, [CLS] and [SEP] among them, without padding."""
+        """The word pieces of a row of token ids, including [CLS] and [SEP], without padding."""
         return [self._vocabulary[token] for token in tokens if token]
 
     def _pieces(self, captions: Sequence[str]) -> list[list[int]]:
@@ -64,12 +64,12 @@ class Tokenizer:
         if self._lowercase:
             cleaned = [_uncase(caption) for caption in cleaned]
         if "" in cleaned:
-            raise UserError("a caption is empty; every picture needs words")
+            raise UserError("a caption is empty; every image needs words")
         return self._tokenizer.tokenize(tf.constant(cleaned)).to_list()
 
 
 def _clean(text: str) -> str:
-    """Single spaces, and none of the control and format characters that BERT never saw."""
+    """Collapses white space and drops control and format characters, as BERT's tokenizer does."""
     if not text.isascii() or not text.isprintable():
         text = "".join(c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
         text = text.replace("\ufffd", "")
@@ -77,10 +77,10 @@ def _clean(text: str) -> str:
 
 
 def _uncase(text: str) -> str:
-    """Lower case without accents, as BERT's uncased vocabularies were made.
+    """Lower case without accents, as in BERT's uncased vocabularies.
 
-    Not left to tensorflow-text, which folds case instead: it would turn the ligature "fi" (one
-    character) into two letters, and so into other pieces than the original's.
+    tensorflow-text would fold case instead. It would turn the ligature "fi" (one character) into
+    two letters, and so into other pieces than BERT's own tokenizer.
     """
     text = text.lower()
     if text.isascii():

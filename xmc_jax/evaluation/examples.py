@@ -14,7 +14,6 @@ from xmc_jax.evaluation.image_sets import ImageSet, Pixels, ProcessShards, finge
 from xmc_jax.evaluation.inputs import Prompt
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
-from xmc_jax.run.config_checks import evaluation_data
 
 _RECORDS_AT_ONCE = 256
 
@@ -37,10 +36,7 @@ def read_examples(experiment: Experiment, data_dir: str) -> EvalExamples:
     """
     config = experiment.config
     data, wanted, seed = config.data, config.eval.num_examples, config.eval.seed
-    name, split = evaluation_data(config), data.eval_split
-    source = catalog.open_split(
-        name, form=data.form, split=split, data_dir=data_dir, build_missing=name == "shapes"
-    )
+    split, source = data.eval_split, catalog.open_eval_split(config, data_dir)
     chosen = streams.choose_examples(len(source), 2 * wanted, seed)
     count = min(wanted, len(chosen))
     if count < wanted:

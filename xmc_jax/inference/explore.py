@@ -3,7 +3,6 @@
 Everything here is meant for a few images at a time.
 """
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -190,28 +189,14 @@ def read_images(
       UserError: the data set does not exist.
     """
     from xmc_jax.data import catalog, streams
+    from xmc_jax.data.records import ExampleReader, Selection
 
-    config = experiment.config
-    source = catalog.open_split(
-        config.data.name,
-        form=config.data.form,
-        split=config.data.train_split,
-        data_dir=data_dir,
-        build_missing=config.data.name == "shapes",
-    )
-    examples = streams.eval_examples(
-        source,
-        experiment.tokenizer,
-        resolution=config.model.resolution,
-        batch_size=100,
-        num_examples=num_images,
-        seed=config.seed,
-        crop=config.data.crop,
-        antialias=config.data.antialias,
-    )
-    with contextlib.closing(examples):
-        read = [(batch.image[batch.valid], batch.captions) for batch in examples]
-    return np.concatenate([pixels for pixels, _ in read]), sum((c for _, c in read), [])
+    config, data = experiment.config, experiment.config.data
+    source = catalog.open_train_split(config, data_dir)
+    indices = streams.choose_examples(len(source), num_images, config.seed)
+    read = ExampleReader(source, config.model.resolution, data.crop, data.antialias, config.seed)
+    examples = read(Selection(indices, indices))
+    return examples.image, examples.captions
 
 
 def nearest_images(

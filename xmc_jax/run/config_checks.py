@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from xmc_jax.data.overlap import why_refused
+from xmc_jax.data.overlap import evaluation_data, why_refused
 from xmc_jax.errors import UserError, did_you_mean
 from xmc_jax.models.discriminator import CONTRASTIVE_HEADS
 from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS
@@ -90,11 +90,6 @@ FIELDS = {
     "eval.every_steps": _SIZE_OR_0,
     "eval.best_metric": _TEXT,
 }
-
-
-def evaluation_data(config: ConfigDict) -> str:
-    """Name of the data set to evaluate on."""
-    return config.data.eval_name or config.data.name
 
 
 def check_model(config: ConfigDict) -> None:

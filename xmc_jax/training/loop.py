@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from xmc_jax.data import catalog
 from xmc_jax.data.records import Records
 from xmc_jax.experiment import Experiment, create_experiment
 from xmc_jax.parallel import processes, sharding
@@ -18,7 +19,7 @@ from xmc_jax.run.folder import checkpoints_dir
 from xmc_jax.run.records import append_metrics, truncate_metrics
 from xmc_jax.train_state import TrainState
 from xmc_jax.training import faults, tensorboard
-from xmc_jax.training.data import open_splits, open_stream
+from xmc_jax.training.data import open_stream
 from xmc_jax.training.evaluation import is_missing, make_periodic_evaluation
 from xmc_jax.training.interruption import Interruption
 from xmc_jax.training.log import TrainLog
@@ -37,7 +38,8 @@ def train(
     """Trains in a folder that is claimed; see `start.train`."""
     check_training(config)
     with processes.first_process_first("open the data"):
-        source, eval_source = open_splits(config, data_dir)
+        source = catalog.open_train_split(config, data_dir)
+        eval_source = catalog.open_eval_split(config, data_dir)
     around = environment.describe()
     processes.say(f"devices: {around['devices']}")
     experiment = create_experiment(config, fsdp=fsdp)

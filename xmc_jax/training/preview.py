@@ -6,14 +6,16 @@ from typing import Any
 from etils import epath
 
 from xmc_jax import files, images
+from xmc_jax.data.records import Records, draw_caption
+from xmc_jax.data.streams import choose_examples
 from xmc_jax.experiment import Experiment
 from xmc_jax.inference.sampler import Sampler
 from xmc_jax.parallel import processes
 from xmc_jax.run.folder import captions_path, sample_path
-from xmc_jax.training.data import read_preview
 from xmc_jax.types import PyTree
 
 NUM_COLUMNS = 8
+_NUM_CAPTIONS = 32
 _MIN_PIXELS = 96  # Smaller images are enlarged, so that people can see them.
 
 
@@ -25,16 +27,19 @@ class Preview:
 
     Args:
       experiment: The networks.
-      source: The split that captions are drawn from.
+      source: The split that captions are drawn from; they depend on it and on ``config.eval.seed``.
       workdir: Folder of the run.
     """
 
-    def __init__(self, experiment: Experiment, source: Any, workdir: epath.PathLike):
-        examples = read_preview(experiment, source)
-        self.captions = examples.captions
-        self._tokens, self._workdir = examples.tokens[examples.valid], workdir
+    def __init__(self, experiment: Experiment, source: Records, workdir: epath.PathLike):
+        self._seed, self._workdir = experiment.config.eval.seed, workdir
+        indices = choose_examples(len(source), _NUM_CAPTIONS, self._seed)
+        self.captions = [
+            draw_caption(record, self._seed, index)[1]
+            for record, index in zip(source.read(indices), indices, strict=True)
+        ]
+        self._tokens = experiment.tokenizer(self.captions)
         self._sampler = Sampler(experiment, len(self._tokens))
-        self._seed = experiment.config.eval.seed
         self._factor = max(1, _MIN_PIXELS // experiment.config.model.resolution)
 
     def write_captions(self) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from xmc_jax.data import catalog
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, create_experiment
 from xmc_jax.parallel import processes, sharding
@@ -16,7 +17,7 @@ from xmc_jax.run.config_checks import check_training
 from xmc_jax.run.folder import checkpoints_dir, nonfinite_path
 from xmc_jax.train_state import TrainState
 from xmc_jax.training import faults
-from xmc_jax.training.data import open_splits, open_stream
+from xmc_jax.training.data import open_stream
 from xmc_jax.types import Batch
 
 
@@ -29,7 +30,7 @@ def replay(
         raise UserError(f"nothing to replay: {nonfinite_path(workdir)} lists no step")
     fault = known[-1]
     with processes.first_process_first("open the data"):
-        source, _ = open_splits(config, data_dir)
+        source = catalog.open_train_split(config, data_dir)
     experiment = create_experiment(config, fsdp=fsdp)
     if fault.restored:
         with Checkpoints(checkpoints_dir(workdir), read_only=True) as checkpoints:

@@ -1,4 +1,4 @@
-"""The builder of a user's own pictures, from a folder and from a JSONL file."""
+"""The builder of a user's own images, from a folder and from a JSONL file."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from xmc_jax.errors import UserError
 
 
 def write(folder, name, text=None, fmt=None, seed=0):
-    """A picture, and its text file if there is a text."""
+    """An image, and its text file if there is a text."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     fmt = fmt or {".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower(), path.suffix[1:])
@@ -39,7 +39,7 @@ def read_all(data_dir, form, splits=("train", "val")):
     return {r["id"]: r | {"split": split} for split in splits for r in records[split]}
 
 
-def test_pairs_of_a_picture_and_a_text(tmp_path, capsys):
+def test_pairs_of_an_image_and_a_text(tmp_path, capsys):
     source = tmp_path / "My Holidays"
     for seed, suffix in enumerate(("png", "jpg", "jpeg", "webp", "bmp", "gif", "JPG")):
         write(source, f"{seed}/a.{suffix}", f"caption one of {suffix}\n\n two\t{suffix} \n")
@@ -47,7 +47,7 @@ def test_pairs_of_a_picture_and_a_text(tmp_path, capsys):
     write(source, "stamp.png", "A coin of 25 cents.\nde.utf8=Eine Münze.\nzh_CN.utf8=硬币\n")
     write(source, ".hidden/a.png", "not seen")
     write(source, "alone.png")
-    (source / "sub.txt").write_text("no picture")
+    (source / "sub.txt").write_text("no image")
     form, report = build(source, tmp_path)
     assert form == "my-holidays_sq128"
     records = read_all(tmp_path, form)
@@ -79,7 +79,7 @@ def test_the_share_for_evaluation_is_stable():
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_few_pictures_have_both_splits(tmp_path, count):
+def test_few_images_have_both_splits(tmp_path, count):
     for i in range(count):
         write(tmp_path / "few", f"{i}.png", "a b c")
     form, report = build(tmp_path / "few", tmp_path)
@@ -87,21 +87,21 @@ def test_few_pictures_have_both_splits(tmp_path, count):
 
 
 def test_a_list_with_splits(tmp_path):
-    write(tmp_path, "pictures/a.png", seed=1)
+    write(tmp_path, "images/a.png", seed=1)
     write(tmp_path, "b.jpg", seed=2)
     lines = [
-        {"image": "pictures/a.png", "captions": ["one a", "two a"], "split": "train"},
+        {"image": "images/a.png", "captions": ["one a", "two a"], "split": "train"},
         {"image": str(tmp_path / "b.jpg"), "caption": "one b", "split": "dev"},
-        {"image": "pictures/a.png", "caption": "three a", "split": "train"},
+        {"image": "images/a.png", "caption": "three a", "split": "train"},
     ]
     source = tmp_path / "list.jsonl"
     source.write_text("\ufeff" + "\n\n".join(map(json.dumps, lines)))
     form, report = build(source, tmp_path, "mine_original")
     assert form == "mine_original"
     records = read_all(tmp_path, form, ("train", "dev"))
-    assert records["pictures/a.png"]["texts"] == ["one a", "two a", "three a"]
+    assert records["images/a.png"]["texts"] == ["one a", "two a", "three a"]
     assert records[str(tmp_path / "b.jpg")]["split"] == "dev"
-    assert records["pictures/a.png"]["size"] == (48, 64)
+    assert records["images/a.png"]["size"] == (48, 64)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_list_with_splits(tmp_path):
         (['{"image": "a.png"'], "line 1: .*delimiter"),
         (['{"captions": ["x"]}'], 'line 1: no "image"'),
         (['["a.png"]'], 'no "image"'),
-        (['{"image": "../a.png", "caption": "x"}'], "'../a.png' is not below .*, where the list"),
+        (['{"image": "../a.png", "caption": "x"}'], "'../a.png' is not below .*, the folder of"),
         (['{"image": "/etc/a.png", "caption": "x"}'], "'/etc/a.png' is not below"),
         (['{"image": "a.png", "captions": [1]}'], 'no "captions"'),
         (['{"image": "a.png", "caption": "x", "split": "../y"}'], "cannot be the name of a split"),
@@ -123,10 +123,10 @@ def test_a_list_with_splits(tmp_path):
                 '{"image": "a.png", "caption": "x", "split": "val"}',
                 '{"image": "b", "caption": "y"}',
             ],
-            "1 of 2 pictures have no split, e.g. b",
+            "1 of 2 images have no split, e.g. b",
         ),
-        (['{"image": "a.png", "caption": "x"}'], "has 1 captioned pictures"),
-        ([], "has 0 captioned pictures"),
+        (['{"image": "a.png", "caption": "x"}'], "has 1 captioned images"),
+        ([], "has 0 captioned images"),
         (
             ['{"image": "a.png", "caption": "x"}', '{"image": "no.png", "caption": "y"}'],
             r"\(1 missing, 0 undecodable, 0 without caption\): no.png",

@@ -1,4 +1,4 @@
-"""The builder of Open Images' narratives, with real downloads from a server of pictures."""
+"""The builder of Open Images' narratives, with real downloads from a server of images."""
 
 import csv
 import json
@@ -13,8 +13,8 @@ from tests import archives, image_server
 from tests.image_server import image_bytes, send, status
 from tests.places import ROOT
 from xmc_jax.data import catalog, preprocess
-from xmc_jax.data.builders import images as pictures
 from xmc_jax.data.builders.captioned import Settings
+from xmc_jax.data.builders.images import convert, convert_on_arrival
 from xmc_jax.data.builders.ln_open_images import ln_open_images_dataset_builder as module
 from xmc_jax.data.download import open_images
 from xmc_jax.errors import UserError
@@ -39,7 +39,7 @@ def publish(folder, splits, rotations=()):
 
     Args:
       folder: Where to.
-      splits: Numbers of the pictures of each split's narratives.
+      splits: Numbers of the images of each split's narratives.
       rotations: By number, as the list writes it; ``""`` for all others.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def ids(records):
     return [record["image/id"] for record in records]
 
 
-# A picture with one red corner, and where that is after a turn counter-clockwise.
+# An image with one red corner, and where that is after a turn counter-clockwise.
 CORNER = np.full((64, 96, 3), 255, np.uint8)
 CORNER[:32, :48] = (255, 0, 0)
 TURNED = {0: "top left", 90: "bottom left", 180: "bottom right", 270: "top right"}
@@ -99,25 +99,25 @@ def red_corner(data):
 def test_a_published_rotation_is_counter_clockwise_and_applied_once(form):
     data = archives.encode(CORNER)
     for rotation, place in TURNED.items():
-        arrived = pictures.convert_on_arrival(data, form, rotation)
-        stored = pictures.convert(arrived, form, rotation)
+        arrived = convert_on_arrival(data, form, rotation)
+        stored = convert(arrived, form, rotation)
         assert red_corner(stored.data) == place and stored.rotated == (rotation > 0)
-        assert stored == pictures.convert(data, form, rotation)
-        assert stored == pictures.convert(stored.data, form, rotation)
+        assert stored == convert(data, form, rotation)
+        assert stored == convert(stored.data, form, rotation)
         if form == "original":
             turned = rotation in (90, 270)
             assert (stored.width, stored.height) == ((64, 96) if turned else (96, 64))
     oriented = archives.oriented(CORNER, 6)  # It tells of the same turn itself.
-    assert pictures.convert(oriented, form, 270).data == pictures.convert(oriented, form).data
+    assert convert(oriented, form, 270).data == convert(oriented, form).data
 
 
 def test_what_was_made_for_one_form_is_not_taken_for_another():
-    small = pictures.convert(archives.encode(CORNER), "sq128").data
+    small = convert(archives.encode(CORNER), "sq128").data
     with pytest.raises(preprocess.UndecodableImage, match="made for the form sq128"):
-        pictures.convert(small, "sq256")
+        convert(small, "sq256")
     resized = archives.encode(np.asarray(CORNER[:50]), comment=b"xmc_jax sq128")
     with pytest.raises(preprocess.UndecodableImage, match="made for the form sq128"):
-        pictures.convert(resized, "sq128")
+        convert(resized, "sq128")
 
 
 def test_rotations_are_read_as_published(tmp_path):
@@ -128,7 +128,7 @@ def test_rotations_are_read_as_published(tmp_path):
     rotations = module.read_rotations(path, wanted, "ADDRESS")
     assert rotations == dict(zip(wanted[:7], (0, 90, 180, 270, 0, 0, 0), strict=True))
     for text, words in {
-        "<html>": "line 1 is not of a list",
+        "<html>": "line 1 is not a line of a list",
         "ImageID,Rotation\n" + name(0) + ",left\n": "line 2 .*left",
         "ImageID,Rotation\n" + name(0) + ",45\n": "line 2 .*45",
         "ImageID,Rotation\n" + name(0) + "\n": "line 2 ",
@@ -143,7 +143,7 @@ SPLITS = {"train": [1, 2, 1, 3, 4, 5], "val": [10, 11], "test": [20, 21, 20]}
 
 
 def serve_oddities(server):
-    """One picture is gone, one is none, one is gray, and one has a red corner."""
+    """One image is gone, one is none, one is gray, and one has a red corner."""
     gray = archives.encode(archives.photograph(), mode="L")
     server.faults = {
         name(3): status(404),
@@ -173,7 +173,7 @@ def test_the_verb_builds_all_splits_from_nothing_but_a_server(server, tmp_path):
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert "(train 4, val 2, test 3)" in out and "NOT the whole published split" in out
-    # Two narratives share a picture, which comes once; so does what a server refuses.
+    # Two narratives share an image, which comes once; so does what a server refuses.
     assert sorted(server.asked()) == sorted(name(n) for n in (1, 2, 3, 4, 5, 10, 11, 20, 21))
     folders = {request.path.split("/")[1] for request in server.log}
     assert folders == {"train", "validation", "test"}
@@ -191,8 +191,8 @@ def test_the_verb_builds_all_splits_from_nothing_but_a_server(server, tmp_path):
     assert ids(records) == [name(n) for n in (1, 2, 1, 5)]
     assert [r["captions"]["id"] for r in records[::2]] == [[f"{name(1)}-0"], [f"{name(1)}-1"]]
     assert records[1]["captions"]["text"] == ["In this image there is number 2."]
-    assert records[0]["image"] == pictures.convert(image_bytes(name(1)), "sq128").data
-    assert records[1]["image"] == pictures.convert(image_bytes(name(2)), "sq128", 180).data
+    assert records[0]["image"] == convert(image_bytes(name(1)), "sq128").data
+    assert records[1]["image"] == convert(image_bytes(name(2)), "sq128", 180).data
     assert red_corner(read(tmp_path / "data", "val")[1]["image"]) == "bottom left"
 
 
@@ -227,9 +227,7 @@ def test_a_folder_of_the_users_is_taken_first(server, tmp_path):
     (manual / "train" / "readme.jpg").write_bytes(b"")
     build(tmp_path, manual, server)
     assert sorted(server.asked()) == sorted(name(n) for n in (5, 11, 20, 21))
-    assert read(tmp_path, "train")[1]["image"] == (
-        pictures.convert(image_bytes(name(2)), "sq128", 90).data
-    )
+    assert read(tmp_path, "train")[1]["image"] == (convert(image_bytes(name(2)), "sq128", 90).data)
     # When all are there, nobody is asked; the full files serve as well.
     everything = publish(tmp_path / "everything", SPLITS)
     for stem, full in (
@@ -254,7 +252,7 @@ def test_an_unreachable_server_is_one_line_that_counts(tmp_path):
     for words in (
         "http://127.0.0.1:9/",
         "(no connection",
-        "64 pictures of 64 are still to come",
+        "64 images of 64 are still to come",
         f"into {manual}/open_images",
     ):
         assert words in str(caught.value)
@@ -267,7 +265,7 @@ def test_files_of_other_splits_are_refused(server, tmp_path):
     (manual / "open_images_test_captions.jsonl").write_bytes(
         (manual / "open_images_validation_captions.jsonl").read_bytes()
     )
-    with pytest.raises(UserError, match="open_images_test.* holds narratives of open_images_valid"):
+    with pytest.raises(UserError, match="open_images_test.* has narratives of open_images_valid"):
         build(tmp_path, manual, server)
 
 
@@ -297,7 +295,7 @@ def test_a_build_goes_on_where_one_was_killed(server, tmp_path):
     [
         (["--beam_options=region=x"], "--beam_options needs --beam_runner"),
         (["--mirror=http://x", "--dataset=coco"], "--mirror is for --dataset=ln_open_images"),
-        (["--beam_runner=DirectRunner", "--dataset=shapes"], "shapes are drawn at once"),
+        (["--beam_runner=DirectRunner", "--dataset=shapes"], "shapes are fast without it"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, words):

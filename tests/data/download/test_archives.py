@@ -58,6 +58,10 @@ def fetch(server, folder, name="a.zip"):
     return archives.fetch({name: f"{server.url}/{name}"}, [folder, folder])[name]
 
 
+def names_in(folder):
+    return [path.name for path in folder.iterdir() if not path.name.endswith(".lock")]
+
+
 def test_downloads_once(server, tmp_path, capsys):
     path = fetch(server, tmp_path / "new")
     assert path.read_bytes() == DATA
@@ -71,10 +75,10 @@ def test_a_download_must_be_what_was_published(server, tmp_path, monkeypatch):
     for address, sha256 in known.items():
         monkeypatch.setitem(archives._checksums(), address, sha256)
     assert fetch(server, tmp_path).read_bytes() == DATA
-    with pytest.raises(UserError, match="b.zip is not the published file .* run the same command"):
+    with pytest.raises(UserError, match="b.zip is not the published one .* run the same command"):
         fetch(server, tmp_path, "b.zip")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
-    published = [*archives.COCO_PICTURES.values(), coco_dataset_builder._ADDRESS]
+    assert names_in(tmp_path) == ["a.zip"]
+    published = [*archives.COCO_IMAGES.values(), coco_dataset_builder._ADDRESS]
     assert set(published) <= archives._checksums().keys()
 
 
@@ -86,9 +90,9 @@ def test_goes_on_where_the_connection_broke(server, tmp_path):
 
 def test_goes_on_where_an_earlier_command_stopped(server, tmp_path):
     server.breaks = [1_000_000, 0]
-    with pytest.raises(UserError, match="cannot download .*the same command goes on"):
+    with pytest.raises(UserError, match="cannot download .*run the same command to continue"):
         fetch(server, tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.zip.part"]
+    assert names_in(tmp_path) == ["a.zip.part"]
     assert fetch(server, tmp_path).read_bytes() == DATA
     assert server.offsets == [0, 1_000_000, 1_000_000]
 
@@ -96,7 +100,7 @@ def test_goes_on_where_an_earlier_command_stopped(server, tmp_path):
 def test_a_whole_part_only_needs_its_name(server, tmp_path):
     (tmp_path / "a.zip.part").write_bytes(DATA)
     assert fetch(server, tmp_path).read_bytes() == DATA
-    assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
+    assert names_in(tmp_path) == ["a.zip"]
 
 
 def test_a_server_that_cannot_go_on_sends_all_again(server, tmp_path):
@@ -117,9 +121,9 @@ def test_what_cannot_be_had_is_named_with_the_mend(server, tmp_path):
 
 
 def test_two_commands_do_not_write_one_file(server, tmp_path):
-    with open(tmp_path / "a.zip.part", "ab") as other:
+    with open(tmp_path / ".a.zip.lock", "ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process is downloading it"):
+        with pytest.raises(UserError, match="another process is downloading a.zip to"):
             fetch(server, tmp_path)
     assert fetch(server, tmp_path).read_bytes() == DATA and server.offsets == [0]
 
@@ -130,7 +134,7 @@ def test_a_full_disk_is_one_line(server, tmp_path):
         fetch(server, tmp_path)
 
 
-def test_pictures_are_found_by_their_names(tmp_path):
+def test_images_are_found_by_their_names(tmp_path):
     path = tmp_path / "train2014.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("train2014/COCO_train2014_000000000009.jpg", b"nine")
@@ -140,7 +144,7 @@ def test_pictures_are_found_by_their_names(tmp_path):
     assert {name: location.read() for name, location in found.items()} == {"000000000009": b"nine"}
     with pytest.raises(UserError, match="another archive than http://.*val2014.zip"):
         archives.index_coco({"val2014.zip": path}, "val")
-    with pytest.raises(UserError, match="holds no x.json; it is another archive than ADDRESS"):
+    with pytest.raises(UserError, match="has no x.json; it is another archive than ADDRESS"):
         archives.read_json(path, "x.json", "ADDRESS")
 
 
@@ -158,10 +162,10 @@ def test_damaged_archives_are_one_line(tmp_path, content):
             "corrupt": whole[:60] + b"\xff" + whole[61:],
         }[content]
     )
-    with pytest.raises(UserError, match=f"{path} is damaged or cut off .* from ADDRESS"):
+    with pytest.raises(UserError, match=f"{path} is damaged or incomplete .* from ADDRESS"):
         archives.read_json(path, "x.json", "ADDRESS")
     if content != "corrupt":
-        with pytest.raises(UserError, match="damaged or cut off"):
+        with pytest.raises(UserError, match="damaged or incomplete"):
             archives.index_coco({"val2014.zip": path}, "val")
 
 
@@ -178,12 +182,12 @@ def test_names_in_archives_are_no_paths(tmp_path):
     found = archives.index_coco({"train2014.zip": path}, "train")
     (location,) = found.values()
     assert location.read() == b"/etc/passwd"  # The link's own bytes, not what it leads to.
-    assert images.convert_at(location, "sq128") == "no image file"
+    assert images.convert_at(location, "sq128") == "not an image file"
     assert [p.name for p in tmp_path.iterdir()] == ["train2014.zip"]
 
 
 def test_bombs_are_refused_before_memory_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "_MAX_PICTURE_BYTES", 10_000_000)
+    monkeypatch.setattr(images, "_MAX_IMAGE_BYTES", 10_000_000)
     monkeypatch.setattr(archives, "_MAX_JSON_BYTES", 10_000_000)
     name, path = "val2014/COCO_val2014_000000000009.jpg", tmp_path / "val2014.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -207,7 +211,7 @@ def test_bombs_are_refused_before_memory_is_taken(tmp_path, monkeypatch):
     assert "BadZipFile" in images.convert_at(location, "sq128")
 
 
-def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path):
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(tmp_path):
     def chunk(kind, data):
         return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
 

@@ -1,4 +1,4 @@
-"""download.py against a real server: whole files at every moment, whatever happens."""
+"""open_images.py against a real server: whole files at every moment, whatever happens."""
 
 import fcntl
 import io
@@ -21,6 +21,7 @@ from tests.image_server import image_bytes, once, status
 from tests.places import ROOT
 from xmc_jax import console
 from xmc_jax.data import preprocess
+from xmc_jax.data.download import http
 from xmc_jax.data.download import open_images as module
 from xmc_jax.data.download.open_images import RemoteImage, Summary, download, path_of
 from xmc_jax.errors import UserError
@@ -33,18 +34,24 @@ def names(count, start=0, split="train"):
     ]
 
 
-def bring(server, images, folder, **options):
-    """`download` from the server, without patience."""
-    options = {"timeout": 0.5, "num_attempts": 2, "backoff": 0.01, "num_connections": 4} | options
-    return download(images, folder, base_url=server.url, **options)
+def bring(server, images, folder, num_connections=4, **options):
+    """`download` from the server, with two quick attempts for each image."""
+    return download(
+        images,
+        folder,
+        base_url=server.url,
+        num_connections=num_connections,
+        fetcher=http.Fetcher(timeout=10.0, num_attempts=2, backoff=0.01),
+        **options,
+    )
 
 
 def files_in(folder):
     return sorted(path for path in Path(folder).rglob("*") if path.is_file())
 
 
-def pictures_in(folder):
-    """Every picture of the folder; each must be whole."""
+def images_in(folder):
+    """Every image of the folder; each must be whole."""
     found = {path.stem: path.read_bytes() for path in Path(folder).rglob("*.jpg")}
     for image_id, data in found.items():
         assert data == image_bytes(image_id)
@@ -102,23 +109,10 @@ def test_a_png_is_not_kept_as_a_jpeg():
 def test_as_many_at_a_time_as_asked_for_and_no_more(server, tmp_path):
     together = threading.Barrier(8)
     server.before = lambda: together.wait(5)  # Nobody is served before eight have come.
-    summary = bring(server, names(64), tmp_path, num_connections=8, timeout=10.0)
+    summary = bring(server, names(64), tmp_path, num_connections=8)
     assert summary.num_downloaded == 64
     assert server.max_active == 8
     assert len({request.port for request in server.log}) == 8
-
-
-def test_names_are_read_no_further_than_needed(server, tmp_path):
-    num_connections, ahead = 4, []
-
-    def source():
-        for count, image in enumerate(names(300)):
-            ahead.append(count - sum(1 for _ in tmp_path.rglob("*.jpg")))
-            yield image
-
-    bring(server, source(), tmp_path, num_connections=num_connections)
-    assert len(ahead) == 300 and len(pictures_in(tmp_path)) == 300
-    assert 1 <= max(ahead) <= num_connections
 
 
 def test_only_what_is_not_there_is_asked_for(server, tmp_path):
@@ -133,7 +127,7 @@ def test_only_what_is_not_there_is_asked_for(server, tmp_path):
     summary = bring(server, images, tmp_path)
     assert (summary.num_present, summary.num_downloaded) == (14, 6)
     assert set(server.asked()) == {image.id for image in [*images[:5], images[7]]}
-    assert len(pictures_in(tmp_path)) == 20 and not list(tmp_path.rglob("*.part"))
+    assert len(images_in(tmp_path)) == 20 and not list(tmp_path.rglob("*.part"))
     assert missing_in(tmp_path) == {}
 
 
@@ -142,22 +136,6 @@ def test_a_full_folder_needs_no_network(server, tmp_path):
     bring(server, images, tmp_path)
     summary = download(images, tmp_path, base_url="http://127.0.0.1:9")
     assert summary == Summary(10, 0, 0, {})
-
-
-def test_verify_brings_anew_what_is_broken(server, tmp_path):
-    images = names(10)
-    bring(server, images, tmp_path)
-    for image in images[:2]:
-        path_of(tmp_path, image).write_bytes(image_bytes(image.id)[:-100])
-    server.log.clear()
-    server.faults[images[1].id] = status(404)
-    assert bring(server, images, tmp_path).num_present == 10  # Unless asked, nothing is decoded.
-    assert not server.log
-    summary = bring(server, images, tmp_path, verify=True)
-    assert (summary.num_present, summary.num_downloaded) == (8, 1)
-    assert set(server.asked()) == {images[0].id, images[1].id}
-    assert missing_in(tmp_path) == {images[1]: "HTTP 404"}
-    assert len(pictures_in(tmp_path)) == 9
 
 
 def test_the_list_of_the_missing_covers_all_calls(server, tmp_path, capsys):
@@ -185,7 +163,7 @@ def test_the_list_of_the_missing_covers_all_calls(server, tmp_path, capsys):
 def test_a_name_given_twice_counts_once(server, tmp_path):
     images = names(5)
     summary = bring(server, [image for image in images for _ in range(3)], tmp_path)
-    assert summary.num_downloaded == 5 and summary.num_present == 10
+    assert summary == Summary(0, 5, sum(len(image_bytes(i.id)) for i in images), {})
     assert sorted(server.asked()) == sorted(image.id for image in images)
 
 
@@ -194,18 +172,12 @@ def test_a_name_given_twice_counts_once(server, tmp_path):
     [("train", "../../../../etc"), ("dev", "0" * 16), ("train", "0" * 15), ("test", "A" * 16)],
 )
 def test_other_names_are_refused(server, tmp_path, image):
-    with pytest.raises(UserError, match=re.escape("/".join(image)) + " is no image"):
+    with pytest.raises(UserError, match=re.escape("/".join(image)) + " is not an image"):
         bring(server, [RemoteImage(*image)], tmp_path)
     assert not server.log
 
 
 def test_faults_of_the_caller_come_through(server, tmp_path):
-    def source():
-        yield from names(5)
-        raise KeyError("annotation")
-
-    with pytest.raises(KeyError, match="annotation"):
-        bring(server, source(), tmp_path)
     with pytest.raises(ZeroDivisionError):
         bring(server, names(50), tmp_path / "b", convert=lambda data, image: bytes([1 // 0]))
     assert not list((tmp_path / "b").rglob("*.jpg"))
@@ -226,7 +198,7 @@ def test_an_unwritable_folder_is_one_clear_line(server, tmp_path):
     with pytest.raises(UserError, match="cannot write .*file.*: "):
         bring(server, names(5), tmp_path / "file")
     (tmp_path / "train").write_text("")
-    with pytest.raises(UserError, match=r"cannot write .*train/.*\.jpg: .*goes on from here"):
+    with pytest.raises(UserError, match=r"cannot write .*train/.*\.jpg: .*continues from here"):
         bring(server, names(5), tmp_path)
 
 
@@ -238,14 +210,13 @@ def test_two_do_not_fill_one_folder(server, tmp_path):
     assert bring(server, names(5), tmp_path).num_downloaded == 5
 
 
-def test_an_outage_stops_the_run(server, tmp_path):
-    images = names(400)
+def test_an_outage_stops_the_run(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(http, "_PATIENCE_ONCE_ANSWERED", 100)
+    images = names(200)
     server.faults = {image.id: status(503) for image in images[40:]}
-    start = time.monotonic()
     with pytest.raises(UserError, match=r"no image came in 100 attempts .*HTTP 503"):
         bring(server, images, tmp_path)
-    assert time.monotonic() - start < 10
-    assert len(pictures_in(tmp_path)) == 40
+    assert len(images_in(tmp_path)) == 40
     assert set(missing_in(tmp_path).values()) == {"HTTP 503"}
 
 
@@ -256,7 +227,6 @@ def test_progress_has_a_rate_and_an_eta(server, tmp_path, capsys, monkeypatch):
     bring(server, images[:20], tmp_path)
     capsys.readouterr()
     bring(server, images, tmp_path)
-    bring(server, (i for i in names(30, split="test")), tmp_path)
     lines = capsys.readouterr().err.splitlines()
     known = [line for line in lines if "/60" in line]
     for line in known:
@@ -267,7 +237,7 @@ def test_progress_has_a_rate_and_an_eta(server, tmp_path, capsys, monkeypatch):
         assert int(count) >= 20 and 10 < float(rate) <= 80
         eta = 60 * int(minutes) + int(seconds)
         assert abs(eta - (60 - int(count)) / float(rate)) <= 0.6
-    assert known and any(re.match(r"images \d+  [\d.]+ images/s", line) for line in lines)
+    assert known
     assert re.fullmatch(
         r"downloaded 40 images \(\d\.\d MB\) in 0:0\d, 20 were there, 0 are missing",
         next(line for line in lines if line.startswith("downloaded 40")),
@@ -278,7 +248,7 @@ def test_progress_has_a_rate_and_an_eta(server, tmp_path, capsys, monkeypatch):
 
 SCRIPT = """
     import resource, sys
-    from xmc_jax.data.download import RemoteImage, download
+    from xmc_jax.data.download.open_images import RemoteImage, download
     from xmc_jax.errors import UserError
     url, folder, first, last, limit = sys.argv[1:]
     if int(limit):
@@ -288,7 +258,7 @@ SCRIPT = """
         for i in range(int(first), int(last))
     ]
     try:
-        print(download(images, folder, base_url=url, num_connections=8, backoff=0.05))
+        print(download(images, folder, base_url=url, num_connections=8))
     except UserError as error:
         sys.exit(f"error: {error}")
 """
@@ -313,41 +283,36 @@ def wait_until(condition, seconds=20):
         time.sleep(0.005)
 
 
-def test_a_killed_run_leaves_whole_files_and_the_same_command_completes_it(server, tmp_path):
+def test_a_killed_run_leaves_whole_files_and_the_same_call_completes_it(server, tmp_path):
     count = 200
     server.before = lambda: time.sleep(0.01)
-    for at_least in (20, 80):
-        process = start(server, tmp_path, last=count)
-        # Looks at all files all the time, and so surely at many just named.
-        wait_until(lambda n=at_least: len(pictures_in(tmp_path)) >= n)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        present = len(pictures_in(tmp_path))
-        assert at_least <= present < count
+    process = start(server, tmp_path, last=count)
+    # Looks at all files all the time, and so surely at many that have just been named.
+    wait_until(lambda: len(images_in(tmp_path)) >= 50)
+    process.kill()
+    process.communicate()
+    present = len(images_in(tmp_path))
+    assert 50 <= present < count
     wait_until(lambda: server.num_active == 0)
     server.log.clear()
-    process = start(server, tmp_path, last=count)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert f"num_present={present}, num_downloaded={count - present}" in output
+    summary = bring(server, names(count), tmp_path)
+    assert (summary.num_present, summary.num_downloaded) == (present, count - present)
     assert len(server.log) == count - present
-    assert len(pictures_in(tmp_path)) == count and not list(tmp_path.rglob("*.part"))
+    assert len(images_in(tmp_path)) == count and not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_it_soon(server, tmp_path, number):
+def test_ctrl_c_stops_it_soon(server, tmp_path):
     silent = names(100)[60:]  # Requests that hang, for much longer than anyone waits here.
     server.faults = {image.id: image_server.silent for image in silent}
     process = start(server, tmp_path, last=100)
-    wait_until(lambda: server.num_active == 8 and len(pictures_in(tmp_path)) == 60)
+    wait_until(lambda: server.num_active == 8 and len(images_in(tmp_path)) == 60)
     begin = time.monotonic()
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert time.monotonic() - begin < 5
-    assert process.returncode == (-number if number == signal.SIGINT else 128 + number)
-    assert "stopped; the same command goes on from here" in errors
-    assert len(pictures_in(tmp_path)) == 60 and not list(tmp_path.rglob("*.part"))
+    assert process.returncode == -signal.SIGINT
+    assert "stopped; to go on, run the same command: it continues from here" in errors
+    assert len(images_in(tmp_path)) == 60 and not list(tmp_path.rglob("*.part"))
     assert missing_in(tmp_path) == {}  # Nobody knows of those that were not answered.
 
 
@@ -358,6 +323,8 @@ def test_a_full_disk_is_one_clear_line(server, tmp_path):
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
     (line,) = errors.splitlines()
-    assert re.fullmatch(r"error: cannot write .*\.jpg: File too large; mend that, then .*", line)
+    assert re.fullmatch(
+        r"error: cannot write .*\.jpg: File too large; mend that and run the .*", line
+    )
     assert not list(tmp_path.rglob("*.part"))
-    pictures_in(tmp_path)
+    images_in(tmp_path)

@@ -1,10 +1,9 @@
-"""What the builders of captioned pictures share: from lists of examples to records and a report."""
+"""The base of the builders of captioned images: from lists of examples to records and a report."""
 
 import abc
 import contextlib
 import functools
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,22 +15,22 @@ from xmc_jax.console import with_progress
 from xmc_jax.data.builders import images, on_beam, schema
 from xmc_jax.data.download import open_images
 from xmc_jax.errors import UserError
+from xmc_jax.files import is_remote
 
 _LOCAL_ROOT = "~/tensorflow_datasets"
-_IDS_SHOWN = 3  # No more than `on_beam.SHOWN`.
 
 
 class Settings(NamedTuple):
-    """What a build is told that changes nothing in its records.
+    """Options of a build that do not change its records.
 
     Attributes:
       source: The user's own data, for the builder `folder`.
-      manual_dir: Folder of archives that the user brought; ``downloads/manual`` beside the data
-        sets if None.
-      max_lost: Share of a split that may be missing, undecodable or without caption.
-      num_processes: Processes that convert pictures; one for each CPU core if 0.
-      mirror: Address of the pictures of Open Images, before ``/train/ID.jpg``.
-      beam_runner: Runner of Apache Beam, e.g. ``"DirectRunner"``; without Beam if empty.
+      manual_dir: Folder of archives that the user has downloaded; ``downloads/manual`` beside the
+        data sets if None.
+      max_lost: Largest fraction of a split that may be missing, undecodable or without caption.
+      num_processes: Processes that convert images; one for each CPU core if 0.
+      mirror: Address of the images of Open Images, before ``/train/ID.jpg``.
+      beam_runner: A runner of Apache Beam, such as ``"DirectRunner"``; Beam is not used if empty.
       beam_options: Its options, each ``"key=value"`` or ``"key"``.
     """
 
@@ -45,12 +44,12 @@ class Settings(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A captioned picture before it is read.
+    """A captioned image before it is read.
 
     Attributes:
-      image_id: Which picture of its source it is.
-      location: Where the picture is; None if it is missing, a reason if it is undecodable.
-      captions: ``(id, text)`` of each, as published.
+      image_id: Id of the image in its source.
+      location: Where the image is; None if it is missing, a reason if it is undecodable.
+      captions: ``(id, text)`` of each caption, as published.
     """
 
     image_id: str
@@ -59,14 +58,14 @@ class Example(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A split before it is built: its examples, and how many more were dropped as duplicates."""
+    """A split before it is built: its examples, and the number of duplicates that were dropped."""
 
     examples: Sequence[Example]
     duplicates: int = 0
 
 
 def make_configs() -> list[tfds.core.BuilderConfig]:
-    """A TFDS config for each form of pictures."""
+    """A TFDS config for each of `images.FORMS`."""
     return [
         tfds.core.BuilderConfig(name=name, description=description)
         for name, description in images.FORMS.items()
@@ -74,13 +73,14 @@ def make_configs() -> list[tfds.core.BuilderConfig]:
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Builds a data set from lists of examples; a data set says where its examples are.
+    """Builds a data set from lists of examples; a subclass lists the examples.
 
-    Record i is example i of its split, less what was lost: the reader shuffles globally.
+    Records are in the order of the examples, without those that were lost: the reader shuffles
+    globally.
 
     Attributes:
-      EXPECTED: Examples of each published split.
-      settings: What the next build is told.
+      EXPECTED: Number of examples of each published split.
+      settings: Options of the next build.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -90,7 +90,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @abc.abstractmethod
     def list_examples(self) -> dict[str, Split]:
-        """The splits, in the order of their records.
+        """The splits, with their examples in the order of the records.
 
         Raises:
           UserError: the source is missing or damaged.
@@ -98,7 +98,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def make_config(cls, form: str) -> tfds.core.BuilderConfig:
-        """The TFDS config of a name.
+        """The TFDS config with a name.
 
         Raises:
           ValueError: there is none.
@@ -109,28 +109,28 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @property
     def form(self) -> str:
-        """Of the pictures, one of `pictures.FORMS`; configs may have names before it."""
+        """How images are stored, one of `images.FORMS`: the last part of the config's name."""
         return self.builder_config.name.rpartition("_")[2]
 
     @property
     def archive_folders(self) -> list[Path]:
-        """Where archives may lie; downloads go to the last."""
+        """Folders where archives may be; downloads go to the last one."""
         manual = self.downloads / "manual"
         return [self.settings.manual_dir or manual, manual]
 
     @property
     def downloads(self) -> Path:
-        """Where downloads go: beside the data sets, or here if those are in a bucket."""
-        root = os.fspath(self.data_dir_root)
-        return Path(_LOCAL_ROOT if "://" in root else root).expanduser() / "downloads"
+        """Folder of downloads: beside the data sets; local if those are in a bucket."""
+        root = self.data_dir_root
+        return Path(_LOCAL_ROOT if is_remote(root) else root).expanduser() / "downloads"
 
     @staticmethod
     def is_short(captions: Sequence[str]) -> bool:
-        """Whether an example counts into ``short_captions``: one has fewer than three words."""
+        """Whether an example counts in ``short_captions``: a caption has fewer than three words."""
         return any(len(text.split()) < 3 for text in captions)
 
     def describe_source(self) -> dict:
-        """What the report says of the source, besides counts."""
+        """Fields of the report about the source, besides counts."""
         return {}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -140,10 +140,10 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        # TFDS's own cannot go on with a download that broke off.
+        # TFDS's own downloads cannot resume.
         del dl_manager
         splits = self.list_examples()
-        # Progress has lines of its own; a bar over them would be a mess.
+        # TFDS's progress bar would overwrite the lines of `with_progress`.
         tfds.disable_progress_bar()
         self._tallies = {
             name: schema.Tally(
@@ -155,7 +155,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
         for name, split in splits.items():
             missing = [x.image_id for x in split.examples if x.location is None]
-            # Known beforehand, unlike damage: it need not cost hours.
+            # Unlike damaged images, missing ones are known before hours of work.
             self._check_lost(
                 name, schema.Tally(seen=len(split.examples), missing=len(missing)), missing
             )
@@ -166,8 +166,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self, name: str, examples: Sequence[Example]
     ) -> Iterator[tuple[int, dict]]:
         lost = []
-        for index, (example, picture) in enumerate(self._convert(name, examples)):
-            record, counts, loss = judge(example, picture, self.is_short)
+        for index, (example, image) in enumerate(self._convert(name, examples)):
+            record, counts, loss = make_record(example, image, self.is_short)
             self._tallies[name].add(counts)
             if record:
                 yield index, record
@@ -177,35 +177,35 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _convert(
         self, name: str, examples: Sequence[Example]
-    ) -> Iterator[tuple[Example, images.Picture | str | None]]:
-        """Each example with its picture: None if it is missing, a reason if it is undecodable."""
+    ) -> Iterator[tuple[Example, images.StoredImage | str | None]]:
+        """Each example with its image: None if it is missing, a reason if it is undecodable."""
         converted = images.convert_all(
             [x.location for x in examples if isinstance(x.location, images.Location)],
             self.form,
             num_processes=self.settings.num_processes,
         )
-        with contextlib.closing(converted):  # Workers end with the build, however it ends.
-            for example in with_progress(examples, len(examples), name=name, unit="pictures"):
+        with contextlib.closing(converted):  # Ends its workers, however the build ends.
+            for example in with_progress(examples, len(examples), name=name, unit="images"):
                 known = example.location
                 yield example, next(converted) if isinstance(known, images.Location) else known
 
     def _on_beam(self, name: str, examples: Sequence[Example]) -> on_beam.PTransform:
-        """The same on Apache Beam, each picture read once."""
+        """The same records from Apache Beam, which reads each image once."""
         groups: dict[images.Location | str | None, list] = {}
         for index, x in enumerate(examples):
             groups.setdefault(x.location, []).append((index, x.image_id, x.captions))
-        judge_all = functools.partial(_judge_group, form=self.form, is_short=self.is_short)
-        return on_beam.make_transform(groups.items(), judge_all, self.data_path, name)
+        make_records = functools.partial(_make_records, form=self.form, is_short=self.is_short)
+        return on_beam.make_transform(groups.items(), make_records, self.data_path, name)
 
     def _process_pipeline_result(self, pipeline_result: on_beam.PipelineResult) -> None:
-        del pipeline_result  # The tallies are in files: not every runner gives counters back.
+        del pipeline_result  # Not every runner returns counters; the tallies are in files.
         for name, tally in self._tallies.items():
             counts, lost = on_beam.pop_tally(self.data_path, name)
             tally.add(counts)
             self._report(name, lost)
 
     def _report(self, name: str, lost: Sequence[str]) -> None:
-        """Ends a split: it may have lost too much, or goes into the report.
+        """Adds a finished split to the report.
 
         Raises:
           UserError: it lost too much.
@@ -218,14 +218,16 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         schema.write_report(self.data_path, self._tallies, self.describe_source())
 
     def _check_lost(self, name: str, tally: schema.Tally, lost: Sequence[str]) -> str:
-        """A line on what a split lost; empty if nothing.
+        """A line about the examples that a split lost; empty if it lost none.
 
         Raises:
-          UserError: it is more than may be lost.
+          UserError: it lost more than ``settings.max_lost``.
         """
         if not tally.lost:
             return ""
-        shown = ", ".join(lost[:_IDS_SHOWN]) + (", …" if tally.lost > _IDS_SHOWN else "")
+        shown = ", ".join(lost[: on_beam.NUM_NAMED]) + (
+            ", …" if tally.lost > on_beam.NUM_NAMED else ""
+        )
         line = (
             f"split {name} of {self.info.full_name} lost {tally.lost} of {tally.seen} examples "
             f"({tally.missing} missing, {tally.undecodable} undecodable, {tally.captionless} "
@@ -233,56 +235,58 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
         if tally.lost > self.settings.max_lost * tally.seen:
             share = math.ceil(tally.lost / tally.seen * 1000) / 1000
-            raise UserError(f"{line}; mend the source, or accept the loss with --max_lost={share}")
+            raise UserError(f"{line}; repair the source, or accept the loss: --max_lost={share}")
         return line
 
 
-def judge(
+def make_record(
     example: Example,
-    picture: images.Picture | str | None,
+    image: images.StoredImage | str | None,
     is_short: Callable[[Sequence[str]], bool],
 ) -> tuple[dict | None, dict[str, int], str]:
-    """What becomes of an example.
+    """Makes the record of an example.
 
     Args:
-      example: With captions as published.
-      picture: Its picture; None if it is missing, a reason if it is undecodable.
-      is_short: Whether captions count into ``short_captions``.
+      example: The example, with captions as published.
+      image: Its image; None if it is missing, a reason if it is undecodable.
+      is_short: Whether captions count in ``short_captions``.
 
     Returns:
-      The record, or None if the example is lost; what it adds to the counts of a `Tally`; and how
-      to name the loss.
+      The record, or None if the example is lost; what to add to a `schema.Tally`; and the name of
+      the lost example, with the reason.
     """
     captions = [(caption_id, clean(text)) for caption_id, text in example.captions]
     captions = [caption for caption in captions if caption[1]]
     counts = {"empty_captions": len(example.captions) - len(captions)}
-    if picture is None:
+    if image is None:
         return None, counts | {"missing": 1}, example.image_id
-    if isinstance(picture, str):
-        return None, counts | {"undecodable": 1}, f"{example.image_id} ({picture})"
+    if isinstance(image, str):
+        return None, counts | {"undecodable": 1}, f"{example.image_id} ({image})"
     if not captions:
         return None, counts | {"captionless": 1}, example.image_id
-    data, height, width, gray, cmyk, rotated = picture
-    counts |= {"kept": 1, "gray": gray, "cmyk": cmyk, "rotated": rotated}
+    counts |= {"kept": 1, "gray": image.gray, "cmyk": image.cmyk, "rotated": image.rotated}
     counts["short_captions"] = is_short([text for _, text in captions])
     record = schema.make_record(
-        image=data, image_id=example.image_id, height=height, width=width, captions=captions
+        image=image.data,
+        image_id=example.image_id,
+        height=image.height,
+        width=image.width,
+        captions=captions,
     )
     return record, counts, ""
 
 
-def _judge_group(
+def _make_records(
     group: list, form: str, is_short: Callable[[Sequence[str]], bool]
 ) -> Iterator[tuple[int, dict | None, dict[str, int], str]]:
-    """`judge` of the examples that share a picture, each with its index; from plain lists."""
-    location, examples = group
-    picture = location
-    if isinstance(location, list):  # A `Location`, out of JSON.
-        picture = images.convert_at(images.Location(*location), form)
+    """`make_record` of the examples that share an image, each after its index; reads the image."""
+    image, examples = group
+    if isinstance(image, list):  # A `Location`, read from JSON.
+        image = images.convert_at(images.Location(*image), form)
     for index, image_id, captions in examples:
-        yield index, *judge(Example(image_id, None, captions), picture, is_short)
+        yield index, *make_record(Example(image_id, None, captions), image, is_short)
 
 
 def clean(caption: str) -> str:
-    """A caption with single spaces and none around it; what UTF-8 cannot hold becomes ``?``."""
+    """A caption with single spaces, stripped; ``?`` replaces what UTF-8 cannot encode."""
     return " ".join(caption.split()).encode(errors="replace").decode()

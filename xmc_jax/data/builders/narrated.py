@@ -1,4 +1,4 @@
-"""What the builders of Localized Narratives share: their files, and an example for each line."""
+"""Shared by the builders of Localized Narratives: finds their files and reads examples."""
 
 import collections
 import re
@@ -13,18 +13,18 @@ from xmc_jax.errors import UserError
 def fetch(
     stems: Mapping[str, str], others: Mapping[str, str], folders: Sequence[Path]
 ) -> tuple[dict[str, list[Path]], dict[str, Path]]:
-    """Where the narratives of each split are, and what else a data set is made from.
+    """Finds or downloads the narratives of each split and the other files of a data set.
 
     Args:
-      stems: Of each split as its files have it, e.g. ``{"train": "coco_train"}``.
-      others: Addresses of other files, by name.
+      stems: First part of the file names of each split, e.g. ``{"train": "coco_train"}``.
+      others: Addresses of the other files, by name.
       folders: See `archives.fetch`.
 
     Returns:
       The files of each split, in their order; and the other files by name.
 
     Raises:
-      UserError: a file is neither there nor to be had.
+      UserError: a file is not there and cannot be downloaded.
     """
     full = {split: find_full_files(folders[0], stem) for split, stem in stems.items()}
     captions = {split: f"{stems[split]}_captions.jsonl" for split in stems if not full[split]}
@@ -35,22 +35,22 @@ def fetch(
 
 
 def read_examples(paths: Iterable[Path], dataset_id: str, num_digits: int) -> list[Example]:
-    """An example for each narrative, in the order of the files; their pictures are still missing.
+    """An example for each narrative, in the order of the files, without locations of images.
 
     Args:
       paths: The files of a split.
-      dataset_id: What its narratives call it, as a regular expression.
-      num_digits: Of the id of a picture; COCO's lack their leading zeros.
+      dataset_id: Regular expression for the name of the split in its files.
+      num_digits: Digits of an image id; COCO's narratives omit leading zeros.
 
     Raises:
-      UserError: a file is damaged, or one of another split.
+      UserError: a file is damaged, or belongs to another split.
     """
     numbers, examples = collections.Counter(), []
     for path in paths:
         for narrative in narratives.read_narratives(path):
             if not re.fullmatch(dataset_id, narrative.dataset_id):
                 raise UserError(
-                    f"{path} holds narratives of {narrative.dataset_id}, not of {dataset_id}; "
+                    f"{path} has narratives of {narrative.dataset_id}, not of {dataset_id}; "
                     f"download it again from {narratives.ADDRESS}"
                 )
             image_id = narrative.image_id.zfill(num_digits)
@@ -61,17 +61,17 @@ def read_examples(paths: Iterable[Path], dataset_id: str, num_digits: int) -> li
 
 
 def find_full_files(folder: Path, name: str) -> list[Path]:
-    """The full files of a split, with traces, where the user brought them instead of captions.
+    """The full files of a split, with traces, if the user has those and not the captions alone.
 
     Args:
-      folder: Where the user's archives are.
-      name: Of data set and split as the files have it, e.g. ``"coco_train"``.
+      folder: Folder of the user's archives.
+      name: First part of the file names, e.g. ``"coco_train"``.
 
     Returns:
-      All parts in their order; none where the file of captions is there, or neither is.
+      All parts in their order; none if the file of captions is there, or neither is.
 
     Raises:
-      UserError: some parts are there, and others are not.
+      UserError: only some of the parts are there.
     """
     if (folder / f"{name}_captions.jsonl").exists():
         return []

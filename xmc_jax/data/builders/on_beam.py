@@ -1,7 +1,7 @@
-"""Builds on Apache Beam: pictures converted by whichever worker has time, here or in a cloud.
+"""Builds on Apache Beam, whose workers convert images on this machine or in a cloud.
 
-Beam is an extra that few need, and is imported when asked for. What is to be done lies in files
-beside the records: a pipeline that carries half a million examples is more than Dataflow takes.
+Beam is an optional dependency, so it is imported when it is used. The work is written to files
+beside the records: Dataflow refuses a pipeline that carries half a million examples.
 """
 
 import functools
@@ -15,40 +15,40 @@ from typing import Any
 
 from etils import epath
 
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 
-PTransform = Any  # Of Beam, which need not be there.
+PTransform = Any  # Types of Beam.
 PipelineResult = Any
-SHOWN = 3  # Losses that are named; the others are only counted.
+NUM_NAMED = 3  # Lost examples that are named; the others are only counted.
 
 _GROUPS_PER_FILE = 1000
 _TALLIES = "tallies"
-_Tally = tuple[dict[str, int], list[tuple[int, str]]]  # Counts; and losses, each with its index.
+_Tally = tuple[dict[str, int], list[tuple[int, str]]]  # Counts, and indices and names of losses.
 
 
 def make_options(runner: str, options: Sequence[str]) -> dict[str, Any]:
-    """How TFDS is to run Beam: the arguments of its `DownloadConfig`.
+    """The arguments of TFDS's `DownloadConfig` that make it run Beam.
 
     Args:
-      runner: Name of a runner; nothing is asked of TFDS if empty.
-      options: Of the pipeline, each ``"key=value"`` or ``"key"``.
+      runner: Name of a runner; there are no arguments if empty.
+      options: Options of the pipeline, each ``"key=value"`` or ``"key"``.
 
     Raises:
-      UserError: Beam or the runner is not there.
+      UserError: Beam is not installed, or it has no such runner.
     """
     if not runner:
         return {}
-    try:
+    try:  # Imported here: Beam is optional.
         from apache_beam.options.pipeline_options import PipelineOptions
         from apache_beam.runners.runner import create_runner
     except ImportError as error:
         raise UserError(
-            f"Apache Beam is not installed ({error}); pip install 'apache-beam[gcp]'"
+            f"Apache Beam is not installed ({reason(error)}); pip install 'apache-beam[gcp]'"
         ) from error
     try:
         made = create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"no Beam runner {runner!r}: {error}") from error
+        raise UserError(f"no Beam runner {runner!r}: {reason(error)}") from error
     return {
         "beam_runner": made,
         "beam_options": PipelineOptions([f"--{option}" for option in options]),
@@ -57,20 +57,20 @@ def make_options(runner: str, options: Sequence[str]) -> dict[str, Any]:
 
 def make_transform(
     groups: Iterable[tuple],
-    judge: Callable[[list], Iterator[tuple]],
+    make_records: Callable[[list], Iterator[tuple]],
     folder: os.PathLike,
     name: str,
 ) -> PTransform:
-    """A pipeline from groups of examples to records; what it counted is left for `pop_tally`.
+    """A pipeline from groups of examples to records; it leaves its counts for `pop_tally`.
 
     Args:
-      groups: What can be written as JSON, and is done together.
-      judge: From a group, out of JSON, to the index of each example, its record or None, what it
-        adds to the counts, and how to name the loss. Must be known to workers by its name.
-      folder: Of the data set; every worker must be able to read and write there.
-      name: Of the split.
+      groups: Values that can be written as JSON; one worker does all of a group.
+      make_records: From a group, read from JSON, to the index of each example, its record or None,
+        what to add to the counts, and the name of the lost example. Workers import it by its name.
+      folder: Folder of the data set; every worker must be able to read and write there.
+      name: Name of the split.
     """
-    import apache_beam as beam
+    import apache_beam as beam  # Optional.
 
     files, work = [], _work(folder, name)
     work.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def make_transform(
             | "Groups" >> beam.FlatMap(_read_groups)
             | "Spread" >> beam.Reshuffle()
             | "Convert"
-            >> beam.FlatMap(functools.partial(_sort_out, judge)).with_outputs(
+            >> beam.FlatMap(functools.partial(_sort_out, make_records)).with_outputs(
                 _TALLIES, main="records"
             )
         )
@@ -102,7 +102,7 @@ def make_transform(
 
 
 def pop_tally(folder: os.PathLike, name: str) -> tuple[dict[str, int], list[str]]:
-    """What the pipeline of a split counted, and its first losses; removes its files."""
+    """The counts of a split's pipeline and its first lost examples; removes the files."""
     work = _work(folder, name)
     counts, lost = json.loads((work / _TALLIES).read_text())
     work.rmtree()
@@ -118,11 +118,11 @@ def _read_groups(path: str) -> Iterator[list]:
         yield from map(json.loads, file)
 
 
-def _sort_out(judge: Callable[[list], Iterator[tuple]], group: list) -> Iterator[Any]:
-    """Records with their index; and what is to be counted, to an output of its own."""
-    from apache_beam.pvalue import TaggedOutput
+def _sort_out(make_records: Callable[[list], Iterator[tuple]], group: list) -> Iterator[Any]:
+    """Records with their indices, and counts for a separate output."""
+    from apache_beam.pvalue import TaggedOutput  # Optional.
 
-    for index, record, counts, loss in judge(group):
+    for index, record, counts, loss in make_records(group):
         if record:
             yield index, record
         lost = [] if record else [(index, loss)]
@@ -130,11 +130,11 @@ def _sort_out(judge: Callable[[list], Iterator[tuple]], group: list) -> Iterator
 
 
 def _merge(tallies: Iterable[_Tally]) -> _Tally:
-    """The sum of tallies, in whatever order and however often Beam merges them."""
+    """The sum of tallies; the same for any order and grouping in which Beam merges them."""
     counts, lost = Counter(), []
     for more, others in tallies:
         counts.update(more)
-        lost = heapq.nsmallest(SHOWN, [*lost, *others])
+        lost = heapq.nsmallest(NUM_NAMED, [*lost, *others])
     return dict(counts), lost
 
 

@@ -1,4 +1,4 @@
-"""What every data set holds, and what every build reports."""
+"""The features that all data sets share, and the report of a build."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ def features(encoding: str | None) -> tfds.features.FeaturesDict:
     """The features of a data set.
 
     Args:
-      encoding: Of the stored pictures: ``"jpeg"``, ``"png"``, or None for either.
+      encoding: Encoding of the stored images: ``"jpeg"``, ``"png"``, or None for either.
     """
     return tfds.features.FeaturesDict(
         {
@@ -35,7 +35,7 @@ def features(encoding: str | None) -> tfds.features.FeaturesDict:
 def make_record(
     *, image: bytes, image_id: str, height: int, width: int, captions: Iterable[tuple[str, str]]
 ) -> dict:
-    """One example: a stored picture, its size in pixels, and ``(id, text)`` of each caption."""
+    """One example: a stored image, its size in pixels, and ``(id, text)`` of each caption."""
     return {
         "image": image,
         "image/id": image_id,
@@ -47,21 +47,21 @@ def make_record(
 
 @dataclasses.dataclass
 class Tally:
-    """What became of the examples of a split.
+    """Counts of the examples of a split.
 
     Attributes:
       seen: Examples in the source.
       kept: Examples in the data set.
-      missing: Not kept: the source has no picture.
-      undecodable: Not kept: the picture is truncated, damaged or none at all.
-      captionless: Not kept: every caption is empty.
-      gray: Kept, published in gray.
-      cmyk: Kept, published in CMYK.
-      rotated: Kept, turned by the EXIF orientation or a published rotation.
-      short_captions: Kept, with fewer or shorter captions than the data set promises.
-      empty_captions: Captions dropped because they are empty.
-      duplicates: Entries of the source dropped because their id was there before.
-      expected: Examples of the published data set; None if it is not a published one.
+      missing: Lost examples: the source has no image.
+      undecodable: Lost examples: the image file is truncated, damaged or not an image.
+      captionless: Lost examples: every caption is empty.
+      gray: Kept examples, published in gray.
+      cmyk: Kept examples, published in CMYK.
+      rotated: Kept examples, turned by the EXIF orientation or a published rotation.
+      short_captions: Kept examples with fewer or shorter captions than the data set promises.
+      empty_captions: Captions that were dropped because they are empty.
+      duplicates: Entries of the source that were dropped because of a repeated id.
+      expected: Examples of the published split; None if the data set is not a published one.
     """
 
     seen: int = 0
@@ -83,12 +83,12 @@ class Tally:
         return self.missing + self.undecodable + self.captionless
 
     def add(self, counts: Mapping[str, int]) -> None:
-        """Adds to the counts that are named."""
+        """Adds numbers to the counts with these names."""
         for name, count in counts.items():
             setattr(self, name, getattr(self, name) + int(count))
 
     def fields(self) -> dict[str, int | bool]:
-        """As `build_report.json` has it."""
+        """The fields of a split in ``build_report.json``."""
         fields = dataclasses.asdict(self)
         if self.expected is None:
             del fields["expected"]
@@ -100,7 +100,7 @@ class Tally:
 def write_report(
     folder: str | os.PathLike, tallies: Mapping[str, Tally], source: Mapping | None = None
 ) -> None:
-    """Writes ``build_report.json``: a tally for each split, and what the build was made from."""
+    """Writes ``build_report.json``: the tally of each split, and the source of the build."""
     report = {split: tally.fields() for split, tally in tallies.items()}
     if source:
         report["source"] = source
@@ -110,13 +110,13 @@ def write_report(
 
 
 def read_report(folder: str | os.PathLike) -> dict[str, dict]:
-    """What `write_report` wrote; nothing if another tool built the data set."""
+    """Reads what `write_report` wrote; empty if another tool built the data set."""
     path = epath.Path(folder) / REPORT
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def summarise(report: Mapping[str, dict]) -> list[str]:
-    """A line for each split of a report: what was kept, lost, and whether it is all there is."""
+    """A line for each split of a report: what was kept and lost, and whether it is complete."""
     lines = []
     for split, fields in report.items():
         if split == "source":

@@ -1,0 +1,1 @@
+"""Files from web servers, and reading those files in the formats they are published in."""

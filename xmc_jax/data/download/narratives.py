@@ -1,7 +1,7 @@
-"""The files of Localized Narratives: long spoken descriptions of pictures, written down.
+"""Reads the files of Localized Narratives: transcripts of long spoken descriptions of images.
 
-One JSON object a line. The full files hold a mouse trace and times for every word besides, and
-are gigabytes long; nothing of them but what is used stays in memory.
+Each line is a JSON object. The full files also have mouse traces and the time of each word, and
+gigabytes of them; they are read line by line.
 
 Format: https://google.github.io/localized-narratives
 """
@@ -13,17 +13,17 @@ from typing import NamedTuple
 
 from etils import epath
 
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 
 ADDRESS = "https://storage.googleapis.com/localized-narratives/annotations/"
 
 
 class Narrative(NamedTuple):
-    """One description by one annotator; a picture may have several.
+    """One description by one annotator; an image may have several.
 
     Attributes:
       dataset_id: ``"mscoco_train2017"``, ``"open_images_train"``, …
-      image_id: As the data set has it; without leading zeros in COCO.
+      image_id: Id of the image in its data set; without leading zeros in COCO.
       caption: The description.
     """
 
@@ -33,14 +33,14 @@ class Narrative(NamedTuple):
 
 
 def read_narratives(path: str | os.PathLike) -> Iterator[Narrative]:
-    """The narratives of a file, in its order; traces and times are passed over.
+    """Yields the narratives of a file in order, without traces and times.
 
     Args:
       path: A file of captions (``…_captions.jsonl``) or a full one
         (``…_localized_narratives….jsonl``).
 
     Raises:
-      UserError: a line is no JSON, or lacks a field; names the file and the line.
+      UserError: a line is not JSON or lacks a field; names the file and the line.
     """
     with epath.Path(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -50,16 +50,15 @@ def read_narratives(path: str | os.PathLike) -> Iterator[Narrative]:
                 fields = json.loads(line)
                 narrative = Narrative(*(fields[name] for name in Narrative._fields))
             except (KeyError, TypeError, ValueError, RecursionError) as error:
-                reason = f"no field {error}" if isinstance(error, KeyError) else error
-                raise _bad_line(path, number, reason) from error
+                why = f"no field {error}" if isinstance(error, KeyError) else reason(error)
+                raise _bad_line(path, number, why) from error
             for name, value in zip(Narrative._fields, narrative, strict=True):
                 if not isinstance(value, str):
                     raise _bad_line(path, number, f"{name} is {value!r}, not a string")
             yield narrative
 
 
-def _bad_line(path: str | os.PathLike, number: int, reason: object) -> UserError:
+def _bad_line(path: str | os.PathLike, number: int, why: str) -> UserError:
     return UserError(
-        f"{path}, line {number} is not a narrative ({reason}); download the file again from "
-        f"{ADDRESS}"
+        f"{path}, line {number} is not a narrative ({why}); download the file again from {ADDRESS}"
     )

@@ -1,54 +1,52 @@
-"""The pictures of Open Images to a folder: many at once, resumable, every file whole.
+"""Downloads images of Open Images to a folder: in parallel, resumable, every file whole.
 
-A file gets its name only when all of it is on the disk; what has its name is not asked for again.
-Threads do the work: they wait for the network most of the time, and Pillow decodes and resizes
+A file gets its name when all of it is on the disk; a file that is there is not asked for again.
+Threads do the work: most of the time they wait for the network, and Pillow decodes and resizes
 without Python's lock (only encoding a small result holds it, for half a millisecond).
 """
 
 import contextlib
-import dataclasses
 import json
 import os
+import queue
 import re
-import signal
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-import requests
+from typing import Any, NamedTuple
 
 from xmc_jax.console import Progress, format_duration
 from xmc_jax.data import preprocess
-from xmc_jax.data.download.http import Failure, Fetcher, Stopped, make_session
+from xmc_jax.data.download.http import Failure, Fetcher, Stopped
 from xmc_jax.errors import UserError
-from xmc_jax.files import only_one
+from xmc_jax.files import only_one, write_whole
 
 OPEN_IMAGES = "https://open-images-dataset.s3.amazonaws.com"
 SPLITS = ("train", "validation", "test")
 MISSING_FILE = "missing.jsonl"
 
-_STOP_SECONDS = 2.0
+_STOP_SECONDS = 1.0  # For threads to finish the files that they are writing.
+_CONTINUE = "run the same command: it continues from here"
 
 
 class RemoteImage(NamedTuple):
-    """A picture of Open Images: its split, one of `SPLITS`, and its 16 hex digits."""
+    """An image of Open Images: its split, one of `SPLITS`, and its id of 16 hex digits."""
 
     split: str
     id: str
 
 
 class Summary(NamedTuple):
-    """What a call did.
+    """The outcome of a download.
 
     Attributes:
-      num_present: Images that were there already, or were named twice.
+      num_present: Images that were there already.
       num_downloaded: Images that came.
-      num_bytes: Bytes of those, as received.
-      missing: How many images did not come, by reason; `fetch.NOT_AN_IMAGE` is one.
+      num_bytes: Bytes received for them.
+      missing: Number of images that did not come, by reason, such as `http.NOT_AN_IMAGE`.
     """
 
     num_present: int
@@ -58,19 +56,19 @@ class Summary(NamedTuple):
 
 
 def path_of(folder: str | os.PathLike, image: RemoteImage) -> Path:
-    """Where an image lies: ``<folder>/<split>/<first two digits>/<id>.jpg``.
+    """Path of an image: ``<folder>/<split>/<first two digits>/<id>.jpg``.
 
-    Two digits make 256 folders of about 2,000 files from the half million of the training split:
-    few enough in each to list, and few enough folders to walk.
+    Two digits divide the half million images of the training split among 256 folders of about
+    2,000 files.
     """
     return Path(folder, image.split, image.id[:2], f"{image.id}.jpg")
 
 
 def keep(data: bytes, image: RemoteImage | None = None) -> bytes:
-    """The published bytes as they are, if they are a whole JPEG; whichever image it is.
+    """The published bytes as they are, for any image.
 
     Raises:
-      ValueError: they are not.
+      ValueError: they are not a whole JPEG.
     """
     del image
     if not data.startswith(b"\xff\xd8"):
@@ -85,223 +83,169 @@ def download(
     *,
     convert: Callable[[bytes, RemoteImage], bytes] = keep,
     base_url: str = OPEN_IMAGES,
-    num_images: int | None = None,
     num_connections: int = 32,
-    verify: bool = False,
-    timeout: float = Fetcher.timeout,
-    num_attempts: int = Fetcher.num_attempts,
-    backoff: float = Fetcher.backoff,
+    fetcher: Fetcher | None = None,
 ) -> Summary:
-    """Brings images to a folder, and lists those that it still lacks in its ``missing.jsonl``.
+    """Downloads images to a folder, and lists in its ``missing.jsonl`` those that it still lacks.
 
-    The same call goes on where another was stopped or killed. Progress goes to stderr. Ctrl-C and
-    SIGTERM stop it at once and leave nothing half. One call at a time may fill a folder.
+    The same call continues where an earlier one was stopped or killed, which leaves no image
+    incomplete. Progress goes to stderr. One call at a time may write to a folder.
 
     Args:
-      images: What to bring. Read by the threads, one at a time, as far as they have come.
-      folder: Where to. A folder for each `convert`: what is there is not converted again.
+      images: The images; repeated ones count once.
+      folder: Where they go. Each `convert` needs its own folder: what is there is not converted
+        again.
       convert: From the bytes received for an image to those of its file. Raises ValueError or
-        OSError, as Pillow does, if they are no whole image. Called by many threads.
-      base_url: What stands before ``/<split>/<id>.jpg``.
-      num_images: How many `images` there are, for the ETA; by default their length, if they have
-        one.
-      num_connections: How many images to ask for at a time, at least 1.
-      verify: Whether to decode what is there, and bring anew what cannot be.
-      timeout: Seconds without an answer after which an attempt is given up.
-      num_attempts: How often to ask for an image, at least 1.
-      backoff: Seconds before the second attempt; each further wait is twice as long.
+        OSError, as Pillow does, if they are not a whole image. Many threads call it.
+      base_url: The address before ``/<split>/<id>.jpg``.
+      num_connections: Number of images that are asked for at the same time, at least 1.
+      fetcher: Gets them; a new one by default.
 
     Raises:
-      UserError: the folder cannot be written or is being filled already, nothing is to be had from
-        `base_url`, or an image is none of Open Images.
+      UserError: the folder cannot be written or another process writes to it, `base_url` gives
+        nothing, or an image is not one of Open Images.
     """
     if not base_url.startswith(("http://", "https://")):
         raise UserError(f"address {base_url!r} must begin with http:// or https://")
     if num_connections < 1:
         raise UserError(f"num_connections={num_connections} must be at least 1")
-    if num_images is None and hasattr(images, "__len__"):
-        num_images = len(images)
-    folder = Path(folder)
-    fetcher = Fetcher(timeout, num_attempts, backoff, threading.Event())
-    with only_one(folder, "downloading to"), _sigterm_like_ctrl_c():
-        missing_before = read_missing(folder)
-        run = _Run(iter(images), folder, base_url.rstrip("/"), convert, fetcher, verify, num_images)
+    images, folder = list(dict.fromkeys(images)), Path(folder)
+    _check_names(images)
+    fetcher = fetcher or Fetcher()
+
+    def bring(image: RemoteImage) -> int | str:
+        """Bytes received, 0 for an image that is there, or the reason of one that does not come."""
+        path, url = path_of(folder, image), f"{base_url.rstrip('/')}/{image.split}/{image.id}.jpg"
+        if _is_there(path):
+            return 0
         try:
-            run.work(num_connections)
-        except (KeyboardInterrupt, SystemExit):
-            print("stopped; the same command goes on from here", file=sys.stderr, flush=True)
+            data, num_bytes = fetcher.fetch(url, lambda body: convert(body, image))
+        except Failure as failure:
+            return failure.reason
+        if fetcher.stop.is_set():
+            raise Stopped
+        # Nobody else writes here, and what a killed process has left is replaced.
+        write_whole(path, data, then=_CONTINUE, temporary=path.with_suffix(".part"))
+        return num_bytes
+
+    with only_one(folder, "downloading to"):
+        missing_before, tally = read_missing(folder), _Tally(len(images))
+        results = _map_in_threads(bring, images, num_connections, fetcher.stop)
+        try:
+            with contextlib.closing(results):
+                for image, result in results:
+                    tally.add(image, result)
+        except KeyboardInterrupt:
+            print(f"stopped; to go on, {_CONTINUE}", file=sys.stderr, flush=True)
             raise
         finally:
-            _write_missing(folder, missing_before | run.missing)
-    run.print_summary()
-    return run.summary()
+            _write_missing(folder, missing_before | tally.missing)
+    return tally.summarise(folder / MISSING_FILE)
 
 
-@dataclasses.dataclass
-class _Run:
-    """The threads of one call and what they have done."""
+def _check_names(images: Iterable[RemoteImage]) -> None:
+    for image in images:
+        if image.split not in SPLITS or not re.fullmatch("[0-9a-f]{16}", image.id):
+            raise UserError(
+                f"{image.split}/{image.id} is not an image of Open Images: an id has 16 digits "
+                f"0-9a-f, and splits are {', '.join(SPLITS)}"
+            )
 
-    images: Iterator[RemoteImage]
-    folder: Path
-    base_url: str
-    convert: Callable[[bytes, RemoteImage], bytes]
-    fetcher: Fetcher
-    verify: bool
-    num_images: int | None
-    missing: dict[RemoteImage, str] = dataclasses.field(default_factory=dict)
-    num_present: int = 0
-    num_downloaded: int = 0
-    num_bytes: int = 0
-    _active: set[RemoteImage] = dataclasses.field(default_factory=set)
-    _error: BaseException | None = None
-    _start: float = dataclasses.field(default_factory=time.monotonic)
-    # Two locks: a slow source of names must not hold up those who have an image to count.
-    _source_lock: contextlib.AbstractContextManager = dataclasses.field(
-        default_factory=threading.Lock
-    )
-    _lock: contextlib.AbstractContextManager = dataclasses.field(default_factory=threading.Lock)
 
-    def work(self, num_threads: int) -> None:
-        """Brings everything; raises what a thread raised."""
-        # Daemons: one that waits for a silent server must not hold up the end of the process.
-        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_threads)]
-        progress = Progress(self.num_images, name="images", unit="images")
+def _map_in_threads(
+    function: Callable[[Any], Any], items: list, num_threads: int, stop: threading.Event
+) -> Iterator[tuple[Any, Any]]:
+    """Yields each item with the function's result, as they come; raises what the function raises.
+
+    Args:
+      function: Called by the threads. `Stopped` ends its thread without an error.
+      items: What it is called with.
+      num_threads: Number of threads.
+      stop: Set at the end, whatever the reason.
+    """
+    remaining, done = iter(items), queue.SimpleQueue()  # All threads may share the iterator.
+
+    def work() -> None:
         try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive() and not self.fetcher.stop.is_set():
-                    thread.join(0.1)
-                    self._tell(progress)
-        finally:
-            self.fetcher.stop.set()
-            deadline = time.monotonic() + _STOP_SECONDS
-            for thread in threads:
-                if thread.ident is not None:  # Ctrl-C may come before it was started.
-                    thread.join(max(deadline - time.monotonic(), 0))
-        if self._error is not None:
-            raise self._error
-
-    def _work(self) -> None:
-        try:
-            with make_session() as session:
-                while not self.fetcher.stop.is_set() and (image := self._next()) is not None:
-                    self._bring(session, image)
+            for item in remaining:
+                if stop.is_set():
+                    return
+                done.put((item, function(item)))
         except Stopped:
             pass
-        except BaseException as error:  # Whatever it is, the caller's thread raises it.
-            with self._lock:
-                self._error = self._error or error
-            self.fetcher.stop.set()
+        except BaseException as error:
+            done.put((None, error))
 
-    def _next(self) -> RemoteImage | None:
-        """The next image that no other thread is at."""
-        while True:
-            with self._source_lock:
-                image = next(self.images, None)
-            if image is None:
-                return None
-            if image.split not in SPLITS or not re.fullmatch("[0-9a-f]{16}", image.id):
-                raise UserError(
-                    f"{image.split}/{image.id} is no image of Open Images: its id is 16 digits "
-                    f"0-9a-f, its split one of {', '.join(SPLITS)}"
-                )
-            with self._lock:
-                if image not in self._active:
-                    self._active.add(image)
-                    return image
-                self.num_present += 1
+    # Daemons: a thread that waits for a silent server must not delay the end of the process.
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(num_threads)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in items:
+            item, result = done.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield item, result
+    finally:
+        stop.set()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for thread in threads:
+            if thread.ident is not None:  # Ctrl-C can come before it was started.
+                thread.join(max(deadline - time.monotonic(), 0))
 
-    def _bring(self, session: requests.Session, image: RemoteImage) -> None:
-        path, num_bytes, reason = path_of(self.folder, image), 0, None
-        is_present = _is_there(path, decode=self.verify)
-        if not is_present:
-            url = f"{self.base_url}/{image.split}/{image.id}.jpg"
-            try:
-                data, num_bytes = self.fetcher.fetch(
-                    session, url, lambda body: self.convert(body, image)
-                )
-                if self.fetcher.stop.is_set():
-                    raise Stopped
-                _write(path, data)
-            except Failure as failure:
-                reason = failure.reason
-        with self._lock:
-            self._active.remove(image)
-            if reason:
-                self.missing[image] = reason
-                return
-            self.num_present += is_present
-            self.num_downloaded += not is_present
-            self.num_bytes += num_bytes
 
-    def summary(self) -> Summary:
-        reasons = dict(Counter(self.missing.values()))
-        return Summary(self.num_present, self.num_downloaded, self.num_bytes, reasons)
+class _Tally:
+    """Counts the results of a download and reports its progress.
 
-    def _tell(self, progress: Progress) -> None:
-        done = self.num_present + self.num_downloaded + len(self.missing)
-        rate = self.num_bytes / 1e6 / (time.monotonic() - self._start)
-        note = f"{rate:.1f} MB/s  missing {len(self.missing)}"
-        progress.tell(done, num_before=self.num_present, note=note)
+    Args:
+      total: Number of images.
+    """
 
-    def print_summary(self) -> None:
-        reasons = sorted(self.summary().missing.items())
-        why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
+    def __init__(self, total: int):
+        self.missing: dict[RemoteImage, str] = {}
+        self._num_present = self._num_downloaded = self._num_bytes = 0
+        self._started = time.monotonic()
+        self._progress = Progress(total, name="images", unit="images")
+
+    def add(self, image: RemoteImage, result: int | str) -> None:
+        """Adds a result of `bring` in `download`."""
+        if isinstance(result, str):
+            self.missing[image] = result
+        else:
+            self._num_present += not result
+            self._num_downloaded += bool(result)
+            self._num_bytes += result
+        rate = self._num_bytes / 1e6 / (time.monotonic() - self._started)
+        self._progress.tell(
+            self._num_present + self._num_downloaded + len(self.missing),
+            num_before=self._num_present,
+            note=f"{rate:.1f} MB/s  missing {len(self.missing)}",
+        )
+
+    def summarise(self, list_of_missing: Path) -> Summary:
+        """Prints the outcome on one line and returns it."""
+        reasons = Counter(self.missing.values())
+        why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
         print(
-            f"downloaded {self.num_downloaded:,} images ({self.num_bytes / 1e6:,.1f} MB) in "
-            f"{format_duration(time.monotonic() - self._start)}, {self.num_present:,} were there, "
-            f"{len(self.missing):,} are missing"
-            + (f" ({why}; listed in {self.folder / MISSING_FILE})" if why else ""),
+            f"downloaded {self._num_downloaded:,} images ({self._num_bytes / 1e6:,.1f} MB) in "
+            f"{format_duration(time.monotonic() - self._started)}, {self._num_present:,} were "
+            f"there, {len(self.missing):,} are missing"
+            + (f" ({why}; listed in {list_of_missing})" if why else ""),
             file=sys.stderr,
             flush=True,
         )
+        return Summary(self._num_present, self._num_downloaded, self._num_bytes, dict(reasons))
 
 
-def _is_there(path: Path, *, decode: bool) -> bool:
-    """Whether an image is there; one that cannot be decoded is removed, if asked to decode."""
+def _is_there(path: Path) -> bool:
     try:
-        if path.stat().st_size == 0:
-            return False
-        if decode:
-            preprocess.decode(path.read_bytes(), str(path))
+        return path.stat().st_size > 0
     except OSError:
-        return False  # Whatever hinders reading will stop the writing too, or be replaced.
-    except UserError:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        return False
-    return True
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file so that it has its name only when all of it is on the disk.
-
-    A killed process leaves its temporary file; the next attempt at the same image takes its place.
-    """
-    temporary = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write {path}: {error.strerror}; mend that, then run the same command: it goes on "
-        "from here"
-    )
+        return False  # What prevents reading either prevents writing too, or is overwritten.
 
 
 def read_missing(folder: Path) -> dict[RemoteImage, str]:
-    """The images that `download` was asked for and the folder lacks, and why."""
+    """The images that earlier calls of `download` did not get, each with the reason."""
     path = folder / MISSING_FILE
     if not path.exists():
         return {}
@@ -313,27 +257,10 @@ def read_missing(folder: Path) -> dict[RemoteImage, str]:
 
 
 def _write_missing(folder: Path, missing: dict[RemoteImage, str]) -> None:
-    """Lists what the folder lacks of all that this call and those before it asked for."""
+    """Lists the images that the folder still lacks, of this call and those before it."""
     lines = [
         json.dumps(image._asdict() | {"reason": reason}) + "\n"
         for image, reason in sorted(missing.items())
-        if not _is_there(path_of(folder, image), decode=False)
+        if not _is_there(path_of(folder, image))
     ]
-    _write(folder / MISSING_FILE, "".join(lines).encode())
-
-
-@contextlib.contextmanager
-def _sigterm_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM raises in the main thread, as Ctrl-C does, so that what must be closed is closed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Only the main thread may set what a signal does.
-        return
-
-    def leave(number, _frame):
-        raise SystemExit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+    write_whole(folder / MISSING_FILE, "".join(lines).encode(), then=_CONTINUE)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Float32
 from ml_collections import ConfigDict
 
+from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.evaluation.families import shapes
 from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
 from xmc_jax.evaluation.image_sets import make_progress
@@ -18,7 +19,6 @@ from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
 from xmc_jax.metrics import r_precision as metric
 from xmc_jax.metrics.intervals import Z_95
 from xmc_jax.parallel import sharding
-from xmc_jax.run.config_checks import evaluation_data
 from xmc_jax.run.records import MetricRecord
 
 _NUM_CANDIDATES = 1 + metric.NUM_OTHERS

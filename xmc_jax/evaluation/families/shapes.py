@@ -8,9 +8,9 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.evaluation.image_sets import ImageSet
 from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
-from xmc_jax.run.config_checks import evaluation_data
 from xmc_jax.run.records import MetricRecord
 from xmc_jax.shapes import accuracy as metric
 from xmc_jax.shapes import captions

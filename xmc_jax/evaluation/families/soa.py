@@ -7,10 +7,10 @@ from jax.sharding import Mesh
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
+from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
 from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
 from xmc_jax.metrics import soa as metric
-from xmc_jax.run.config_checks import evaluation_data
 from xmc_jax.run.records import MetricRecord
 from xmc_jax.shapes.accuracy import shuffle_captions
 

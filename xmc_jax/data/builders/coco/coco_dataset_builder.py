@@ -13,14 +13,14 @@ _ADDRESS = f"http://images.cocodataset.org/annotations/{_ANNOTATIONS}"
 
 
 class Builder(captioned.Builder):
-    """Reads the three published archives in place; pictures in the order of their ids."""
+    """Reads the three published archives in place; images are in the order of their ids."""
 
     BUILDER_CONFIGS = captioned.make_configs()
     EXPECTED = {"train": 82_783, "val": 40_504}
 
     def list_examples(self) -> dict[str, captioned.Split]:
         """The splits of 2014."""
-        addresses = archives.COCO_PICTURES | {_ANNOTATIONS: _ADDRESS}
+        addresses = archives.COCO_IMAGES | {_ANNOTATIONS: _ADDRESS}
         paths = archives.fetch(addresses, self.archive_folders)
         return {
             split: _read_split(paths[_ANNOTATIONS], split, archives.index_coco(paths, split))
@@ -29,15 +29,15 @@ class Builder(captioned.Builder):
 
     @staticmethod
     def is_short(captions: Sequence[str]) -> bool:
-        """Whether there are fewer than the five captions that a picture has at least."""
+        """Whether there are fewer than five captions, the least that COCO promises."""
         return len(captions) < 5
 
 
 def _read_split(path: Path, split: str, locations: Mapping[str, Location]) -> captioned.Split:
-    """Pictures with all their captions, in the order of the ids of both.
+    """Images with all their captions, both in the order of their ids.
 
-    Captions of pictures that the file does not list belong to no split. Of entries with the same
-    id, the first is kept.
+    Captions of images that the file does not list are dropped. Of entries with the same id, the
+    first is kept.
     """
     member = f"annotations/captions_{split}2014.json"
     annotations = archives.read_json(path, member, _ADDRESS)

@@ -1,1 +1,1 @@
-"""Captioned pictures of the user's own."""
+"""The user's own captioned images."""

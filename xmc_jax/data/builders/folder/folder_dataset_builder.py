@@ -1,4 +1,4 @@
-"""TFDS builder of captioned pictures of the user's own, in a folder or listed in a JSONL file."""
+"""TFDS builder of the user's own captioned images, in a folder or listed in a JSONL file."""
 
 import hashlib
 import json
@@ -11,29 +11,29 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from xmc_jax.data.builders import captioned, images
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 VAL_SHARE = 0.05
-# A translation in the caption files of Tux Paint's stamps, whose first line is English.
+# The caption files of Tux Paint's stamps have an English line, then translations like these.
 _TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@[a-z]+)?\.utf8=")
 
 
 def name_form(source: Path, form: str = "") -> str:
-    """The TFDS config of a source, which tells it from others: ``holidays_sq256``.
+    """The name of the TFDS config of a source, such as ``holidays_sq256``.
 
     Args:
       source: The user's folder or file.
-      form: Of the pictures, one of `pictures.FORMS` and the first by default; or a whole name.
+      form: One of `images.FORMS`, by default the first one; or a whole name with ``_``.
     """
     if "_" in form:
         return form
     label = re.sub(r"\W+", "-", source.expanduser().resolve().stem).strip("-_").lower()
-    return f"{label or 'pictures'}_{form or next(iter(images.FORMS))}"
+    return f"{label or 'images'}_{form or next(iter(images.FORMS))}"
 
 
 class Builder(captioned.Builder):
-    """Reads ``settings.source``; pictures in the order of their paths, or of the file's lines."""
+    """Reads ``settings.source``; images are in the order of their paths, or of the file's lines."""
 
     @classmethod
     def make_config(cls, form: str) -> tfds.core.BuilderConfig:
@@ -42,20 +42,20 @@ class Builder(captioned.Builder):
         Raises:
           ValueError: it is not such a name.
         """
-        name, _, picture_form = form.rpartition("_")
-        if not re.fullmatch(r"\w[\w.-]*", name) or picture_form not in images.FORMS:
+        name, _, image_form = form.rpartition("_")
+        if not re.fullmatch(r"\w[\w.-]*", name) or image_form not in images.FORMS:
             raise ValueError(
-                f"{form!r} is not the name of a data set of one's own, which is NAME_FORM with one "
-                f"of the forms {', '.join(images.FORMS)}, e.g. holidays_sq256"
+                f"{form!r} does not name a data set of your own: names are NAME_FORM, with one of "
+                f"the forms {', '.join(images.FORMS)}, e.g. holidays_sq256"
             )
-        return tfds.core.BuilderConfig(name=form, description=images.FORMS[picture_form])
+        return tfds.core.BuilderConfig(name=form, description=images.FORMS[image_form])
 
     def describe_source(self) -> dict:
-        """The source, and the files that have no partner."""
+        """The source, and its images without text and texts without image."""
         return {"path": str(self.settings.source), **self._unpaired}
 
     def list_examples(self) -> dict[str, captioned.Split]:
-        """The splits that the source names; without any, a fixed share is for evaluation."""
+        """The splits that the source names, or else a split of `VAL_SHARE` for evaluation."""
         source = self.settings.source
         if source is None:
             raise UserError(f"{self.info.full_name} needs --source, a folder or a JSONL file")
@@ -71,15 +71,15 @@ class Builder(captioned.Builder):
                 print(f"notice: {source} has {count}, e.g. {paths[0]}", file=sys.stderr)
         if len(examples) < 2:
             raise UserError(
-                f"{source} has {len(examples)} captioned pictures; training and evaluation need "
-                "one each. Captions are text files beside the pictures, of the same name (a.jpg "
-                "and a.txt)"
+                f"{source} has {len(examples)} captioned images; training and evaluation need one "
+                "each. Captions are text files beside the images, with the same name (a.jpg and "
+                "a.txt)"
             )
         return divide(examples, splits)
 
 
 def _read_folder(folder: Path) -> tuple[list[captioned.Example], dict[str, list[str]]]:
-    """The pairs of a picture and a text file, and the relative paths of what has no partner."""
+    """The pairs of an image and a text file, and the relative paths of files without a partner."""
     paths = sorted(
         path
         for path in folder.rglob("*")
@@ -101,7 +101,7 @@ def _read_folder(folder: Path) -> tuple[list[captioned.Example], dict[str, list[
 
 
 def _read_captions(path: Path) -> list[str]:
-    """Each line that is not empty and no translation.
+    """The lines of a caption file, without translations.
 
     Raises:
       UserError: the file is not UTF-8.
@@ -114,9 +114,9 @@ def _read_captions(path: Path) -> list[str]:
 
 
 def _read_list(path: Path) -> tuple[list[captioned.Example], dict[str, str]]:
-    """The pictures of a JSONL file, and the split of each if the file tells it.
+    """The images of a JSONL file, and the split of each if the file names it.
 
-    Lines on the same picture are one example with the captions of them all.
+    Lines with the same image become one example with all their captions.
 
     Raises:
       UserError: a line cannot be used; names the file and the line.
@@ -130,20 +130,20 @@ def _read_list(path: Path) -> tuple[list[captioned.Example], dict[str, str]]:
     undivided = [name for name, split in splits.items() if split is None]
     if undivided and len(undivided) < len(splits):
         raise UserError(
-            f"{path}: {len(undivided)} of {len(splits)} pictures have no split, e.g. "
-            f"{undivided[0]}; give every one a split, or none"
+            f"{path}: {len(undivided)} of {len(splits)} images have no split, e.g. {undivided[0]}; "
+            "give every image a split, or none"
         )
     examples = [_example(name, path.parent / name, texts) for name, texts in captions.items()]
     return examples, {} if undivided else splits
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, tuple[str, list[str], str | None]]]:
-    """The number of each line, and its picture, captions and split."""
+    """The number of each line, and its image, captions and split."""
     folder = Path(os.path.abspath(path.parent))
     try:
         file = path.open("rb")
     except OSError as error:
-        raise UserError(f"cannot read --source={path}: {error.strerror}") from error
+        raise UserError(f"cannot read --source={path}: {reason(error)}") from error
     with file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -160,9 +160,9 @@ def _read_lines(path: Path) -> Iterator[tuple[int, tuple[str, list[str], str | N
 def _parse_line(fields: object, folder: Path) -> tuple[str, list[str], str | None]:
     if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
         raise ValueError('no "image"')
-    # Whoever wrote the list decides what is read: nothing but what lies with it.
+    # A list from somebody else must not read files elsewhere on this machine.
     if folder not in Path(os.path.abspath(folder / fields["image"])).parents:
-        raise ValueError(f"{fields['image']!r} is not below {folder}, where the list is")
+        raise ValueError(f"{fields['image']!r} is not below {folder}, the folder of the list")
     captions = fields.get("captions", fields.get("caption"))
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
@@ -180,10 +180,10 @@ def _example(image_id: str, path: Path, texts: list[str]) -> captioned.Example:
 
 
 def divide(examples: list[captioned.Example], splits: dict[str, str]) -> dict[str, captioned.Split]:
-    """Examples by their split, or by a hash of their id.
+    """Divides examples by their split or, without splits, by a hash of their id.
 
-    More examples do not move the others; but where the hash picks none for evaluation, the nearest
-    one serves until it does.
+    With the hash, an example stays in its split when others are added. Only if the hash picks none
+    for evaluation, the example with the smallest hash serves.
     """
     if not splits:
         ranks = {x.image_id: _rank(x.image_id) for x in examples}
@@ -191,7 +191,7 @@ def divide(examples: list[captioned.Example], splits: dict[str, str]) -> dict[st
         splits = {name: "val" if rank <= bound else "train" for name, rank in ranks.items()}
         if "train" not in splits.values():
             splits[max(ranks, key=ranks.get)] = "train"
-    # The order of the splits is that of their names, but for train, which comes first.
+    # Train comes first, then the other splits in the order of their names.
     names = sorted(set(splits.values()), key=lambda name: (name != "train", name))
     return {
         name: captioned.Split([x for x in examples if splits[x.image_id] == name]) for name in names

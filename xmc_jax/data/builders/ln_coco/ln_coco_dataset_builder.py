@@ -7,17 +7,17 @@ from xmc_jax.data.download import archives
 class Builder(captioned.Builder):
     """An example for each narrative, in the order of the published files.
 
-    The split is that of COCO-2017. Its photographs are those of 2014, divided otherwise: a picture
-    of either split may lie in either archive.
+    The splits are those of COCO-2017. Its photographs are those of 2014 in other splits: an image
+    of either split may be in either archive.
     """
 
     BUILDER_CONFIGS = captioned.make_configs()
     EXPECTED = {"train": 134_272, "val": 8_573}
 
     def list_examples(self) -> dict[str, captioned.Split]:
-        """The splits of 2017, with pictures from the archives of 2014."""
+        """The splits of 2017, with images from the archives of 2014."""
         stems = {split: f"coco_{split}" for split in self.EXPECTED}
-        files, paths = narrated.fetch(stems, archives.COCO_PICTURES, self.archive_folders)
+        files, paths = narrated.fetch(stems, archives.COCO_IMAGES, self.archive_folders)
         locations = archives.index_coco(paths, "train") | archives.index_coco(paths, "val")
         splits = {}
         for split in stems:

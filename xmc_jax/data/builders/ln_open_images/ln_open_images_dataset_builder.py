@@ -11,25 +11,33 @@ from typing import NamedTuple
 from etils import epath
 
 from xmc_jax.data.builders import captioned, narrated
-from xmc_jax.data.builders import images as pictures
+from xmc_jax.data.builders.images import Location, convert_on_arrival
 from xmc_jax.data.download import open_images
 from xmc_jax.data.download.http import NOT_AN_IMAGE
 from xmc_jax.data.download.open_images import RemoteImage
 from xmc_jax.errors import UserError
+from xmc_jax.files import is_remote
 
 _LISTS = "https://storage.googleapis.com/openimages/2018_04"
 
 
 class _Source(NamedTuple):
-    """What a split is called elsewhere: in Open Images, in its narratives' files, in its list."""
+    """Names of a split.
+
+    Attributes:
+      part: In Open Images.
+      stem: First part of the names of its files of narratives.
+      list_file: File name of its list of images.
+    """
 
     part: str
     stem: str
-    images: str
+    list_file: str
 
     @property
     def address(self) -> str:
-        return f"{_LISTS}/{self.part}/{self.images}"
+        """The address of the list."""
+        return f"{_LISTS}/{self.part}/{self.list_file}"
 
 
 _SOURCES = {
@@ -42,26 +50,26 @@ _SOURCES = {
 class Builder(captioned.Builder):
     """An example for each narrative, in the order of the published files.
 
-    Pictures come from the user's folder, where they are there, and else from the public bucket: on
-    Beam to the worker that converts them, otherwise to ``downloads``, where they are kept.
+    Images come from the user's folder if they are there, otherwise from the public bucket: on Beam
+    to the worker that converts them, without Beam to ``downloads``, where they are kept.
     """
 
     BUILDER_CONFIGS = captioned.make_configs()
     EXPECTED = {"train": 507_444, "val": 41_691, "test": 126_020}
 
     def describe_source(self) -> dict:
-        """How many pictures no list has, so that no rotation of them is known."""
+        """The number of images that are in no list, so that their rotation is unknown."""
         return {"unlisted": self._num_unlisted}
 
     def list_examples(self) -> dict[str, captioned.Split]:
         """The splits of Open Images V6."""
         files, lists = narrated.fetch(
             {split: source.stem for split, source in _SOURCES.items()},
-            {source.images: source.address for source in _SOURCES.values()},
+            {source.list_file: source.address for source in _SOURCES.values()},
             self.archive_folders,
         )
         examples = {
-            # Not "open_images_validation" alone: which spelling is published was not to be seen.
+            # The published spelling of this name could not be looked up.
             split: narrated.read_examples(files[split], rf"(?i)open_?images\w*{split}\w*", 16)
             for split in _SOURCES
         }
@@ -72,7 +80,7 @@ class Builder(captioned.Builder):
         }
         rotations = {}
         for source in _SOURCES.values():
-            rotations |= read_rotations(lists[source.images], images, source.address)
+            rotations |= read_rotations(lists[source.list_file], images, source.address)
         self._num_unlisted = len(images) - len(rotations)
         locations = self._locate(images, rotations)
         return {
@@ -82,9 +90,9 @@ class Builder(captioned.Builder):
 
     def _locate(
         self, images: Mapping[str, RemoteImage], rotations: Mapping[str, int]
-    ) -> dict[str, pictures.Location | str | None]:
-        """Where every picture is, when those that nobody has brought have come."""
-        paths = find_pictures(self.archive_folders[0], images)
+    ) -> dict[str, Location | str | None]:
+        """Downloads the images that are not in the user's folder; returns where each image is."""
+        paths = find_images(self.archive_folders[0], images)
         absent = [image for image in images.values() if image.id not in paths]
         reasons = {}
         if self.settings.beam_runner:
@@ -97,7 +105,7 @@ class Builder(captioned.Builder):
             found = open_images.read_missing(folder)
             reasons = {image.id: found[image] for image in absent if image in found}
         located = {
-            image_id: pictures.Location(path, rotation=rotations.get(image_id, 0))
+            image_id: Location(path, rotation=rotations.get(image_id, 0))
             for image_id, path in paths.items()
         }
         lost = {
@@ -110,37 +118,37 @@ class Builder(captioned.Builder):
         self, images: list[RemoteImage], folder: Path, rotations: Mapping[str, int]
     ) -> None:
         def convert(data: bytes, image: RemoteImage) -> bytes:
-            return pictures.convert_on_arrival(data, self.form, rotations.get(image.id, 0))
+            return convert_on_arrival(data, self.form, rotations.get(image.id, 0))
 
         try:
             open_images.download(images, folder, convert=convert, base_url=self.settings.mirror)
         except UserError as error:
             count = sum(not open_images.path_of(folder, image).exists() for image in images)
+            place = self.archive_folders[0] / "open_images"
             raise UserError(
-                f"{error}; {count} pictures of {len(images)} are still to come, or may be put as "
-                f"ID.jpg, in whatever folders, into {self.archive_folders[0] / 'open_images'}"
+                f"{error}; {count} images of {len(images)} are still to come; they can also be put "
+                f"as ID.jpg into {place} or folders in it"
             ) from error
 
 
 def read_rotations(path: Path, wanted: Collection[str], address: str) -> dict[str, int]:
-    """By how much the pictures of a list are to be turned, in degrees counter-clockwise.
+    """Reads by how many degrees counter-clockwise the images of a list must be turned.
 
-    That is what the published numbers mean: "the degrees (counterclockwise) that the image and
-    boxes should be rotated", https://storage.googleapis.com/openimages/web/
-    2018-05-17-rotation-information.html. They restore what Flickr's resized files have lost with
-    their EXIF data, and so concern files without an EXIF orientation only. Empty or ``nan``:
-    nobody knows any more.
+    The published numbers are "the degrees (counterclockwise) that the image and boxes should be
+    rotated", https://storage.googleapis.com/openimages/web/2018-05-17-rotation-information.html.
+    They restore the EXIF orientation that Flickr's resized files have lost, so they do not apply to
+    files that have one. Empty or ``nan`` means unknown, read as 0.
 
     Args:
       path: A list of images, with columns ``ImageID`` and ``Rotation``.
-      wanted: Ids of the pictures that matter.
+      wanted: Ids of the images of interest.
       address: Where the list is published.
 
     Raises:
-      UserError: it is no such list.
+      UserError: the file is not such a list.
     """
     with epath.Path(path).open("rb") as file:
-        # Of names and titles, which may hold anything, only the quotes matter.
+        # Authors and titles can hold any bytes; only their quotes matter.
         rows = csv.reader(io.TextIOWrapper(file, "utf-8", errors="replace", newline=""))
         rotations = {}
         try:
@@ -154,18 +162,18 @@ def read_rotations(path: Path, wanted: Collection[str], address: str) -> dict[st
                         raise ValueError(f"{degrees} degrees")
         except (csv.Error, ValueError, IndexError) as error:
             raise UserError(
-                f"{path}, line {rows.line_num} is not of a list of images with their rotation "
+                f"{path}, line {rows.line_num} is not a line of a list of images with rotations "
                 f"({error}); download it again from {address}"
             ) from error
     return rotations
 
 
-def find_pictures(folder: Path, wanted: Collection[str]) -> dict[str, str]:
-    """Where a user's pictures are, by id: ``ID.jpg`` in any folder of ``open_images`` or a split.
+def find_images(folder: Path, wanted: Collection[str]) -> dict[str, str]:
+    """Paths of the user's images by id: ``ID.jpg`` anywhere below ``open_images`` or a split.
 
     Args:
-      folder: Where they may be, here or in a bucket.
-      wanted: Ids of the pictures that matter.
+      folder: The folder of ``open_images`` and of the splits, local or in a bucket.
+      wanted: Ids of the images of interest.
     """
     found = {}
     for name in ("open_images", *open_images.SPLITS):
@@ -178,8 +186,8 @@ def find_pictures(folder: Path, wanted: Collection[str]) -> dict[str, str]:
 
 
 def _walk(folder: str) -> Iterator[tuple[str, Iterable[str]]]:
-    """Every folder and its files; follows links, which large collections often are."""
-    if "://" in folder:
+    """Every folder and its files; follows symbolic links, which large collections often are."""
+    if is_remote(folder):
         walk = ((os.fspath(path), [], files) for path, _, files in epath.Path(folder).walk())
     else:
         walk = os.walk(folder, followlinks=True)

@@ -14,12 +14,12 @@ from xmc_jax.shapes import scenes
 
 @dataclasses.dataclass(eq=False, kw_only=True)  # As its base.
 class ShapesConfig(tfds.core.BuilderConfig):
-    """How scenes are written; made by `make_config`.
+    """How scenes are rendered and captioned; made by `make_config`.
 
     Attributes:
       resolution: Side of the images in pixels.
       narrative: Whether there is one long description instead of five short captions.
-      scale: Share of the full splits, 0 to 1.
+      scale: Fraction of the full splits that is written, 0 to 1.
     """
 
     resolution: int = 32
@@ -28,10 +28,10 @@ class ShapesConfig(tfds.core.BuilderConfig):
 
 
 def make_config(form: str) -> ShapesConfig:
-    """The config of a name: ``sq32``, ``narrative_sq64``, ``sq32_n400`` (400 for training).
+    """The config with a name: ``sq32``, ``narrative_sq64``, ``sq32_n400`` (400 for training).
 
     Raises:
-      ValueError: it is no such name, the resolution is below 16, or there are not so many examples.
+      ValueError: there is no such config, its resolution is below 16, or it has too many examples.
     """
     match = re.fullmatch(r"(narrative_)?sq([1-9]\d*)(?:_n([1-9]\d*))?", form)
     if not match:
@@ -56,7 +56,7 @@ def _num_examples(split: str, scale: float) -> int:
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Writes the scenes of `xmc_jax.data.shapes`, in the order of their indices."""
+    """Writes the scenes of `xmc_jax.shapes`, in the order of their indices."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
@@ -68,13 +68,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def make_config(cls, form: str) -> ShapesConfig:
-        """See `make_config` of the module; TFDS takes the configs it lists as they are."""
+        """See the module's `make_config`; TFDS needs the very object if it lists the config."""
         return cls.builder_configs.get(form) or make_config(form)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
             features=schema.features("png"),
-            # The reader shuffles globally; order on disk means record i is scene i.
+            # The reader shuffles globally, so record i can be scene i.
             disable_shuffling=True,
         )
 
@@ -96,7 +96,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def make_record(split: str, index: int, *, resolution: int, narrative: bool) -> dict:
-    """The example as the builder writes it: what a reader of the built data gets back."""
+    """The record of a scene, as the builder writes it."""
     if narrative:
         scene, narration = shapes_captions.make_narrative(split, index)
         example_id, texts = f"{split}-{index:06d}", [narration.text]
