@@ -22,7 +22,7 @@ from xmc_jax.evaluation.run import evaluate
 from xmc_jax.frozen import image_features
 from xmc_jax.inference.sample import sample
 from xmc_jax.parallel import sharding
-from xmc_jax.train import train
+from xmc_jax.training.start import train
 
 CONFIGS = {
     "coco_128": ("all", "coco", "sq128"),

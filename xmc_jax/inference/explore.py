@@ -17,6 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
 from xmc_jax import images
 from xmc_jax.attention import l2_normalize, normalized_words
+from xmc_jax.data import catalog, streams
+from xmc_jax.data.records import ExampleReader, Selection
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, create_experiment
 from xmc_jax.inference.model import TrainedModel
@@ -188,9 +190,6 @@ def read_images(
     Raises:
       UserError: the data set does not exist.
     """
-    from xmc_jax.data import catalog, streams
-    from xmc_jax.data.records import ExampleReader, Selection
-
     config, data = experiment.config, experiment.config.data
     source = catalog.open_train_split(config, data_dir)
     indices = streams.choose_examples(len(source), num_images, config.seed)
