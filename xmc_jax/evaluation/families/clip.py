@@ -25,14 +25,14 @@ _NUM_CANDIDATES = 1 + metric.NUM_OTHERS
 
 
 def names(num_prompts: int) -> tuple[str, ...]:
-    """See `families`."""
+    """See `selection`."""
     return ("clip_score", "clip_r_precision", "in_batch_r_precision")
 
 
 def reason_unavailable(
     name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
 ) -> str | None:
-    """See `families`."""
+    """See `selection`."""
     if not config.eval.clip:
         return (
             "no CLIP is named: set config.eval.clip to the folder or the name of a keras-hub "
@@ -58,7 +58,7 @@ def reason_unavailable(
 def make_measure(
     config: ConfigDict, mesh: Mesh, names: Sequence[str]
 ) -> Callable[[EvalInputs], list[MetricRecord]]:
-    """See `families`. Floor: captions of other images. Ceiling: real images."""
+    """See `selection`. Floor: captions of other images. Ceiling: real images."""
     # Keras takes seconds to import: no wrong name of a metric waits for it.
     from xmc_jax.frozen.clip import load_clip
 

@@ -31,14 +31,14 @@ _PORTS = {
 
 
 def names(num_prompts: int) -> tuple[str, ...]:
-    """See `families`."""
+    """See `selection`."""
     return tuple(kind + short_count(num_prompts) for kind in _KINDS)
 
 
 def reason_unavailable(
     name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
 ) -> str | None:
-    """See `families`."""
+    """See `selection`."""
     if not config.eval.inception_weights:
         return (
             "it needs the weights of the Inception of 2015, and no other network may stand in: "
@@ -56,7 +56,7 @@ def reason_unavailable(
 def make_measure(
     config: ConfigDict, mesh: Mesh, names: Sequence[str]
 ) -> Callable[[EvalInputs], list[MetricRecord]]:
-    """See `families`. Floor: other real images instead of generated ones."""
+    """See `selection`. Floor: other real images instead of generated ones."""
     kinds = [_kind(name, config) for name in names]
     weights = load_inception_weights(config.eval.inception_weights)
     # No set of ports: its order may differ between processes, which compute features in lockstep.

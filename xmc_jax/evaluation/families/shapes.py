@@ -48,14 +48,14 @@ def make_reader(name: str, resolution: int) -> Reader:
 
 
 def names(num_prompts: int) -> tuple[str, ...]:
-    """See `families`."""
+    """See `selection`."""
     return METRICS
 
 
 def reason_unavailable(
     name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
 ) -> str | None:
-    """See `families`."""
+    """See `selection`."""
     data = evaluation_data(config)
     if data != "shapes":
         return f"the run is evaluated on {data}, which has no logical forms"
@@ -65,7 +65,7 @@ def reason_unavailable(
 def make_measure(
     config: ConfigDict, mesh: Mesh, names: Sequence[str]
 ) -> Callable[[EvalInputs], list[MetricRecord]]:
-    """See `families`. Floor: captions of other images. Ceiling: real images."""
+    """See `selection`. Floor: captions of other images. Ceiling: real images."""
     readers = {name: make_reader(name, config.model.resolution) for name in names}
 
     def measure(inputs: EvalInputs) -> list[MetricRecord]:

@@ -23,14 +23,14 @@ _MEANS = {
 
 
 def names(num_prompts: int) -> tuple[str, ...]:
-    """See `families`."""
+    """See `selection`."""
     return tuple(_MEANS)
 
 
 def reason_unavailable(
     name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
 ) -> str | None:
-    """See `families`."""
+    """See `selection`."""
     if evaluation_data(config) == "shapes":
         return "captions of shapes name none of COCO's objects"
     if not config.eval.detector:
@@ -46,7 +46,7 @@ def reason_unavailable(
 def make_measure(
     config: ConfigDict, mesh: Mesh, names: Sequence[str]
 ) -> Callable[[EvalInputs], list[MetricRecord]]:
-    """See `families`. Floor: captions of other images. Ceiling: real images."""
+    """See `selection`. Floor: captions of other images. Ceiling: real images."""
     # Keras takes seconds to import: no wrong name of a metric waits for it.
     from xmc_jax.frozen.detector import load_detector
 

@@ -14,14 +14,14 @@ _RESOLUTION = 64  # Pixels; VGG-16 halves them five times.
 
 
 def names(num_prompts: int) -> tuple[str, ...]:
-    """See `families`."""
+    """See `selection`."""
     return ("fd_vgg16",)
 
 
 def reason_unavailable(
     name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
 ) -> str | None:
-    """See `families`."""
+    """See `selection`."""
     # A config of another version may lack fields of training.
     loss = config.get("loss", {})
     if loss.get("image_pretrained_weight") and loss.get("image_pretrained_network") == "vgg16":
@@ -32,7 +32,7 @@ def reason_unavailable(
 def make_measure(
     config: ConfigDict, mesh: Mesh, names: Sequence[str]
 ) -> Callable[[EvalInputs], list[MetricRecord]]:
-    """See `families`. Floor: the distance between two disjoint sets of real images."""
+    """See `selection`. Floor: the distance between two disjoint sets of real images."""
     features = Features(_load_vgg16(), mesh)
 
     def measure(inputs: EvalInputs) -> list[MetricRecord]:
