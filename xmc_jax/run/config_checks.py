@@ -110,7 +110,7 @@ def check_evaluation(config: ConfigDict) -> None:
       UserError: naming a field of ``model``, ``text``, ``data`` or ``eval``.
     """
     check_model(config)
-    _check_fields(config, ("data", "eval"))
+    _check_fields(config, ("data", "eval"), without=("data.flip", "data.train_split"))
     _check_data(config)
 
 
@@ -125,7 +125,7 @@ def check_training(config: ConfigDict) -> None:
         if name not in FIELDS:
             raise UserError(f"the config has no field {name}{did_you_mean(name, FIELDS)}")
     check_evaluation(config)
-    _check_fields(config, ("", "loss", "optimizer"))
+    _check_fields(config, ("", "data", "loss", "optimizer"))
     _check_groups(config)
     _check_periods(config)
 
@@ -145,10 +145,12 @@ def check_accumulation(batch_size: int, accumulation_steps: int, num_devices: in
         )
 
 
-def _check_fields(config: ConfigDict, sections: tuple[str, ...]) -> None:
+def _check_fields(
+    config: ConfigDict, sections: tuple[str, ...], *, without: tuple[str, ...] = ()
+) -> None:
     values = flatten(config.to_dict())
     for name, field in FIELDS.items():
-        if name.rpartition(".")[0] in sections:
+        if name.rpartition(".")[0] in sections and name not in without:
             _check_field(name, field, values)
 
 
