@@ -168,9 +168,7 @@ class SpectralConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         matrix = kernel.reshape(-1, self.features)
         state = self.variable(
-            "spectral",
-            "u",
-            lambda: jax.random.normal(self.make_rng("params"), (1, self.features)),
+            "spectral", "u", lambda: jax.random.normal(self.make_rng("params"), (1, self.features))
         )
         v = state.value @ matrix.T
         v = jax.lax.stop_gradient(v / (jnp.linalg.norm(v) + 1e-10))

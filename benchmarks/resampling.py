@@ -36,10 +36,7 @@ def enlarge_plain(x, kernel):
 def enlarge_automatic(x, kernel):
     kernel = transpose_kernel(resampling._spread(kernel, x.dtype))
     return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=resampling._enlarge_by_corners,
-        default=resampling._enlarge_by_transposition,
+        x, kernel, cpu=resampling._enlarge_by_corners, default=resampling._enlarge_by_transposition
     )
 
 

@@ -57,11 +57,7 @@ def example(rng, b=4, r=6, t=5, d=8):
 
 
 def as_jax(regions, words, mask):
-    return (
-        jnp.asarray(regions, jnp.float32),
-        jnp.asarray(words, jnp.float32),
-        jnp.asarray(mask),
-    )
+    return (jnp.asarray(regions, jnp.float32), jnp.asarray(words, jnp.float32), jnp.asarray(mask))
 
 
 def test_hinge_losses():
@@ -193,9 +189,7 @@ def test_accelerators_take_several_images_per_iteration(rng, monkeypatch, chunk_
 
     monkeypatch.setattr(jax.lax, "platform_dependent", as_on_an_accelerator)
     jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
-        want,
-        value_and_grad(),
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), want, value_and_grad()
     )
     lengths = {e.params["length"] for eqns in programs for e in eqns if e.primitive.name == "scan"}
     assert lengths == {6 // chunk_size}

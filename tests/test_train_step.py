@@ -170,10 +170,7 @@ def test_recomputing_changes_no_number(frozen, remat):
 
 def test_every_term_reports_loss_and_accuracy(frozen):
     _, metrics = jitted_step().eval_shape(make_state(), make_batch(1), frozen, jax.random.key(0))
-    terms = {
-        "d": ["sentence", "word"],
-        "g": ["sentence", "word", "image_d", "image_pretrained"],
-    }
+    terms = {"d": ["sentence", "word"], "g": ["sentence", "word", "image_d", "image_pretrained"]}
     for player, names in terms.items():
         for name in names:
             assert {f"{player}/{name}", f"{player}/{name}_accuracy"} <= metrics.keys()

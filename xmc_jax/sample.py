@@ -31,12 +31,7 @@ def main() -> None:
     from xmc_jax.inference.sample import sample  # --help must not wait for TensorFlow.
 
     sample(
-        workdir,
-        captions,
-        out,
-        num_images=options.num_images,
-        seed=options.seed,
-        step=options.step,
+        workdir, captions, out, num_images=options.num_images, seed=options.seed, step=options.step
     )
 
 

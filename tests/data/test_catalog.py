@@ -39,10 +39,7 @@ def test_prepared_examples_equal_those_made_on_the_fly(source):
 
 def test_narratives_are_prepared_too(tmp_path):
     source = catalog.open_split(
-        "shapes",
-        form="narrative_sq32_n40",
-        split="val",
-        data_dir=str(tmp_path),
+        "shapes", form="narrative_sq32_n40", split="val", data_dir=str(tmp_path)
     )
     (text,) = source[2]["captions"]["text"]
     assert text == captions.make_narrative("val", 2)[1].text

@@ -14,10 +14,7 @@ from xmc_jax.frozen.text_encoder import load_text_encoder
 def source(tmp_path_factory):
     """40 scenes."""
     return catalog.open_split(
-        "shapes",
-        form="sq32_n40",
-        split="train",
-        data_dir=str(tmp_path_factory.mktemp("data")),
+        "shapes", form="sq32_n40", split="train", data_dir=str(tmp_path_factory.mktemp("data"))
     )
 
 

@@ -44,11 +44,7 @@ def test_skypilot_task_recovers(train_flags):
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     resources = task["resources"]
     assert resources["use_spot"] and resources["job_recovery"]["recover_on_exit_codes"] == [143]
-    assert [r["accelerators"] for r in resources["any_of"]] == [
-        "H100:1",
-        "A100-80GB:1",
-        "tpu-v4-8",
-    ]
+    assert [r["accelerators"] for r in resources["any_of"]] == ["H100:1", "A100-80GB:1", "tpu-v4-8"]
     assert task["envs"]["BUCKET"] is None and (ROOT / task["envs"]["CONFIG"]).exists()
     (mount,) = task["file_mounts"]
     assert set(re.findall(r" --(\w+)=", task["run"])) <= train_flags

@@ -145,9 +145,7 @@ def saved(folder):
         pytest.param(8, 8, marks=pytest.mark.long),
     ],
 )
-def test_training_continues_on_other_devices(
-    saved, split_small, num_devices, fsdp
-):
+def test_training_continues_on_other_devices(saved, split_small, num_devices, fsdp):
     """The state is the same to the last bit, and so is the next step of the same batch."""
     directory, before, after = saved
     shardings, step, batch, frozen = make_run(num_devices, fsdp)

@@ -90,11 +90,7 @@ def test_paths_of_samples(tmp_path):
 
 
 def test_flatten():
-    assert flatten({"a": 1, "b": {"c": {"d": 2}, "e": ()}}) == {
-        "a": 1,
-        "b.c.d": 2,
-        "b.e": (),
-    }
+    assert flatten({"a": 1, "b": {"c": {"d": 2}, "e": ()}}) == {"a": 1, "b.c.d": 2, "b.e": ()}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 9999, "\xff"])

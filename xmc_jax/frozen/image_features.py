@@ -17,13 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError, reason
-from xmc_jax.frozen.weights import (
-    ArrayUnpickler,
-    call,
-    params_of,
-    wheel_folder,
-    zero_initializers,
-)
+from xmc_jax.frozen.weights import ArrayUnpickler, call, params_of, wheel_folder, zero_initializers
 from xmc_jax.types import ExtractFeatures, PyTree
 
 NETWORKS = ("vgg16", "vgg19", "resnet50")

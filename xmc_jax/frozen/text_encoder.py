@@ -133,11 +133,7 @@ def _encode(backbone, params: PyTree, tokens: Int32[Array, "b t"]) -> EncodedTex
             f"{backbone.max_sequence_length} tokens"
         )
     word_mask = tokens != 0
-    inputs = {
-        "token_ids": tokens,
-        "padding_mask": word_mask,
-        "segment_ids": jnp.zeros_like(tokens),
-    }
+    inputs = {"token_ids": tokens, "padding_mask": word_mask, "segment_ids": jnp.zeros_like(tokens)}
     valid = word_mask[..., None]
     words = jnp.where(valid, weights.call(backbone, params, inputs)["sequence_output"], 0.0)
     count = jnp.maximum(jnp.sum(valid, axis=1), 1)

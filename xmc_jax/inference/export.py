@@ -50,11 +50,7 @@ def export(
         files[exported.PROGRAM] = export_program(model.experiment, weights)
         files[exported.SCRIPT] = Path(standalone.__file__).read_bytes()
     card = write_card(
-        model,
-        name=out.name,
-        records=read_metrics(workdir),
-        dtype=dtype,
-        with_program=with_program,
+        model, name=out.name, records=read_metrics(workdir), dtype=dtype, with_program=with_program
     )
     manifest = {
         "step": model.step,

@@ -24,7 +24,7 @@ DATA_LICENCES = {
 }
 _LIMITS = {
     "shapes": "The model knows only coloured shapes on plain backgrounds and the words that "
-    "describe them; for other captions its images are meaningless.",
+    "describe them; for other captions its images are meaningless."
 }
 _LIMITS_OF_PHOTOGRAPHS = (
     "Faces, hands, text and counts come out wrong, and the model repeats the gaps and stereotypes "

@@ -8,13 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmc_jax.models.layers import (
-    BLOCK_OUTPUT,
-    INNER_MAP,
-    SpectralConv,
-    SpectralDense,
-    check_choice,
-)
+from xmc_jax.models.layers import BLOCK_OUTPUT, INNER_MAP, SpectralConv, SpectralDense, check_choice
 from xmc_jax.models.ops.normalization import relu
 from xmc_jax.models.ops.resampling import average_pool
 
@@ -115,11 +109,7 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        images: Float[Array, "b h w 3"],
-        sentence: Float[Array, "b d"],
-        *,
-        train: bool,
+        self, images: Float[Array, "b h w 3"], sentence: Float[Array, "b d"], *, train: bool
     ) -> DiscriminatorOutput:
         """Scores each image against its caption.
 

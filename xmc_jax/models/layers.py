@@ -237,9 +237,7 @@ def spectrally_normalized(
     """
     matrix = kernel.reshape(-1, kernel.shape[-1])
     state = module.variable(
-        SPECTRAL,
-        "u",
-        lambda: jax.random.normal(module.make_rng("params"), (1, matrix.shape[1])),
+        SPECTRAL, "u", lambda: jax.random.normal(module.make_rng("params"), (1, matrix.shape[1]))
     )
 
     def unit(x: Array) -> Array:

@@ -56,13 +56,7 @@ class Checkpoints:
       read_only: Never writes: for evaluating and sampling while the run trains.
     """
 
-    def __init__(
-        self,
-        directory: epath.PathLike,
-        *,
-        keep_latest: int = 2,
-        read_only: bool = False,
-    ):
+    def __init__(self, directory: epath.PathLike, *, keep_latest: int = 2, read_only: bool = False):
         if keep_latest < 1:
             raise UserError(f"keep_latest={keep_latest}: at least one checkpoint must be kept")
         directory = epath.Path(directory).expanduser()

@@ -64,8 +64,7 @@ class TrainLog:
     def _write(self, step: int, values: dict[str, float], rate: float) -> None:
         config = self._config
         append_metrics(
-            self._workdir,
-            [{"kind": "train", "step": step, **values, "steps_per_second": rate}],
+            self._workdir, [{"kind": "train", "step": step, **values, "steps_per_second": rate}]
         )
         self._writer.write_scalars(step, {**values, "steps_per_second": rate})
         remaining = (config.num_steps - step) / rate

@@ -131,10 +131,7 @@ def test_a_list_with_splits(tmp_path):
             ['{"image": "a.png", "caption": "x"}', '{"image": "no.png", "caption": "y"}'],
             r"\(1 missing, 0 undecodable, 0 without caption\): no.png",
         ),
-        (
-            ['{"image": "a.png", "caption": "x"}', '{"image": "b.png", "caption": "\\ud83d "}'],
-            None,
-        ),
+        (['{"image": "a.png", "caption": "x"}', '{"image": "b.png", "caption": "\\ud83d "}'], None),
     ],
 )
 def test_lists_that_cannot_be_used(tmp_path, lines, words):

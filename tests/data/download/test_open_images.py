@@ -87,10 +87,7 @@ def squash(data, image=None):
 
 def test_images_are_converted_on_arrival(server, tmp_path):
     images = names(20)
-    server.faults = {
-        images[3].id: image_server.web_page,
-        images[4].id: once(image_server.damaged),
-    }
+    server.faults = {images[3].id: image_server.web_page, images[4].id: once(image_server.damaged)}
     summary = bring(server, images, tmp_path, convert=squash)
     assert summary.num_downloaded == 19 and summary.missing == {"not an image": 1}
     for image in set(images) - {images[3]}:

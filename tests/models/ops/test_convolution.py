@@ -60,11 +60,7 @@ def test_few_channels_take_their_own_form_on_gpus_alone(rng):
 
     assert "tensor<1x1x32x12xf32>" in lower("cuda", 3, 12)  # A patch of 27 numbers, padded.
     assert "stablehlo.convolution" not in lower("cuda", 12, 3)
-    for platform, c, n in (
-        ("cpu", 3, 12),
-        ("tpu", 12, 3),
-        ("cuda", 16, 12),
-    ):
+    for platform, c, n in (("cpu", 3, 12), ("tpu", 12, 3), ("cuda", 16, 12)):
         text = lower(platform, c, n)
         assert "stablehlo.convolution" in text and "tensor<1x1x" not in text, platform
 

@@ -27,11 +27,7 @@ def written_out(x, gamma, beta, group_size, epsilon=1e-5):
     return jax.nn.relu((1.0 + gamma) * normalized + beta)
 
 
-FORMS = [
-    normalization.batch_norm_relu,
-    normalization._step_by_step,
-    normalization._in_two_passes,
-]
+FORMS = [normalization.batch_norm_relu, normalization._step_by_step, normalization._in_two_passes]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -93,10 +93,7 @@ def _download_rest(address: str, part: Path) -> None:
     with (
         make_session() as session,
         session.get(
-            address,
-            headers={"Range": f"bytes={offset}-"},
-            stream=True,
-            timeout=_TIMEOUT_SECONDS,
+            address, headers={"Range": f"bytes={offset}-"}, stream=True, timeout=_TIMEOUT_SECONDS
         ) as response,
     ):
         if response.status_code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:

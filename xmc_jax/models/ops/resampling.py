@@ -133,11 +133,7 @@ def _kernel_gradient(
     # On the smallest maps XLA on GPUs would compile this to a convolution that takes the thousands
     # of channels as the batch, and the few images as channels.
     return jax.lax.platform_dependent(
-        x,
-        kernel,
-        g,
-        cuda=_kernel_gradient_as_products,
-        default=_kernel_gradient_as_convolution,
+        x, kernel, g, cuda=_kernel_gradient_as_products, default=_kernel_gradient_as_convolution
     )
 
 
@@ -218,9 +214,7 @@ def _enlarge_by_corners(x: Array, kernel: Array) -> Array:
     c = kernel.shape[2]
     taps = kernel.reshape(2, 2, 2, 2, c, n)[::-1, :, ::-1]  # Taps and pixels, along h and w.
     corners = general_convolution(
-        x,
-        taps.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, n, 4 * c),
-        padding=((1, 1), (1, 1)),
+        x, taps.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, n, 4 * c), padding=((1, 1), (1, 1))
     )
     pixels = corners.reshape(b, h + 1, w + 1, 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
     return pixels.reshape(b, 2 * h + 2, 2 * w + 2, c)[:, 1:-1, 1:-1]
