@@ -252,8 +252,10 @@ def test_few_imports_stand_inside_functions_and_each_has_a_reason():
         for inner in imports_of(source, str(path.relative_to(PACKAGE)), part):
             if not inner.at_top:
                 found += 1
-                here, above = lines[inner.line - 1], lines[inner.line - 2]
-                if "#" not in here and not above.lstrip().startswith("#"):
+                first = inner.line - 1  # Imports that follow each other share their reason.
+                while lines[first - 1].lstrip().startswith(("import ", "from ")):
+                    first -= 1
+                if "#" not in lines[first] + lines[first - 1]:
                     unexplained.append(str(inner))
     assert not unexplained, "\n".join(unexplained)
     assert found <= MAX_INNER_IMPORTS

@@ -1,0 +1,1 @@
+"""Many devices and many hosts as one run: meshes, processes, start-up and stopping together."""

@@ -54,12 +54,7 @@ def replay(
 ) -> None:
     """Repeats the last step that was not finite, and prints its terms; writes nothing.
 
-    Args:
-      config: See `train`; the config of the run, or one that may mend it.
-      workdir: See `train`.
-      data_dir: See `train`.
-      reader_workers: See `train`.
-      fsdp: See `train`.
+    Arguments as in `train`; the config may be the one of the run or one that may mend it.
 
     Raises:
       UserError: no step was not finite, or its checkpoint is gone.
