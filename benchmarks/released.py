@@ -1,4 +1,4 @@
-"""The released formulation, plain and slow: what every claim of this folder is measured against.
+"""The released formulation, plain and slow: the baseline of all benchmarks in this folder.
 
 Written from the equations, with no algebra applied: spatial gamma and beta are 1x1 convolutions of
 the full-resolution condition map, blocks enlarge before they convolve and convolve before they
@@ -213,7 +213,7 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images, sentence, *, train):
-        """Judges a concatenation of real and fake images."""
+        """Scores a concatenation of real and fake images."""
         multipliers = D_MULTIPLIERS[self.resolution]
         x = DiscriminatorBlock(self.width, True, True, self.dtype, name="block_0")(images, train)
         maps = {x.shape[1]: x}
@@ -266,7 +266,7 @@ def word_nce(regions, words, word_mask):
 class Step(NamedTuple):
     """One training step: discriminator updates, then one shared forward pass for both players.
 
-    `train_step` is called as the library's, and draws the same noise.
+    `train_step` has the arguments of the library's step, and uses the same noise.
     """
 
     generator: Generator

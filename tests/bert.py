@@ -24,7 +24,7 @@ BLOCK += ("attention.output.dense", "intermediate.dense", "output.dense")
 
 
 def weights(rng, config=CONFIG):
-    """Random weights under Hugging Face's names."""
+    """Random weights under the names of Hugging Face."""
     d, wide = config["hidden_size"], config["intermediate_size"]
     shapes = {"pooler.dense.weight": (d, d), "pooler.dense.bias": (d,)}
     positions, words = config["max_position_embeddings"], config["vocab_size"]
@@ -43,7 +43,7 @@ def weights(rng, config=CONFIG):
 
 
 def write(folder, weights, config=CONFIG, vocabulary=VOCABULARY, prefix=""):
-    """Writes the folder, and returns its name."""
+    """Writes the folder and returns its name."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
@@ -52,7 +52,7 @@ def write(folder, weights, config=CONFIG, vocabulary=VOCABULARY, prefix=""):
 
 
 def write_for_shapes(folder):
-    """One that tells the captions of the shapes apart, in the place of the packaged encoder."""
+    """Writes a BERT that knows the words of shapes captions, to replace the packaged encoder."""
     captions = (c.text for i in range(200) for c in make_example("train", i).captions)
     words = {word for caption in captions for word in re.findall("[a-z]+", caption.lower())}
     vocabulary = [*VOCABULARY, *sorted(words - set(VOCABULARY))]

@@ -1,4 +1,4 @@
-"""Weight files like the published one: its names and shapes, seeded numbers, PyTorch's formats."""
+"""Weight files with the names and shapes of the published one, and seeded random numbers."""
 
 import io
 import pickle
@@ -14,7 +14,7 @@ from xmc_jax.frozen.inception import entries
 
 
 def seeded(name, shape):
-    """The numbers that tests/golden/inception_seeded.npz was made with."""
+    """The numbers with which tests/golden/inception_seeded.npz was made."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if name.endswith("conv.weight"):
         x = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
@@ -32,14 +32,14 @@ def seeded(name, shape):
 
 
 def seeded_state():
-    """All arrays by their names, and the counters that PyTorch adds."""
+    """All arrays by name, and the counters that PyTorch adds."""
     state = {name: seeded(name, shape) for name, shape in entries().items()}
     norms = [name.removesuffix("running_var") for name in state if name.endswith("running_var")]
     return state | {f"{norm}num_batches_tracked": np.int64(0) for norm in norms}
 
 
 class _Storage:
-    """Something that a pickle refers to and does not hold."""
+    """The numbers of a tensor, to which a pickle refers without containing them."""
 
     def __init__(self, key, array):
         self.key, self.array = key, array
@@ -56,7 +56,7 @@ class _Tensor:
 
 
 def _make_torch():
-    """As much of PyTorch as pickling a state names."""
+    """The names of PyTorch that a pickled state contains."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
 
     def _rebuild_tensor_v2():
@@ -81,7 +81,7 @@ class _Pickler(pickle.Pickler):
 
 
 def encode(state, *, legacy):
-    """The bytes of a state as PyTorch saves it, before 1.6 or since."""
+    """The bytes of a state as PyTorch saves it, before version 1.6 (`legacy`) or since."""
     modules = _make_torch()
     sys.modules.update(modules)
     try:

@@ -12,14 +12,14 @@ CLIP_SIDE = 32
 CAPTION_LENGTH = 24
 DETECTOR_SIDE = 64
 
-# Letters, within a word and at its end, and what two merges make of "red".
+# Letters, within a word and at its end, and the pieces of "red" after two merges.
 MERGES = ["e d</w>", "r ed</w>"]
 PIECES = [*string.ascii_lowercase, *(f"{c}</w>" for c in string.ascii_lowercase), ".</w>"]
 PIECES += ["ed</w>", "red</w>", "<|startoftext|>", "<|endoftext|>"]
 
 
 def write_clip(folder, *, seed=0, converter=True, pieces=PIECES):
-    """A CLIP of one layer a tower; returns the folder's name."""
+    """Writes a CLIP with one layer per tower; returns the name of the folder."""
     keras.utils.set_random_seed(seed)
     sizes = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "intermediate_dim": 16}
     models = keras_hub.models
@@ -47,7 +47,7 @@ def write_clip(folder, *, seed=0, converter=True, pieces=PIECES):
 
 
 def write_detector(folder, *, seed=0, num_classes=80):
-    """A D-FINE with two levels of features and one decoding layer; returns the folder's name."""
+    """Writes a D-FINE with two feature levels and one decoder layer; returns the folder's name."""
     keras.utils.set_random_seed(seed)
     backbone = keras_hub.models.HGNetV2Backbone(
         stem_channels=[3, 4, 4],
@@ -94,7 +94,7 @@ def write_detector(folder, *, seed=0, num_classes=80):
     )
     rng = np.random.default_rng(seed)
     for variable in detector.trainable_variables:
-        if variable.shape[-1:] == (num_classes,):  # New networks are sure of nothing.
+        if variable.shape[-1:] == (num_classes,):  # New networks have low scores everywhere.
             variable.assign(2 * rng.normal(size=variable.shape))
     detector.save_to_preset(folder)
     return str(folder)
