@@ -41,12 +41,14 @@ from xmc_jax.frozen.text_encoder import load_text_encoder  # noqa: E402
 from xmc_jax.shapes import captions as shapes_captions  # noqa: E402
 from xmc_jax.shapes import scenes  # noqa: E402
 
+BATCH_SIZE = 64
 STREAMS = flags.DEFINE_bool("streams", False, "Whether to measure whole streams too.")
-NUM_RECORDS = flags.DEFINE_integer("num_records", 512, "Of each data set.", lower_bound=64)
+NUM_RECORDS = flags.DEFINE_integer(
+    "num_records", 512, "Records of each data set.", lower_bound=2 * BATCH_SIZE
+)
 REPEATS = flags.DEFINE_integer("repeats", 7, "Timed passes; the fastest counts.", lower_bound=1)
 
 NEEDED = 512 * 4  # Images a second: 512 a step, 4 steps a second.
-BATCH_SIZE = 64
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "retina", "hubble_deep_field")
 CAPTIONS = (
     "a cat with green eyes looks straight into the camera",

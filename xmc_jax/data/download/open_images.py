@@ -158,10 +158,10 @@ def _map_in_threads(
     """Yields each item with the function's result, as they come; raises what the function raises.
 
     Args:
-      function: Called by the threads. `Stopped` ends its thread without an error.
+      function: Called by the threads.
       items: What it is called with.
       num_threads: Number of threads.
-      stop: Set at the end, whatever the reason.
+      stop: Ends the threads; set at the end, whatever the reason.
     """
     remaining, done = iter(items), queue.SimpleQueue()  # All threads may share the iterator.
 
@@ -169,10 +169,8 @@ def _map_in_threads(
         try:
             for item in remaining:
                 if stop.is_set():
-                    return
+                    raise Stopped
                 done.put((item, function(item)))
-        except Stopped:
-            pass
         except BaseException as error:
             done.put((None, error))
 
