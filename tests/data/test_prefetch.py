@@ -86,6 +86,10 @@ def test_a_killed_worker_is_one_clear_line(path):
 LOOP = """
 import itertools, multiprocessing, sys, time
 
+def is_up(worker):
+    status = open(f"/proc/{worker.pid}/status").read()
+    return int(status.split("SigIgn:")[1].split()[0], 16) & 2  # It ignores Ctrl-C.
+
 def main(path, end):
     # Here, as in the verbs: workers import the main module, and need not wait for these.
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -99,7 +103,10 @@ def main(path, end):
     try:
         for _ in range(4):
             next(stream)
-        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        workers = multiprocessing.active_children()
+        while not all(map(is_up, workers)):
+            time.sleep(0.01)
+        print(*(worker.pid for worker in workers), flush=True)
         if end == "unclosed":
             return
         if end == "error":
@@ -147,6 +154,7 @@ def test_no_worker_outlives_the_loop(tmp_path, path, end):
     assert not any(map(is_running, workers))
     _, errors = loop.communicate(timeout=20)
     expected = {"error": "ArithmeticError", "ctrl-c": "KeyboardInterrupt"}
-    assert errors.count("Traceback") == (end in expected) and expected.get(end, "") in errors
+    assert errors.count("Traceback") == (end in expected), errors
+    assert expected.get(end, "") in errors
     if end in expected:
         assert "leaked" not in errors
