@@ -146,7 +146,7 @@ def check_form(scene, form):
         }
         assert claims[form["relation"]]
     if "location" in form:
-        assert form["location"] == scenes.LOCATIONS[objects[0].cell]
+        assert form["location"] == captions.LOCATIONS[objects[0].cell]
     if "count" in form:
         assert form["count"] == len(scene.objects)
     if "background" in form:
