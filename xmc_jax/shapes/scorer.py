@@ -150,7 +150,7 @@ def make_reader(params: PyTree) -> Reader:
             part = images[start : start + _BATCH]
             padding = ((0, _BATCH - len(part)), (0, 0), (0, 0), (0, 0))
             logits = jax.device_get(apply(params, np.pad(part, padding)))
-            scenes += [_scene(Logits(*one)) for one in zip(*logits, strict=True)][: len(part)]
+            scenes += [_scene(Logits(*(x[i] for x in logits))) for i in range(len(part))]
         return scenes
 
     return read
@@ -204,9 +204,10 @@ def load_scorer(path: Path = PACKAGED) -> Scorer:
 
 def _to_params(arrays: Mapping[str, np.ndarray]) -> PyTree:
     """Parameters in single precision; ValueError if names or shapes are not the network's."""
-    params = flax.traverse_util.unflatten_dict(arrays, sep="/")
     blank = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, 3), jnp.float32)
     wanted = jax.eval_shape(ShapesScorer().init, jax.random.key(0), blank)
-    if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, wanted):
+    wanted = flax.traverse_util.flatten_dict(wanted, sep="/")
+    if jax.tree.map(np.shape, arrays) != jax.tree.map(np.shape, wanted):
         raise ValueError("arrays of other names or shapes")
+    params = flax.traverse_util.unflatten_dict(arrays, sep="/")
     return jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), params)
