@@ -80,12 +80,9 @@ def _write_pages(
     written = []
     for number, page in enumerate(pages, start=1):
         path = folder / (f"study_{number}.html" if len(pages) > 1 else "study.html")
+        data = _page_data(page, images, side, study, number)
         html = render.render(
-            "study.html.jinja",
-            data=_page_data(page, images, side, study, number),
-            number=number,
-            count=len(pages),
-            side=side,
+            "study.html.jinja", data=data, number=number, count=len(pages), side=side
         )
         files.write_whole(path, html.encode())
         written.append(path)
