@@ -111,17 +111,18 @@ def _explain(
 
 
 def _match(
-    pixels: Float[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], templates: _Templates
+    by_colour: Float[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], templates: _Templates
 ) -> tuple[str | None, str | None, float, float]:
     """Shape and size of the silhouette most similar to a blob, and the blob's centre in pixels.
 
-    The similarity is ``1 - |a - b|^2 / (|a|^2 + |b|^2)``, maximised over shifts by up to one pixel
-    and by subpixels. Shape and size are None if it is below the threshold.
+    `by_colour` is the coverage by the blob's colour, `mask` the blob's pixels. The similarity is
+    ``1 - |a - b|^2 / (|a|^2 + |b|^2)``, maximised over shifts by up to one pixel and by subpixels.
+    Shape and size are None if it is below the threshold.
     """
     rows, columns = np.nonzero(mask)
     middle_y, middle_x = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
     # The antialiased border belongs to the blob; neighbours beyond it do not.
-    soft = np.where(ndimage.binary_dilation(mask), pixels, 0.0)
+    soft = np.where(ndimage.binary_dilation(mask), by_colour, 0.0)
     soft = np.pad(soft, templates.side // 2 + 1)
     windows = sliding_window_view(soft, (templates.side, templates.side))
     windows = windows[middle_y : middle_y + 3, middle_x : middle_x + 3].reshape(9, -1)
