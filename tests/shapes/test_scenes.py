@@ -29,6 +29,7 @@ GOLDEN = {
         "In this picture the background is black. At the top right I can see a small green star. "
         "Left of it there is a large red circle. In the top left corner I can see a purple star."
     ),
+    "crc32": [1773683489, 2593612737, 3706507769],
 }
 
 
@@ -53,7 +54,11 @@ def test_golden_example():
     assert (example.id, example.scene.background) == GOLDEN["head"]
     assert [(o.shape, o.colour, o.size, o.cell) for o in example.scene.objects] == GOLDEN["objects"]
     assert [c.text for c in example.captions] == GOLDEN["captions"]
-    assert captions.make_narrative("train", 0)[1].text == GOLDEN["narrative"]
+    narrative = captions.make_narrative("train", 0)
+    assert narrative[1].text == GOLDEN["narrative"]
+    images = [scenes.render(example.scene, resolution).tobytes() for resolution in (32, 64)]
+    found = [json.dumps(narrative).encode(), *images]
+    assert [zlib.crc32(data) for data in found] == GOLDEN["crc32"]
 
 
 def test_ids_name_split_and_index():
@@ -146,7 +151,7 @@ def check_form(scene, form):
         }
         assert claims[form["relation"]]
     if "location" in form:
-        assert form["location"] == scenes.LOCATIONS[objects[0].cell]
+        assert form["location"] == captions.LOCATIONS[objects[0].cell]
     if "count" in form:
         assert form["count"] == len(scene.objects)
     if "background" in form:

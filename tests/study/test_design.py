@@ -1,6 +1,8 @@
 """The blinded design: balanced sides, an order for each rater, checks, no hint of a system."""
 
 import collections
+import json
+import zlib
 
 import pytest
 
@@ -65,6 +67,13 @@ def test_a_study_is_a_function_of_its_secret():
     assert make() == make()
     assert make() != make(secret="t")
     assert design.study_id("s") != design.study_id("t")
+
+
+def test_golden_study():
+    """This must never change: a study can be built again from the secret in its key."""
+    pages = make()
+    key = design.make_key(pages, secret="s", names={"a": "x", "b": "y"})
+    assert [zlib.crc32(json.dumps(x).encode()) for x in (pages, key)] == [278654035, 811758469]
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (100, [100]), (101, [51, 50])])

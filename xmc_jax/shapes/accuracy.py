@@ -5,6 +5,7 @@ trained network. Only what a caption states is scored. Read an accuracy together
 (the same reader on real images) and its floor (captions of other images).
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from xmc_jax.metrics.intervals import ratio_intervals
-from xmc_jax.shapes.captions import Form
-from xmc_jax.shapes.scenes import GRID, LOCATIONS, direction
+from xmc_jax.shapes.captions import LOCATIONS, Form
+from xmc_jax.shapes.scenes import GRID, direction
 
 ATTRIBUTES = (
     "object",
@@ -31,12 +32,8 @@ ATTRIBUTES = (
 class ParsedObject(NamedTuple):
     """An object that a reader found.
 
-    Attributes:
-      shape: The most similar of `scenes.SHAPES`; None if no shape is similar enough.
-      colour: One of `scenes.COLOURS`.
-      size: One of `scenes.SIZES`.
-      x: Centre in units of the image's side, from the left.
-      y: Centre in units of the image's side, from the top.
+    Its centre ``(x, y)`` is in units of the image's side, from the top left corner. `shape` is None
+    if no shape is similar enough.
     """
 
     shape: str | None
@@ -57,13 +54,9 @@ Reader = Callable[[UInt8[np.ndarray, "n h w 3"]], list[ParsedScene]]
 
 
 class Accuracy(NamedTuple):
-    """Fraction of the captions' claims that are true of their images.
+    """Fraction of the captions' claims that are true of their images, 0..1.
 
-    Attributes:
-      value: Hits divided by claims, 0..1.
-      low: Lower bound of the 95 % confidence interval, by the bootstrap over images.
-      high: Upper bound of the interval.
-      claims: Number of claims.
+    `low` and `high` bound its 95 % confidence interval, by the bootstrap over images.
     """
 
     value: float
@@ -87,18 +80,23 @@ def score(scene: ParsedScene, form: Form) -> dict[str, tuple[int, int]]:
     * ``all_correct``: one claim, true if all other claims are.
     """
     mentions = form["objects"]
-    counts = {"object": (sum(bool(_find(scene, m)) for m in mentions), len(mentions))}
+    named = [_named(scene, m) for m in mentions]
+    exist = [
+        any(m.get("size") in (None, o.size) for o in objects)
+        for m, objects in zip(mentions, named, strict=True)
+    ]
+    sized = [e for e, m in zip(exist, mentions, strict=True) if "size" in m]
+    counts = {"object": (sum(exist), len(exist)), "size": (sum(sized), len(sized))}
     for attribute in ("colour", "shape"):
-        found = [getattr(o, attribute) for o in scene.objects]
-        wanted = [m[attribute] for m in mentions]
-        hits = sum(min(wanted.count(name), found.count(name)) for name in set(wanted))
-        counts[attribute] = (hits, len(wanted))
-    sized = [m for m in mentions if "size" in m]
-    counts["size"] = (sum(bool(_find(scene, m)) for m in sized), len(sized))
+        wanted = Counter(m[attribute] for m in mentions)
+        found = Counter(getattr(o, attribute) for o in scene.objects)
+        counts[attribute] = ((wanted & found).total(), len(mentions))
     if "relation" in form:
-        counts["relation"] = (int(_relation_holds(scene, form)), 1)
+        ones, others = named
+        relations = {direction(a.x - b.x, a.y - b.y) for a in ones for b in others}
+        counts["relation"] = (int(form["relation"] in relations), 1)
     if "location" in form:
-        locations = {_location(o) for o in _find(scene, _without_size(mentions[0]))}
+        locations = {_location(o) for o in named[0]}
         counts["location"] = (int(form["location"] in locations), 1)
     if "count" in form:
         counts["count"] = (int(len(scene.objects) == form["count"]), 1)
@@ -112,7 +110,7 @@ def score(scene: ParsedScene, form: Form) -> dict[str, tuple[int, int]]:
 def count_claims(
     scenes: Sequence[ParsedScene], forms: Sequence[Sequence[Form]]
 ) -> Int[np.ndarray, "n attributes 2"]:
-    """Hits and claims of each image in each of `ATTRIBUTES`, summed over the caption's sentences.
+    """Hits and claims of each image in each of `ATTRIBUTES`, summed over its caption's sentences.
 
     Args:
       scenes: What a reader found in each image.
@@ -130,14 +128,9 @@ def count_claims(
 
 
 def summarise(table: Int[np.ndarray, "n attributes 2"], *, seed: int = 0) -> dict[str, Accuracy]:
-    """Accuracy of each attribute over all images; attributes without a claim are absent.
+    """Accuracy over all images of each attribute with a claim, from `count_claims`.
 
-    Args:
-      table: Hits and claims, see `count_claims`.
-      seed: Seed of the bootstrap.
-
-    Raises:
-      ValueError: There are no images.
+    The bootstrap depends on `seed`. Raises ValueError if there are no images.
     """
     intervals = ratio_intervals(table[..., 0], table[..., 1], seed=seed).tolist()
     totals = table.sum(axis=0).tolist()
@@ -162,18 +155,10 @@ def shuffle_captions(count: int, seed: int) -> Int[np.ndarray, " n"]:
     return partner
 
 
-def _find(scene: ParsedScene, mention: Form) -> list[ParsedObject]:
-    """Objects with the shape and colour of a mention, and its size if it has one."""
-    return [o for o in scene.objects if all(getattr(o, k) == v for k, v in mention.items())]
-
-
-def _without_size(mention: Form) -> Form:
-    return {k: v for k, v in mention.items() if k != "size"}
-
-
-def _relation_holds(scene: ParsedScene, form: Form) -> bool:
-    ones, others = (_find(scene, _without_size(m)) for m in form["objects"])
-    return any(direction(a.x - b.x, a.y - b.y) == form["relation"] for a in ones for b in others)
+def _named(scene: ParsedScene, mention: Form) -> list[ParsedObject]:
+    """Objects with the shape and colour of a mention, of any size."""
+    shape, colour = mention["shape"], mention["colour"]
+    return [o for o in scene.objects if (o.shape, o.colour) == (shape, colour)]
 
 
 def _location(item: ParsedObject) -> str:

@@ -10,30 +10,21 @@ images against it. Its keys:
     count       number of objects in the whole scene
     background  one of `BACKGROUNDS`
 
-A form has only the keys that its sentence states. A shape-colour pair occurs once in a scene, so
-every mention refers to exactly one object. A relation is stated only if one axis clearly decides
-it.
+A form has only the keys that its sentence states. A shape-colour pair occurs once in a scene,
+so every mention refers to one object. A relation is stated only if one axis clearly decides it.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from xmc_jax.shapes.scenes import (
-    GRID,
-    LOCATIONS,
-    Scene,
-    SceneObject,
-    direction,
-    make_scene,
-    random_generator,
-)
+from xmc_jax.shapes.scenes import GRID, Scene, SceneObject, direction, make_scene, random_generator
 
 Form = Mapping[str, Any]
 
-_NUM_CAPTIONS = 5
-_NUMBERS = ("no", "one", "two", "three", "four", "five")
+_NUMBERS = ("no", "one", "two", "three", "four")
 _PLACES = {
     "top left": ("in the top left corner", "at the top left"),
     "top": ("at the top", "at the top center"),
@@ -45,6 +36,7 @@ _PLACES = {
     "bottom": ("at the bottom", "at the bottom center"),
     "bottom right": ("in the bottom right corner", "at the bottom right"),
 }
+LOCATIONS = tuple(_PLACES)  # Names of the cells, row by row.
 _RELATIONS = {
     "left of": ("left of", "to the left of"),
     "right of": ("right of", "to the right of"),
@@ -54,12 +46,7 @@ _RELATIONS = {
 
 
 class Caption(NamedTuple):
-    """A sentence and its meaning.
-
-    Attributes:
-      text: English in lower case.
-      form: Logical form of the sentence; see the module's docstring.
-    """
+    """A sentence in lower case, and its logical form; see the module's docstring."""
 
     text: str
     form: Form
@@ -83,13 +70,7 @@ class Narrative(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One example of the data set.
-
-    Attributes:
-      id: ``<split>-<index>``; determines everything else (see `parse_id`).
-      scene: Content of the image.
-      captions: Five short captions.
-    """
+    """A scene with five short captions; the id ``<split>-<index>`` determines both."""
 
     id: str
     scene: Scene
@@ -97,18 +78,20 @@ class Example(NamedTuple):
 
 
 def make_example(split: str, index: int) -> Example:
-    """Example of a split at an index; a pure function.
+    """Example of a split at an index, with one caption of each type in random order.
 
     Raises:
       ValueError: The split does not exist, or the index is negative.
     """
-    scene = make_scene(split, index)
-    captions = _make_captions(scene, random_generator(split, index, "captions"))
-    return Example(f"{split}-{index:06d}", scene, captions)
+    scene, rng = make_scene(split, index), random_generator(split, index, "captions")
+    makers = (_say_location, _say_count, _say_background, _say_exists, _say_relation)
+    captions = [make(scene, rng) for make in makers]
+    shuffled = tuple(captions[i] for i in rng.permutation(len(captions)))
+    return Example(f"{split}-{index:06d}", scene, shuffled)
 
 
 def parse_id(example_id: str) -> tuple[str, int]:
-    """Split and index of the example with an id such as ``val-000012``.
+    """Split and index of an example, from an id such as ``val-000012``.
 
     Raises:
       ValueError: The id does not belong to this data set.
@@ -119,27 +102,11 @@ def parse_id(example_id: str) -> tuple[str, int]:
     return split, int(index)
 
 
-def relation_between(one: SceneObject, other: SceneObject) -> str | None:
+def _relation_between(one: SceneObject, other: SceneObject) -> str | None:
     """Where `one` is relative to `other`; None if both axes decide it equally."""
     (row, column), (other_row, other_column) = divmod(one.cell, GRID), divmod(other.cell, GRID)
     right, down = column - other_column, row - other_row
     return direction(right, down) if abs(right) != abs(down) else None
-
-
-def _make_captions(scene: Scene, rng: np.random.Generator) -> tuple[Caption, ...]:
-    """One caption of each type in random order; "exists" replaces a relation if there is none."""
-    related = [
-        (one, other, relation)
-        for one in scene.objects
-        for other in scene.objects
-        if one is not other and (relation := relation_between(one, other))
-    ]
-    makers = (_say_location, _say_count, _say_background, _say_exists)
-    captions = [make(scene, rng) for make in makers]
-    captions.append(
-        _say_relation(*_pick(related, rng), rng) if related else _say_exists(scene, rng)
-    )
-    return tuple(captions[i] for i in rng.permutation(_NUM_CAPTIONS))
 
 
 def _mention(item: SceneObject, rng: np.random.Generator) -> tuple[str, Form]:
@@ -175,9 +142,16 @@ def _say_location(scene: Scene, rng: np.random.Generator) -> Caption:
     return Caption(text, {"type": "location", "objects": [mentioned], "location": location})
 
 
-def _say_relation(
-    one: SceneObject, other: SceneObject, relation: str, rng: np.random.Generator
-) -> Caption:
+def _say_relation(scene: Scene, rng: np.random.Generator) -> Caption:
+    """A relation between two objects; without any, says what exists."""
+    related = [
+        (one, other, relation)
+        for one, other in itertools.permutations(scene.objects, 2)
+        if (relation := _relation_between(one, other))
+    ]
+    if not related:
+        return _say_exists(scene, rng)
+    one, other, relation = _pick(related, rng)
     (phrase, mentioned), (other_phrase, other_mentioned) = _mention(one, rng), _mention(other, rng)
     text = f"{phrase} {_pick(_RELATIONS[relation], rng)} {other_phrase}"
     form = {"type": "relation", "objects": [mentioned, other_mentioned], "relation": relation}
@@ -188,13 +162,11 @@ def _say_count(scene: Scene, rng: np.random.Generator) -> Caption:
     phrase, mentioned = _mention(_pick(scene.objects, rng), rng)
     count = len(scene.objects)
     if count == 1:
-        text = _pick((f"only {phrase}", f"{phrase} and nothing else"), rng)
+        texts = f"only {phrase}", f"{phrase} and nothing else"
     else:
         number = _NUMBERS[count]
-        text = _pick(
-            (f"{number} shapes, one is {phrase}", f"{phrase}, {number} shapes in all"), rng
-        )
-    return Caption(text, {"type": "count", "objects": [mentioned], "count": count})
+        texts = f"{number} shapes, one is {phrase}", f"{phrase}, {number} shapes in all"
+    return Caption(_pick(texts, rng), {"type": "count", "objects": [mentioned], "count": count})
 
 
 def _say_background(scene: Scene, rng: np.random.Generator) -> Caption:
@@ -219,7 +191,7 @@ def make_narrative(split: str, index: int) -> tuple[Scene, Narrative]:
     previous = None
     for item in (scene.objects[i] for i in rng.permutation(len(scene.objects))):
         phrase, mentioned = _mention(item, rng)
-        relation = previous and relation_between(item, previous[0])
+        relation = previous and _relation_between(item, previous[0])
         if relation and rng.integers(2):
             text = f"{_pick(_RELATIONS[relation], rng)} it there is {phrase}."
             # "Above it there is X": "it" is the object of the previous sentence.
@@ -245,16 +217,10 @@ def _speak(
         duration = 0.35 * len(utterance.split()) + float(rng.uniform(0, 0.5))
         times = np.arange(0.0, duration, 0.1)
         angles = 2 * np.pi * times / duration + float(rng.uniform(0, 2 * np.pi))
-        radius = 0.5 / GRID
+        xs, ys = x + 0.5 / GRID * np.cos(angles), y + 0.5 / GRID * np.sin(angles)
+        trace = zip(xs.tolist(), ys.tolist(), times.tolist(), strict=True)
         traces.append(
-            tuple(
-                {
-                    "x": round(float(x + radius * np.cos(a)), 4),
-                    "y": round(float(y + radius * np.sin(a)), 4),
-                    "t": round(now + float(t), 3),
-                }
-                for a, t in zip(angles, times, strict=True)
-            )
+            tuple({"x": round(x, 4), "y": round(y, 4), "t": round(now + t, 3)} for x, y, t in trace)
         )
         end = round(now + duration, 3)
         timed_caption.append({"utterance": utterance, "start_time": round(now, 3), "end_time": end})

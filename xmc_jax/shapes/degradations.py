@@ -5,7 +5,6 @@ the image's side, so that a strength means the same at every resolution.
 """
 
 import io
-from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -13,8 +12,6 @@ from PIL import Image
 from scipy import ndimage
 
 Pixels = Float[np.ndarray, "h w 3"]
-
-_PROBABILITY = 0.5  # That a fault is applied to an image.
 
 
 def degrade(
@@ -29,8 +26,8 @@ def degrade(
         most shapes are just recognisable at 32 pixels.
     """
     pixels = image.astype(np.float32)
-    for fault in FAULTS.values():
-        if rng.random() < _PROBABILITY:
+    for fault in FAULTS:
+        if rng.random() < 0.5:
             pixels = fault(pixels, rng, strength * rng.random())
     return _to_uint8(pixels)
 
@@ -92,11 +89,9 @@ def stain(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
     """Adds smooth colour stains with a standard deviation of up to 16."""
     height, width, _ = pixels.shape
     coarse = rng.normal(size=(5, 5, 3)).astype(np.float32) * 16 * severity
-    planes = [
-        Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BICUBIC)
-        for c in range(3)
-    ]
-    return pixels + np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    channels = (Image.fromarray(channel) for channel in np.moveaxis(coarse, -1, 0))
+    large = [channel.resize((width, height), Image.Resampling.BICUBIC) for channel in channels]
+    return pixels + np.stack(large, axis=-1)
 
 
 def add_noise(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
@@ -112,17 +107,7 @@ def compress(pixels: Pixels, rng: np.random.Generator, severity: float) -> Pixel
 
 
 # In the order of application: to the scene, to the image, to its file.
-FAULTS: dict[str, Callable[[Pixels, np.random.Generator, float], Pixels]] = {
-    "warp": warp,
-    "erase": erase,
-    "blur": blur,
-    "downsample": downsample,
-    "contrast": contrast,
-    "colours": shift_colours,
-    "stain": stain,
-    "noise": add_noise,
-    "jpeg": compress,
-}
+FAULTS = (warp, erase, blur, downsample, contrast, shift_colours, stain, add_noise, compress)
 
 
 def _to_uint8(pixels: Pixels) -> UInt8[np.ndarray, "h w 3"]:

@@ -12,12 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-Rgb = tuple[int, int, int]
-
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring", "heart", "star")
 # All channels stay away from 0 and 255, as in photographs. With values at these ends, a generator
 # that ends in tanh saturates, receives no gradient, and generates the same background forever.
-COLOURS: dict[str, Rgb] = {
+COLOURS = {
     "red": (215, 35, 40),
     "orange": (235, 135, 30),
     "yellow": (232, 214, 45),
@@ -27,24 +25,8 @@ COLOURS: dict[str, Rgb] = {
     "purple": (135, 50, 175),
     "pink": (235, 125, 180),
 }
-BACKGROUNDS: dict[str, Rgb] = {
-    "white": (236, 236, 236),
-    "gray": (128, 128, 128),
-    "black": (20, 20, 20),
-}
-# Half the side of an object's bounding box, in cells.
-SIZES: dict[str, float] = {"small": 0.28, "large": 0.42}
-LOCATIONS = (
-    "top left",
-    "top",
-    "top right",
-    "left",
-    "center",
-    "right",
-    "bottom left",
-    "bottom",
-    "bottom right",
-)
+BACKGROUNDS = {"white": (236, 236, 236), "gray": (128, 128, 128), "black": (20, 20, 20)}
+SIZES = {"small": 0.28, "large": 0.42}  # Half the side of an object's bounding box, in cells.
 GRID = 3  # Cells along a side.
 SPLITS = {"train": 40_000, "val": 5_000, "test": 5_000, "test_comp": 5_000}
 # A tenth of the pairs occurs in test_comp only, where every scene contains at least one of them.
@@ -55,25 +37,18 @@ HELD_OUT_PAIRS = frozenset(
 _PAIRS = tuple((shape, colour) for shape in SHAPES for colour in COLOURS)
 _SEEN_PAIRS = tuple(pair for pair in _PAIRS if pair not in HELD_OUT_PAIRS)
 _MARGIN = 0.04  # Smallest distance between an object and the border of its cell, in cells.
-_SUPERSAMPLING = 4  # Samples along each side of a pixel.
 
 
 class SceneObject(NamedTuple):
-    """An object in a scene.
-
-    Attributes:
-      shape: One of `SHAPES`.
-      colour: One of `COLOURS`.
-      size: One of `SIZES`.
-      cell: Index of its cell, 0..8, row by row.
-      offset: Offset of its centre from the cell's centre, ``(x, y)`` in cells; y points down.
-    """
+    """An object in a scene."""
 
     shape: str
     colour: str
     size: str
-    cell: int
-    offset: tuple[float, float]
+    cell: int  # 0..8, row by row.
+    offset: tuple[
+        float, float
+    ]  # From the cell's centre to its own, (x, y) in cells; y points down.
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -102,12 +77,7 @@ def random_generator(split: str, index: int, purpose: str) -> np.random.Generato
 
 
 def make_scene(split: str, index: int, *, narrative: bool = False) -> Scene:
-    """Samples the scene of an example.
-
-    Args:
-      split: One of `SPLITS`.
-      index: Index of the example, from 0.
-      narrative: Sample 2 to 5 objects instead of 1 to 4.
+    """Samples the scene of an example, with 1 to 4 objects, or 2 to 5 for a narrative.
 
     Raises:
       ValueError: The split does not exist, or the index is negative.
@@ -141,28 +111,33 @@ def _sample_pairs(rng: np.random.Generator, count: int, *, compositional: bool) 
 
 def render(scene: Scene, resolution: int) -> UInt8[np.ndarray, "h w 3"]:
     """Renders a scene with antialiasing at a resolution in pixels."""
-    image = np.empty((resolution, resolution, 3), np.float32)
-    image[:] = BACKGROUNDS[scene.background]
+    image = np.full((resolution, resolution, 3), BACKGROUNDS[scene.background], np.float32)
     for item in scene.objects:
         radius = SIZES[item.size] / GRID * resolution
         x, y = (v * resolution for v in item.centre)
         left, top = (max(int(np.floor(v - radius)), 0) for v in (x, y))
         right, bottom = (min(int(np.ceil(v + radius)), resolution) for v in (x, y))
         box = image[top:bottom, left:right]
-        alpha = _coverage(item.shape, box.shape[:2], (x - left, y - top), radius)[..., None]
+        alpha = coverage(item.shape, box.shape[:2], (x - left, y - top), radius)[..., None]
         box += alpha * (np.asarray(COLOURS[item.colour], np.float32) - box)
     return np.round(image).astype(np.uint8)
 
 
-def _coverage(
+def coverage(
     shape: str, size: tuple[int, int], centre: tuple[float, float], radius: float
 ) -> Float[np.ndarray, "h w"]:
-    """Fraction of each pixel of a box that a shape covers, 0..1."""
-    n = _SUPERSAMPLING
+    """Fraction of each pixel of a box that a shape covers, 0..1, by 4x4 samples a pixel.
+
+    Args:
+      shape: One of `SHAPES`.
+      size: Height and width of the box in pixels.
+      centre: Centre ``(x, y)`` of the shape in pixels, from the top left corner of the box.
+      radius: Half the side of the shape's bounding box in pixels.
+    """
+    n = 4
     ys, xs = ((np.arange(side * n) + 0.5) / n for side in size)
-    inside = silhouette(
-        shape, (xs[None, :] - centre[0]) / radius, (ys[:, None] - centre[1]) / radius
-    )
+    x, y = (xs[None, :] - centre[0]) / radius, (ys[:, None] - centre[1]) / radius
+    inside = silhouette(shape, x, y)
     return inside.reshape(size[0], n, size[1], n).mean((1, 3), dtype=np.float32)
 
 
@@ -196,10 +171,7 @@ def silhouette(
         # The star has ten symmetric sectors: fold the plane into one of them.
         angle = np.arctan2(x, -y)
         fold = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
-        inner, outer = 0.46, 1.05
-        tip = np.array([outer, 0.0])
-        notch = inner * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
         u, v = np.sqrt(squared) * np.cos(fold), np.sqrt(squared) * np.sin(fold)
-        edge = notch - tip
-        return edge[0] * (v - tip[1]) - edge[1] * (u - tip[0]) >= 0
+        tip, notch_u, notch_v = 1.05, 0.46 * np.cos(np.pi / 5), 0.46 * np.sin(np.pi / 5)
+        return (notch_u - tip) * v - notch_v * (u - tip) >= 0
     raise ValueError(f"no shape {shape!r}; there are {', '.join(SHAPES)}")

@@ -129,22 +129,19 @@ def scorer_loss(logits: Logits, labels: Labels) -> Float[Array, ""]:
 
 
 class Scorer(NamedTuple):
-    """The network with its weights.
-
-    Attributes:
-      read: Reads images. An object stands at the centre of its cell. Its shape is None if no shape
-        has a probability of at least one half.
-      fingerprint: sha256 of the weight file.
-      metadata: How the weights were made, such as the ``command``.
-    """
+    """The network with its weights."""
 
     read: Reader
-    fingerprint: str
-    metadata: Mapping[str, Any]
+    fingerprint: str  # sha256 of the weight file.
+    metadata: Mapping[str, Any]  # How the weights were made, such as the ``command``.
 
 
 def make_reader(params: PyTree) -> Reader:
-    """Makes the function that reads images with these weights; see `Scorer.read`."""
+    """Makes the function that reads images with these weights.
+
+    An object stands at the centre of its cell. Its shape is None if no shape has a probability of
+    at least one half.
+    """
     apply = jax.jit(lambda params, x: ShapesScorer().apply(params, from_uint8(x)))
 
     def read(images: UInt8[np.ndarray, "n h w 3"]) -> list[ParsedScene]:
@@ -152,9 +149,8 @@ def make_reader(params: PyTree) -> Reader:
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]
             padding = ((0, _BATCH - len(part)), (0, 0), (0, 0), (0, 0))
-            logits = jax.tree.map(np.asarray, apply(params, np.pad(part, padding)))
-            readings = list(zip(*logits, strict=True))[: len(part)]
-            scenes += [_scene(Logits(*reading)) for reading in readings]
+            logits = jax.device_get(apply(params, np.pad(part, padding)))
+            scenes += [_scene(Logits(*(x[i] for x in logits))) for i in range(len(part))]
         return scenes
 
     return read
@@ -168,15 +164,11 @@ def _scene(logits: Logits) -> ParsedScene:
         shape = logits.shape[cell]
         # The best has probability 1/2 or more if its exponential is at least the others' sum.
         is_sure = np.exp(shape - shape.max()).sum() <= 2
-        objects.append(
-            ParsedObject(
-                NAMES["shapes"][np.argmax(shape)] if is_sure else None,
-                NAMES["colours"][np.argmax(logits.colour[cell])],
-                NAMES["sizes"][np.argmax(logits.size[cell])],
-                (column + 0.5) / GRID,
-                (row + 0.5) / GRID,
-            )
-        )
+        shape = NAMES["shapes"][np.argmax(shape)] if is_sure else None
+        colour = NAMES["colours"][np.argmax(logits.colour[cell])]
+        size = NAMES["sizes"][np.argmax(logits.size[cell])]
+        x, y = (column + 0.5) / GRID, (row + 0.5) / GRID
+        objects.append(ParsedObject(shape, colour, size, x, y))
     return ParsedScene(NAMES["backgrounds"][np.argmax(logits.background)], tuple(objects))
 
 
@@ -190,10 +182,7 @@ def save_scorer(path: Path, params: PyTree, metadata: Mapping[str, Any]) -> None
 
 
 def load_scorer(path: Path = PACKAGED) -> Scorer:
-    """Reads a weight file.
-
-    Args:
-      path: A file that `save_scorer` wrote; the packaged one by default.
+    """Reads a weight file that `save_scorer` wrote, by default the packaged one.
 
     Raises:
       UserError: The file does not exist, or does not contain a scorer of these shapes.
@@ -206,25 +195,19 @@ def load_scorer(path: Path = PACKAGED) -> Scorer:
         metadata = json.loads(arrays.pop(_METADATA).tobytes())
         if metadata["names"] != json.loads(json.dumps(NAMES)):
             raise ValueError("names of other shapes, colours, sizes or backgrounds")
-        params = _checked(arrays)
+        params = _to_params(arrays)
     except (ValueError, OSError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} does not hold a scorer of shapes: {reason(error)}") from error
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
     return Scorer(make_reader(params), fingerprint, metadata)
 
 
-def _checked(arrays: Mapping[str, np.ndarray]) -> PyTree:
-    """Parameters in single precision.
-
-    Raises:
-      ValueError: Names or shapes of the arrays are not the network's.
-    """
+def _to_params(arrays: Mapping[str, np.ndarray]) -> PyTree:
+    """Parameters in single precision; ValueError if names or shapes are not the network's."""
     blank = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, 3), jnp.float32)
     wanted = jax.eval_shape(ShapesScorer().init, jax.random.key(0), blank)
     wanted = flax.traverse_util.flatten_dict(wanted, sep="/")
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if shapes != {name: array.shape for name, array in wanted.items()}:
+    if jax.tree.map(np.shape, arrays) != jax.tree.map(np.shape, wanted):
         raise ValueError("arrays of other names or shapes")
-    return flax.traverse_util.unflatten_dict(
-        {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}, sep="/"
-    )
+    params = flax.traverse_util.unflatten_dict(arrays, sep="/")
+    return jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), params)

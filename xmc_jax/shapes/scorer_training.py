@@ -1,6 +1,6 @@
 """Training of the scorer on degraded renders, and its accuracy on held-out ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,40 +17,23 @@ from xmc_jax.shapes.scenes import GRID, SPLITS, Scene, make_scene, random_genera
 from xmc_jax.shapes.scorer import NAMES, Labels, ShapesScorer, scorer_loss
 from xmc_jax.types import PyTree
 
-TRAINING_STRENGTH = 1.0  # Of the degradations, see `degradations.degrade`.
-MEASURED_STRENGTHS = (0.25, 0.5)  # Of the degradations of the images that accuracy is measured on.
+# Strengths of degradations, see `degradations.degrade`.
+TRAINING_STRENGTH = 1.0
+MEASURED_STRENGTHS = (0.25, 0.5)  # Of the images that accuracy is measured on.
 
 _RESOLUTIONS = (32, 64)  # Batches alternate between them; larger images are easier and cost more.
 _BATCH_SIZE = 32
-_PEAK_LEARNING_RATE = 2e-3  # Warmup over a twentieth of the training, then cosine decay to zero.
 
 
 def train(num_steps: int, seed: int) -> PyTree:
     """Trains from random weights on degraded renders of the training split.
 
-    Args:
-      num_steps: Number of batches of 32 images.
-      seed: Seed of weights, scenes and degradations.
-
-    Returns:
-      The network's variables.
+    Weights, scenes and degradations depend on `seed`. Returns the network's variables.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, _PEAK_LEARNING_RATE, num_steps // 20, num_steps, 0.0
-    )
+    # Warmup over a twentieth of the training, then cosine decay to zero.
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 2e-3, num_steps // 20, num_steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-    step = _make_step(optimizer)
-    blank = jnp.zeros((1, _RESOLUTIONS[0], _RESOLUTIONS[0], 3))
-    params = ShapesScorer().init(jax.random.key(seed), blank)
-    state = optimizer.init(params)
-    progress = Progress(num_steps, name="train", unit="steps")
-    for index in range(num_steps):
-        params, state, loss = step(params, state, *make_batch(seed, index))
-        progress.tell(index + 1, note=f"loss {loss:.4f}")
-    return params
 
-
-def _make_step(optimizer: optax.GradientTransformation) -> Callable:
     def loss_of(params, images, labels):
         return scorer_loss(ShapesScorer().apply(params, from_uint8(images)), labels)
 
@@ -60,7 +43,14 @@ def _make_step(optimizer: optax.GradientTransformation) -> Callable:
         updates, state = optimizer.update(gradients, state)
         return optax.apply_updates(params, updates), state, loss
 
-    return step
+    blank = jnp.zeros((1, _RESOLUTIONS[0], _RESOLUTIONS[0], 3))
+    params = ShapesScorer().init(jax.random.key(seed), blank)
+    state = optimizer.init(params)
+    progress = Progress(num_steps, name="train", unit="steps")
+    for index in range(num_steps):
+        params, state, loss = step(params, state, *make_batch(seed, index))
+        progress.tell(index + 1, note=f"loss {loss:.4f}")
+    return params
 
 
 def make_batch(seed: int, index: int) -> tuple[UInt8[np.ndarray, "n h w 3"], Labels]:
@@ -77,17 +67,16 @@ def make_batch(seed: int, index: int) -> tuple[UInt8[np.ndarray, "n h w 3"], Lab
 
 def labels_of(scenes: Sequence[Scene]) -> Labels:
     """Targets of the network for scenes."""
-    cells = np.zeros((4, len(scenes), GRID**2), np.int64)
+    present = np.zeros((len(scenes), GRID**2), bool)
+    shape, colour, size = np.zeros((3, *present.shape), np.int64)
     for i, scene in enumerate(scenes):
         for item in scene.objects:
-            cells[:, i, item.cell] = (
-                1,
-                NAMES["shapes"].index(item.shape),
-                NAMES["colours"].index(item.colour),
-                NAMES["sizes"].index(item.size),
-            )
+            present[i, item.cell] = True
+            shape[i, item.cell] = NAMES["shapes"].index(item.shape)
+            colour[i, item.cell] = NAMES["colours"].index(item.colour)
+            size[i, item.cell] = NAMES["sizes"].index(item.size)
     background = np.array([NAMES["backgrounds"].index(scene.background) for scene in scenes])
-    return Labels(cells[0] > 0, *cells[1:], background)
+    return Labels(present, shape, colour, size, background)
 
 
 def print_accuracy(read: Reader, strength: float, num_examples: int) -> None:

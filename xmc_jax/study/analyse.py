@@ -12,7 +12,7 @@ import numpy as np
 
 from xmc_jax.errors import UserError, reason
 from xmc_jax.study import preference
-from xmc_jax.study.design import KEY_IMAGES, NOISE
+from xmc_jax.study.design import KEY_IMAGES, NOISE, SYSTEMS
 
 QUESTIONS = ("quality", "alignment")
 CHOICES = ("left", "tie", "right")
@@ -20,42 +20,24 @@ SCORES = {"a": 1.0, "tie": 0.5, "b": 0.0}  # Of the first system, see `preferenc
 
 
 class Answer(NamedTuple):
-    """One answer of a rater.
+    """One answer of a rater."""
 
-    Attributes:
-      trial: Position in the order in which the rater saw the items of the page.
-      item: Id of the item.
-      question: One of `QUESTIONS`.
-      preferred: ``"a"``, ``"b"``, ``"noise"`` or ``"tie"``.
-      side: One of `CHOICES`.
-      seconds: Time that the answer took.
-      is_check: Whether one of the images was noise.
-    """
-
-    trial: int
-    item: str
-    question: str
-    preferred: str
-    side: str
+    trial: int  # Position in the order in which the rater saw the items of the page.
+    item: str  # Id of the item.
+    question: str  # One of `QUESTIONS`.
+    preferred: str  # "a", "b", "noise" or "tie".
+    side: str  # One of `CHOICES`.
     seconds: float
-    is_check: bool
+    is_check: bool  # Whether one of the images was noise.
 
 
 class Ratings(NamedTuple):
-    """The answers of one rater on one page.
-
-    Attributes:
-      rater: Number of the rater.
-      page: Number of the page.
-      path: The file.
-      num_expected: Number of answers if the rater finished the page.
-      answers: Answers in the order of trials.
-    """
+    """The answers of one rater on one page, in the order of trials."""
 
     rater: int
     page: int
     path: Path
-    num_expected: int
+    num_expected: int  # Number of answers if the rater finished the page.
     answers: tuple[Answer, ...]
 
 
@@ -72,11 +54,7 @@ def read_key(path: Path) -> dict[str, Any]:
 
 
 def read_ratings(path: Path, key: Mapping[str, Any]) -> Ratings:
-    """Reads a JSON file of ratings that a page saved.
-
-    Args:
-      path: The file.
-      key: Key of the same study.
+    """Reads a JSON file of ratings that a page of the key's study saved.
 
     Raises:
       UserError: The file cannot be read, is damaged, or belongs to another study.
@@ -121,17 +99,10 @@ def _answer(raw: Mapping[str, Any], items: Mapping[str, Any]) -> Answer:
 
 
 def analyse(key: Mapping[str, Any], ratings: Sequence[Ratings]) -> dict[str, Any]:
-    """All results of a study.
+    """All results of a study, from ratings in any order.
 
-    Attention checks and repeated showings of an item say how reliable a rater is; they are not
-    votes.
-
-    Args:
-      key: Key of the study.
-      ratings: Ratings in any order, at most one file for each rater and page.
-
-    Returns:
-      ``systems``; ``questions``, the results of `_question` for each; ``raters`` and ``captions``.
+    The results of `_question` stand in ``questions``. Attention checks and repeated showings of an
+    item say how reliable a rater is; they are not votes.
 
     Raises:
       UserError: Two files have the same rater and page, or there is no vote.
@@ -177,9 +148,9 @@ def _votes(ratings: Sequence[Ratings]) -> Votes:
 def _question(votes: Mapping[str, Mapping[int, Answer]]) -> dict[str, Any]:
     """Counts, rates with intervals, sign test and agreement for one question."""
     answers = [answer for by_rater in votes.values() for answer in by_rater.values()]
-    scores = [[SCORES[answer.preferred] for answer in votes[item].values()] for item in votes]
+    scores = [[SCORES[a.preferred] for a in by_rater.values()] for by_rater in votes.values()]
     decided = [[score for score in one if score != 0.5] for one in scores]
-    means = [statistics.fmean(one) for one in scores if one]
+    means = [statistics.fmean(one) for one in scores]
     ahead = {"a": sum(m > 0.5 for m in means), "b": sum(m < 0.5 for m in means)}
     sides = [answer.side for answer in answers if answer.side != "tie"]
     left = sides.count("left") / len(sides) if sides else math.nan
@@ -227,23 +198,23 @@ def _raters(ratings: Sequence[Ratings]) -> list[dict[str, Any]]:
     """
     rows = []
     for rater in sorted({one.rater for one in ratings}):
-        files = [one for one in ratings if one.rater == rater]
-        answers = [answer for one in files for answer in one.answers]
-        checks = [answer for answer in answers if answer.is_check]
-        first: dict[tuple[str, str], Answer] = {}
-        repeats = [
-            (before, answer)
-            for answer in answers
-            if (before := first.setdefault((answer.item, answer.question), answer)) is not answer
-        ]
+        pages = [one for one in ratings if one.rater == rater]
+        answers = [answer for page in pages for answer in page.answers]
         seconds = [answer.seconds for answer in answers]
+        saw_through = [answer.preferred in SYSTEMS for answer in answers if answer.is_check]
+        first: dict[tuple[str, str], Answer] = {}
+        same_again = []
+        for answer in answers:
+            before = first.setdefault((answer.item, answer.question), answer)
+            if before is not answer:
+                same_again.append(before.preferred == answer.preferred)
         rows.append(
             {
                 "rater": rater,
                 "answers": len(answers),
-                "expected": sum(one.num_expected for one in files),
-                "attention": [sum(a.preferred in ("a", "b") for a in checks), len(checks)],
-                "repeats": [sum(x.preferred == y.preferred for x, y in repeats), len(repeats)],
+                "expected": sum(page.num_expected for page in pages),
+                "attention": [sum(saw_through), len(saw_through)],
+                "repeats": [sum(same_again), len(same_again)],
                 "median_seconds": statistics.median(seconds) if seconds else None,
             }
         )
@@ -252,13 +223,11 @@ def _raters(ratings: Sequence[Ratings]) -> list[dict[str, Any]]:
 
 def _captions(key: Mapping[str, Any], votes: Votes) -> list[dict[str, Any]]:
     """Votes for each caption, in the order of the study."""
-    items = [(id, item) for id, item in key["items"].items() if NOISE not in item[KEY_IMAGES]]
+    items = {id: item for id, item in key["items"].items() if NOISE not in item[KEY_IMAGES]}
     return [
-        {
-            "caption": item["caption"],
-            **{question: _counts(votes[question].get(id, {}).values()) for question in QUESTIONS},
-        }
-        for id, item in sorted(items, key=lambda pair: pair[1]["caption_index"])
+        {"caption": items[id]["caption"]}
+        | {question: _counts(votes[question].get(id, {}).values()) for question in QUESTIONS}
+        for id in sorted(items, key=lambda id: items[id]["caption_index"])
     ]
 
 

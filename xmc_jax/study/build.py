@@ -20,7 +20,6 @@ from xmc_jax.pages import render
 from xmc_jax.run.folder import config_path
 from xmc_jax.study import design
 
-PAGES_FOLDER = "for_raters"
 KEY_FILE = "key.json"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
@@ -37,7 +36,7 @@ def build(
     seed: int = 0,
     secret: str | None = None,
 ) -> list[Path]:
-    """Builds a study of two systems.
+    """Builds a study of two systems, and returns the paths of its pages.
 
     Args:
       sources: For each system, the folder of a run, of an exported model, or of images; see
@@ -47,9 +46,6 @@ def build(
       num_raters: Number of raters to prepare for.
       seed: Seed of the noise that models generate images from.
       secret: Seed of all other random choices; random if None.
-
-    Returns:
-      The pages.
 
     Raises:
       UserError: The folder already contains a study, an image is missing, or a file cannot be
@@ -64,14 +60,15 @@ def build(
     files.ensure_writable(out)
     systems = dict(zip(design.SYSTEMS, sources, strict=True))
     images = {s: read_images(source, captions, seed) for s, source in systems.items()}
-    side = common_side([image for of_system in images.values() for image in of_system])
+    # All images are shown as squares of the shortest side of any of them.
+    side = min(min(image.shape[:2]) for of_system in images.values() for image in of_system)
 
     secret = secret or secrets.token_hex(16)
     pages = design.make_pages(captions, num_raters=num_raters, secret=secret)
     key = design.make_key(pages, secret=secret, names=systems)
     key |= {"side": side, "seed": seed, "created": f"{datetime.datetime.now():%Y-%m-%d %H:%M}"}
     with waiting("writing the pages for raters"):
-        written = _write_pages(out / PAGES_FOLDER, pages, images, side, key["study"])
+        written = _write_pages(out / "for_raters", pages, images, side, key["study"])
     # The key comes last: a study without a key is incomplete, and can be built again.
     files.write_whole(key_path, (json.dumps(key, indent=1, ensure_ascii=False) + "\n").encode())
     return written
@@ -83,12 +80,9 @@ def _write_pages(
     written = []
     for number, page in enumerate(pages, start=1):
         path = folder / (f"study_{number}.html" if len(pages) > 1 else "study.html")
+        data = _page_data(page, images, side, study, number)
         html = render.render(
-            "study.html.jinja",
-            data=page_data(page, images, side=side, study=study, number=number),
-            number=number,
-            count=len(pages),
-            side=side,
+            "study.html.jinja", data=data, number=number, count=len(pages), side=side
         )
         files.write_whole(path, html.encode())
         written.append(path)
@@ -98,12 +92,9 @@ def _write_pages(
 def read_images(source: str, captions: Sequence[str], seed: int) -> list[Pixels]:
     """One image for each caption.
 
-    Args:
-      source: A folder with a ``config.json`` is a model, which generates the images. In any other
-        folder, the name of an image begins with the number of its caption, from 0, as `sample`
-        names it: ``0012_a-red-circle_0.png``; the first name counts if there are several.
-      captions: The captions.
-      seed: Seed of the noise that a model generates images from.
+    A source with a ``config.json`` is a model, which generates the images from noise of a seed. In
+    any other folder, the name of an image begins with the number of its caption, from 0, as
+    `sample` names it: ``0012_a-red-circle_0.png``; the first name counts if there are several.
 
     Raises:
       UserError: The folder does not exist, an image is missing or cannot be decoded.
@@ -150,18 +141,13 @@ def _read_image(path: Path) -> Pixels:
         raise UserError(f"{path} cannot be decoded ({error}); replace it") from error
 
 
-def common_side(images: Sequence[Pixels]) -> int:
-    """Side of the square that all images are shown at: the shortest side of any of them."""
-    return min(min(image.shape[:2]) for image in images)
-
-
 def uniform_png(image: Pixels, side: int) -> bytes:
     """Middle square of an image at a common size, as PNG, so that no format reveals a system."""
     return encode_png(preprocess.resize(image, side, crop="short_crop", antialias=True))
 
 
-def page_data(
-    page: design.Page, images: Images, *, side: int, study: str, number: int
+def _page_data(
+    page: design.Page, images: Images, side: int, study: str, number: int
 ) -> dict[str, Any]:
     """Data of the page's script; none of it reveals which system made an image."""
     rng = np.random.default_rng(int(study, 16) + number)
@@ -173,16 +159,8 @@ def page_data(
             image = images[source][item.caption_index]
         return render.data_uri(uniform_png(image, side), "png")
 
-    return {
-        "study": study,
-        "page": number,
-        "items": [
-            {
-                "id": item.id,
-                "caption": item.caption,
-                "images": [uri(item, source) for source in item.images],
-            }
-            for item in page.items
-        ],
-        "schedules": page.schedules,
-    }
+    items = [
+        {"id": x.id, "caption": x.caption, "images": [uri(x, source) for source in x.images]}
+        for x in page.items
+    ]
+    return {"study": study, "page": number, "items": items, "schedules": page.schedules}

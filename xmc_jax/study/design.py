@@ -22,19 +22,12 @@ KEY_IMAGES = "pictures"  # Field of an item in key.json; keys of older studies h
 
 
 class Item(NamedTuple):
-    """A caption with two images.
+    """A caption with two images."""
 
-    Attributes:
-      id: Identifier that does not reveal the systems.
-      caption: Text of the caption.
-      caption_index: Index of the caption in the study.
-      images: Sources of the images 0 and 1: one of ``SYSTEMS``, or `NOISE`.
-    """
-
-    id: str
+    id: str  # Does not reveal the systems.
     caption: str
-    caption_index: int
-    images: tuple[str, str]
+    caption_index: int  # In the study.
+    images: tuple[str, str]  # Sources of the images 0 and 1: each one of `SYSTEMS`, or `NOISE`.
 
     @property
     def first(self) -> int:
@@ -48,24 +41,14 @@ class Item(NamedTuple):
 
 
 class Showing(NamedTuple):
-    """One presentation of an item to a rater.
+    """One presentation of an item to a rater."""
 
-    Attributes:
-      item: Index of the item on its page.
-      left: Index of the image on the left, 0 or 1.
-    """
-
-    item: int
-    left: int
+    item: int  # Index of the item on its page.
+    left: int  # Index of the image on the left, 0 or 1.
 
 
 class Page(NamedTuple):
-    """One page of a study.
-
-    Attributes:
-      items: Items in random order.
-      schedules: For each rater, the presentations in their order.
-    """
+    """One page of a study: items in random order and, for each rater, their presentations."""
 
     items: tuple[Item, ...]
     schedules: tuple[tuple[Showing, ...], ...]
@@ -79,10 +62,7 @@ def study_id(secret: str) -> str:
 def make_pages(captions: Sequence[str], *, num_raters: int, secret: str) -> list[Page]:
     """Distributes a study over as few pages as possible, of almost equal length.
 
-    Args:
-      captions: Captions of the study; equal texts are separate items.
-      num_raters: Number of raters to make schedules for.
-      secret: Seed of all random choices.
+    Equal captions are separate items. `secret` is the seed of all random choices.
     """
     num_pages = -(-len(captions) // ITEMS_PER_PAGE)
     parts = np.array_split(np.arange(len(captions)), num_pages)
@@ -125,7 +105,8 @@ def _schedule(items: Sequence[Item], rater: int, secret: str) -> tuple[Showing, 
     rng = _generator(secret, "sides", str(rater // 2))
     first_is_left = _balanced([item.is_check for item in items], rng) ^ bool(rater % 2)
     left = [
-        item.first ^ int(not on_left) for item, on_left in zip(items, first_is_left, strict=True)
+        item.first if on_left else 1 - item.first
+        for item, on_left in zip(items, first_is_left, strict=True)
     ]
     rng = _generator(secret, "order", str(rater))
     order = [int(i) for i in rng.permutation(len(items))]
@@ -150,13 +131,7 @@ def _balanced(is_check: Sequence[bool], rng) -> Bool[np.ndarray, " items"]:
 
 
 def make_key(pages: Sequence[Page], *, secret: str, names: Mapping[str, str]) -> dict[str, Any]:
-    """The key, which turns ratings of a study into votes for its systems.
-
-    Args:
-      pages: Pages of the study.
-      secret: The secret given to `make_pages`.
-      names: Names of the two `SYSTEMS`.
-    """
+    """The key, which turns ratings into votes; `names` are those of the two `SYSTEMS`."""
     return {
         "study": study_id(secret),
         "secret": secret,

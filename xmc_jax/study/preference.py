@@ -15,19 +15,12 @@ from xmc_jax.metrics.intervals import wilson_interval
 
 
 class Rate(NamedTuple):
-    """A proportion with its 95 % interval.
-
-    Attributes:
-      rate: The proportion, 0..1; NaN without any vote.
-      low: Lower bound of the interval.
-      high: Upper bound of the interval.
-      effective: Number of independent votes that would give this interval.
-    """
+    """A proportion, 0..1 or NaN without any vote, with the bounds of its 95 % interval."""
 
     rate: float
     low: float
     high: float
-    effective: float
+    effective: float  # Number of independent votes that would give this interval.
 
 
 def wilson_rate(rate: float, count: float | int) -> Rate:
@@ -40,10 +33,7 @@ def preference_rate(votes_by_caption: Iterable[Sequence[float]]) -> Rate:
 
     The rate is the mean over captions of each caption's mean vote. The interval is Wilson's for the
     number of independent votes whose rate would have the observed variance of these means:
-    ``min(votes, rate (1 - rate) / (var(means) / captions))``.
-
-    Args:
-      votes_by_caption: Scores, 0..1, for each caption; captions without votes are ignored.
+    ``min(votes, rate (1 - rate) / (var(means) / captions))``. Captions without votes are ignored.
     """
     votes = [list(scores) for scores in votes_by_caption if len(scores)]
     if not votes:
@@ -82,18 +72,14 @@ def krippendorff_alpha(
     Returns:
       The coefficient; NaN if no item was rated twice, or all ratings are equal.
     """
-    given = ~np.isnan(ratings)
-    pairable = given & (np.sum(given, axis=0) >= 2)[None, :]
-    values, indices = np.unique(ratings[pairable], return_inverse=True)
+    ratings = ratings[:, np.sum(~np.isnan(ratings), axis=0) >= 2]
+    values = np.unique(ratings[~np.isnan(ratings)])
     if len(values) < 2:
         return math.nan
     # How often each item received each value, and how often two values occur on the same item.
-    counts = np.zeros((ratings.shape[1], len(values)))
-    np.add.at(counts, (np.nonzero(pairable)[1], indices), 1)
-    counts = counts[np.sum(counts, axis=1) > 0]
-    sizes = np.sum(counts, axis=1)
-    together = np.einsum("iv,iw->vw", counts / (sizes - 1)[:, None], counts)
-    together -= np.diag(np.sum(counts / (sizes - 1)[:, None], axis=0))
+    counts = np.sum(ratings[:, :, None] == values, axis=0)
+    shares = counts / (np.sum(counts, axis=1, keepdims=True) - 1)
+    together = np.einsum("iv,iw->vw", shares, counts) - np.diag(np.sum(shares, axis=0))
     totals = np.sum(counts, axis=0)
     difference = values[:, None] - values[None, :]
     distance = difference != 0 if level == "nominal" else difference**2
