@@ -46,17 +46,14 @@ def ratio_intervals(
     independent claims, true rates up to about 3 / n away are then plausible as well.
 
     Args:
-      hits: Hits of each image for each of the k ratios.
+      hits: Hits of each image.
       claims: Claims of each image; may be 0. Resamples without any claim for a ratio are ignored.
       seed: Seed of the resampling.
       level: Probability that an interval contains the true ratio.
       num_resamples: Number of resamples.
 
     Returns:
-      Lower and upper bounds, float64; NaN for ratios without any claim.
-
-    Raises:
-      ValueError: There are no images.
+      Lower and upper bounds; NaN for ratios without any claim. A ValueError without images.
     """
     n, k = hits.shape
     if not n:

@@ -16,11 +16,11 @@ SEED = 2020
 
 
 class KernelDistance(NamedTuple):
-    """Statistics over the subsets.
+    """Statistics of the values of the subsets.
 
     Attributes:
       mean: The estimate. It can be slightly negative if the distributions agree.
-      std: Standard deviation of the subsets' values; not the standard error of the mean.
+      std: Standard deviation; not the standard error of the mean.
     """
 
     mean: float
@@ -36,7 +36,7 @@ def kernel_distance(
     seed: int = SEED,
     tell: Callable[[int], None] = lambda done: None,
 ) -> KernelDistance:
-    """Kernel distance between two sets of features.
+    """Kernel distance between two sets of features; a ValueError if one is smaller than a subset.
 
     Args:
       generated: Features of generated images.
@@ -45,9 +45,6 @@ def kernel_distance(
       subset_size: Number of vectors in a subset, sampled without replacement.
       seed: Seed of the subsets.
       tell: Called after each subset with the number of subsets done.
-
-    Raises:
-      ValueError: A set is smaller than a subset.
     """
     x, y = (np.asarray(features, np.float64) for features in (generated, real))
     if min(len(x), len(y)) < subset_size:
