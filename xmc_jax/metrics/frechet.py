@@ -40,7 +40,7 @@ def moments(features: Float[np.ndarray, "n d"]) -> Moments:
 
 
 def merge(parts: Iterable[Moments]) -> Moments:
-    """Moments of the union of sets, some may be empty (Chan et al. 1979); a ValueError without a set."""
+    """Moments of a union of sets (Chan et al. 1979), each maybe empty; ValueError if none."""
     parts = list(parts)
     if not parts:
         raise ValueError("no moments to merge")
