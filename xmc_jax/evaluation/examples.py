@@ -88,7 +88,7 @@ def _real_images(
     def open_batches() -> Iterator[Pixels]:
         ranges = shards.ranges(len(indices))
         counts = iter(map(len, ranges))
-        # A reader needs at least one record; where this process has none, the count drops it.
+        # A reader needs at least one record; if this process has none, the count drops it.
         chosen = ([indices[i] for i in part] or [indices[-1]] for part in ranges)
         selections = (Selection(part, part) for part in chosen)
         return ReadAhead(reader, selections, lambda examples: examples.image[: next(counts)])

@@ -67,7 +67,7 @@ class Features:
         if keep:
             try:
                 files.write_whole(path, to_npy(features), then="the next evaluation keeps them")
-            except UserError as error:  # It costs time, not the numbers.
+            except UserError as error:  # The next evaluation computes them again.
                 processes.say(f"notice: features are not kept: {error}")
         return features
 

@@ -1,4 +1,4 @@
-"""Generating one image for each prompt; they stay on disk until the evaluation is over."""
+"""Generates one image for each prompt; the images stay on disk until the evaluation is over."""
 
 import hashlib
 from collections.abc import Iterator

@@ -51,8 +51,8 @@ class ProcessShards:
           rows: One for each item of this process.
           count: Number of items of all processes.
         """
-        others = (dataclasses.replace(self, process_index=i) for i in range(self.process_count))
-        shards = [shard.own(range(count)) for shard in others]
+        everyone = (dataclasses.replace(self, process_index=i) for i in range(self.process_count))
+        shards = [shard.own(range(count)) for shard in everyone]
         longest = max(map(len, shards))
         padded = np.zeros((longest, *rows.shape[1:]), rows.dtype)
         padded[: len(rows)] = rows

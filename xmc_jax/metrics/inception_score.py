@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy.special import log_softmax
 
 NUM_SPLITS = 10
-SEED = 2020
+_SEED = 2020  # Of torch-fidelity.
 
 
 class InceptionScore(NamedTuple):
@@ -22,7 +22,7 @@ class InceptionScore(NamedTuple):
 
 
 def inception_score(
-    logits: Float[np.ndarray, "n classes"], *, num_splits: int = NUM_SPLITS, seed: int = SEED
+    logits: Float[np.ndarray, "n classes"], *, num_splits: int = NUM_SPLITS
 ) -> InceptionScore:
     """Inception score of a set of images, as torch-fidelity computes it.
 
@@ -30,12 +30,11 @@ def inception_score(
       logits: Logits of the classes without the bias of the last layer, one row for each image.
       num_splits: The score is the mean over this many parts of the shuffled rows; a ValueError if
         there are fewer rows.
-      seed: Seed of the shuffle.
     """
     count = len(logits)
     if count < num_splits:
         raise ValueError(f"{num_splits} splits need as many rows, not {count}")
-    x = np.asarray(logits, np.float64)[np.random.RandomState(seed).permutation(count)]
+    x = np.asarray(logits, np.float64)[np.random.RandomState(_SEED).permutation(count)]
     log_p = log_softmax(x, axis=1)
     p = np.exp(log_p)
     scores = []

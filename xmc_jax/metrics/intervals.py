@@ -10,16 +10,16 @@ Z_95 = 1.959963984540054  # Half-width of a 95 % interval, in standard deviation
 _CHUNK = 100  # Resamples in memory at once.
 
 
-def wilson_interval(rate: float, count: float | int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; [0, 1] without any trial.
+def wilson_interval(rate: float, count: float | int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a proportion; [0, 1] without any trial.
 
     Args:
       rate: Observed proportion, 0..1.
       count: Number of independent trials; may be fractional.
-      z: Half-width in standard deviations.
     """
     if not count > 0:
         return 0.0, 1.0
+    z = Z_95
     middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
     spread = rate * (1 - rate) / count + z * z / (4 * count * count)
     half = z * math.sqrt(spread) / (1 + z * z / count)

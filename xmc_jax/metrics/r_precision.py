@@ -145,16 +145,6 @@ def clip_scores(
     return 100.0 * np.maximum(cosines, 0.0)
 
 
-def mismatch(
-    image_keys: Sequence[Hashable], meanings: Sequence[Hashable], *, seed: int
-) -> Int[np.ndarray, " n"]:
-    """Samples for every image a caption of another image with another meaning.
-
-    Arguments and errors as in `sample_candidates`.
-    """
-    return sample_candidates(image_keys, meanings, num_others=1, seed=seed)[:, 1]
-
-
 def _numbered(keys: Sequence[Hashable]) -> Int[np.ndarray, " n"]:
     """Replaces keys by integers; equal keys get equal integers."""
     numbers = {}

@@ -24,6 +24,7 @@ from xmc_jax.metrics.intervals import resample_counts
 # Words and excluded phrases of each class, in the order of COCO's categories and detector outputs.
 RULES = json.loads(resources.files(__package__).joinpath("soa_words.json").read_text("utf-8"))
 CLASSES = tuple(RULES)
+_NUM_RESAMPLES = 1000
 
 
 class Soa(NamedTuple):
@@ -78,16 +79,11 @@ def semantic_object_accuracy(
     counts, hits = named.sum(axis=0), (named & seen).sum(axis=0)
     if not counts.any():
         raise ValueError("no caption names a class")
-    rates = hits[counts > 0] / counts[counts > 0]
-    return Soa(float(rates.mean()), float(hits.sum() / counts.sum()), hits, counts)
+    return Soa(*_rates(hits, counts), hits, counts)
 
 
 def bootstrap_interval(
-    named: Bool[np.ndarray, "n classes"],
-    seen: Bool[np.ndarray, "n classes"],
-    *,
-    seed: int,
-    num_resamples: int = 1000,
+    named: Bool[np.ndarray, "n classes"], seen: Bool[np.ndarray, "n classes"], *, seed: int
 ) -> tuple[Rates, Rates]:
     """Lower and upper bounds of 95 % intervals, by the bootstrap over images (percentiles).
 
@@ -98,13 +94,16 @@ def bootstrap_interval(
     if not count:
         raise ValueError("no caption names a class")
     rng, resampled = np.random.default_rng(seed), []
-    for _ in range(num_resamples):
+    for _ in range(_NUM_RESAMPLES):
         times = resample_counts(rng, count)
-        hits, counts = times @ hit, times @ named
-        rates = hits[counts > 0] / counts[counts > 0]
-        resampled.append((rates.mean(), hits.sum() / counts.sum()))
+        resampled.append(_rates(times @ hit, times @ named))
     low, high = np.percentile(resampled, [2.5, 97.5], axis=0).tolist()
     return Rates(*low), Rates(*high)
+
+
+def _rates(hits: Int[np.ndarray, " classes"], counts: Int[np.ndarray, " classes"]) -> Rates:
+    of_classes = hits[counts > 0] / counts[counts > 0]
+    return Rates(float(of_classes.mean()), float(hits.sum() / counts.sum()))
 
 
 def _index_rules(field: str) -> dict[str, list[int]]:

@@ -55,7 +55,7 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
 
 def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: captions of other images. Ceiling: real images."""
-    # Keras takes seconds to import: no wrong name of a metric waits for it.
+    # Keras takes seconds to import; wrong names of metrics are refused before that.
     from xmc_jax.frozen.clip import load_clip
 
     clip = load_clip(config.eval.clip, field="config.eval.clip")
@@ -67,10 +67,11 @@ def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measur
         rows, keys = InputFeatures(features, inputs), _keys(inputs.prompts, config)
         captions = embed_captions(tuple(prompt.caption for prompt in inputs.prompts))
         generated, real = rows.whole(inputs.generated), rows.whole(inputs.real)
-        own, others = np.arange(len(captions)), metric.mismatch(*keys, seed=config.eval.seed)
+        seed, own = config.eval.seed, np.arange(len(captions))
+        others = metric.sample_candidates(*keys, num_others=1, seed=seed)[:, 1]
         records = []
         for name in names:
-            how, score = _make_score(name, captions, keys, config.eval.seed)
+            how, score = _make_score(name, captions, keys, seed)
             record = inputs.record(
                 metric=name,
                 protocol=f"{how}; {_protocol(clip.name, config)}",

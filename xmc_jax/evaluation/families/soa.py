@@ -43,7 +43,7 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
 
 def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: captions of other images. Ceiling: real images."""
-    # Keras takes seconds to import: no wrong name of a metric waits for it.
+    # Keras takes seconds to import; wrong names of metrics are refused before that.
     from xmc_jax.frozen.detector import load_detector
 
     detector = load_detector(config.eval.detector, field="config.eval.detector")

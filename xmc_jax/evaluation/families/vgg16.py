@@ -29,7 +29,7 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
 
 def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: the distance between two disjoint sets of real images."""
-    # Keras takes seconds to import: no wrong name of a metric waits for it.
+    # Keras takes seconds to import; wrong names of metrics are refused before that.
     from xmc_jax.frozen.image_features import PACKAGED, load_image_features
 
     vgg16 = load_image_features("vgg16", PACKAGED, _RESOLUTION)
