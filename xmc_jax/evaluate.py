@@ -7,8 +7,8 @@
     python -m xmc_jax.evaluate --workdir=exports/shapes_32
 
 Metrics, as far as they are available for the run (docs/metrics.md): shapes_accuracy and
-shapes_accuracy_trained (whether images of the shapes data show what their captions say, found out
-by measuring pixels and by a small trained network); fd_vgg16 (Fréchet distance in features of
+shapes_accuracy_trained (whether images of the shapes data show what their captions say, read from
+the pixels by rules and by a small trained network); fd_vgg16 (Fréchet distance in features of
 VGG-16); with --set=inception_weights=PATH, fid, kid, is and prdc, whose names have the number of
 images, such as fid30k; with --set=clip=PRESET, clip_score, clip_r_precision and
 in_batch_r_precision; with --set=detector=PRESET, soa_c and soa_i.
@@ -38,14 +38,14 @@ def main() -> None:
     if not values.watch:
         read_config(workdir)  # Refuses a wrong folder before JAX is loaded.
     cli.set_up_jax()
-    # JAX and Flax take two seconds to load: --help must not wait for them.
+    # JAX and Flax take two seconds to import: --help must not wait for them.
     from xmc_jax.evaluation import request
 
     if values.watch:
         request.wait_for_run(workdir)
     request.read_request(workdir, names, settings, values.split)
 
-    # TensorFlow and Keras take several: what `request` refuses must not wait for them.
+    # TensorFlow and Keras take several seconds: `request` refuses mistakes before that.
     from xmc_jax.evaluation.run import evaluate, watch
 
     if values.watch:

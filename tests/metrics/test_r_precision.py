@@ -135,7 +135,7 @@ def test_clip_scores(rng):
 
 
 def test_mismatched_captions_belong_to_others():
-    others = metric.mismatch([0, 0, 1, 2], "abac", seed=0)
+    others = metric.sample_candidates([0, 0, 1, 2], "abac", num_others=1, seed=0)[:, 1]
     assert others.shape == (4,)
     assert others[0] == 3 and others[2] in (1, 3)  # 0: not 1, its image; not 2, its meaning.
 

@@ -15,10 +15,7 @@ def frechet_between(
 ) -> float:
     """The Fréchet distance of two sets, equal in all processes; all of them must call it.
 
-    Args:
-      one: A set.
-      other: Another set.
-      features_of: Features of this process's images of a set.
+    `features_of` gives the features of this process's images of a set.
     """
     if min(len(one), len(other)) <= features_of(one).shape[1]:
         whole = (images.gather(features_of(images)) for images in (one, other))

@@ -5,15 +5,10 @@ from typing import NamedTuple
 
 from etils import epath
 
+from xmc_jax.evaluation import generation, selection
 from xmc_jax.evaluation.examples import read_examples
-from xmc_jax.evaluation.generation import (
-    ImageGenerator,
-    fingerprint_generation,
-    fingerprint_weights,
-)
 from xmc_jax.evaluation.inputs import EvalInputs
 from xmc_jax.evaluation.resume import remove
-from xmc_jax.evaluation.selection import FAMILIES, choose_metrics, family_of_each, recorded_names
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
 from xmc_jax.run.folder import evaluation_dir
@@ -45,32 +40,32 @@ def create_evaluator(
     Args:
       experiment: The run's.
       names: Metrics asked for; empty for all that are available.
-      workdir: Folder of the run; generated images stay in it until they are measured.
+      workdir: Generated images stay in this folder until they are measured.
       data_dir: Folder of the prepared data sets.
 
     Raises:
       UserError: a metric is not available for the run; weights or data are missing or do not fit.
     """
     config = experiment.config
-    wanted = choose_metrics(names, config)
+    wanted = selection.choose_metrics(names, config)
     with processes.first_process_first("read the examples"):
         examples = read_examples(experiment, data_dir)
-    prompts, known = examples.prompts, family_of_each(config)
-    chosen = choose_metrics(names, config, prompts)
+    prompts, known = examples.prompts, selection.family_of_each(config)
+    chosen = selection.choose_metrics(names, config, prompts)
     for name in wanted:
         if name not in chosen:
             reason = known[name].reason_unavailable(name, config, prompts)
             processes.say(f"notice: no {name}: {reason}")
     measures = [
         family.make_measure(config, experiment.mesh, own)
-        for family in FAMILIES
+        for family in selection.FAMILIES
         if (own := [name for name in chosen if known[name] is family])
     ]
-    generate = ImageGenerator(experiment)
+    generate = generation.ImageGenerator(experiment)
 
     def measure(step: int, ema: PyTree) -> list[MetricRecord]:
-        generator = fingerprint_weights(ema, experiment.mesh)
-        identity = fingerprint_generation(experiment, generator, prompts)
+        generator = generation.fingerprint_weights(ema, experiment.mesh)
+        identity = generation.fingerprint_generation(config, generator, prompts)
         scratch = evaluation_dir(workdir, step, identity)
         inputs = EvalInputs(
             config,
@@ -85,4 +80,4 @@ def create_evaluator(
         remove(scratch)
         return records
 
-    return Evaluator(recorded_names(chosen, config, len(prompts)), measure)
+    return Evaluator(selection.recorded_names(chosen, config, len(prompts)), measure)

@@ -11,7 +11,7 @@ from xmc_jax.data.prefetch import ReadAhead
 from xmc_jax.data.records import ExampleReader, Records, Selection, draw_caption
 from xmc_jax.errors import UserError
 from xmc_jax.evaluation.image_sets import ImageSet, Pixels, ProcessShards, fingerprint, make_shards
-from xmc_jax.evaluation.inputs import Prompt
+from xmc_jax.evaluation.inputs import Prompt, Prompts
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
 
@@ -21,7 +21,7 @@ _RECORDS_AT_ONCE = 256
 class EvalExamples(NamedTuple):
     """The examples on which all checkpoints of a run are measured; see `EvalInputs`."""
 
-    prompts: Sequence[Prompt]
+    prompts: Prompts
     real: ImageSet
     other_real: ImageSet
 
@@ -55,8 +55,8 @@ def read_examples(experiment: Experiment, data_dir: str) -> EvalExamples:
     real, other_real = fingerprint(files, resizing), fingerprint(other_files, resizing)
     return EvalExamples(
         prompts,
-        _real_images("real", reader, chosen[:count], real, shards),
-        _real_images("other real", reader, chosen[count:], other_real, shards),
+        _real_images("real", real, reader, chosen[:count], shards),
+        _real_images("other real", other_real, reader, chosen[count:], shards),
     )
 
 
@@ -81,20 +81,16 @@ def _read_prompts(
 
 
 def _real_images(
-    name: str,
-    reader: ExampleReader,
-    indices: Sequence[int],
-    fingerprint: str,
-    shards: ProcessShards,
+    name: str, identity: str, reader: ExampleReader, indices: Sequence[int], shards: ProcessShards
 ) -> ImageSet:
     """Images of a split, which threads decode and resize ahead of their use."""
 
     def open_batches() -> Iterator[Pixels]:
         ranges = shards.ranges(len(indices))
         counts = iter(map(len, ranges))
-        # A reader needs at least one record; where this process has none, the count drops it.
+        # A reader needs at least one record; if this process has none, the count drops it.
         chosen = ([indices[i] for i in part] or [indices[-1]] for part in ranges)
         selections = (Selection(part, part) for part in chosen)
         return ReadAhead(reader, selections, lambda examples: examples.image[: next(counts)])
 
-    return ImageSet(name, len(indices), fingerprint, shards, open_batches)
+    return ImageSet(name, len(indices), identity, shards, open_batches)

@@ -25,9 +25,9 @@ class Network(NamedTuple):
     Attributes:
       name: Names the network and how images are fed to it. Networks that differ in any way have
         different names or different fingerprints.
-      apply: Pure function ``(params, pixels 0..255) -> features``, one row for each image.
-      params: Its weights, on the host.
-      fingerprint: sha256 of the weight file.
+      apply: ``(params, pixels 0..255) -> features``, pure; one row for each image.
+      params: The weights, on the host.
+      fingerprint: sha256 of the weights.
     """
 
     name: str
@@ -37,15 +37,10 @@ class Network(NamedTuple):
 
 
 class Features:
-    """Features of image sets under one network, which is compiled once.
-
-    Args:
-      network: The network.
-      mesh: All devices; a batch is split over them.
-    """
+    """Features of image sets under one network, which is compiled once for the devices."""
 
     def __init__(self, network: Network, mesh: Mesh):
-        self.network = network
+        self._network = network
         rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
         self._rows = rows
         self._params = sharding.put(network.params, whole)
@@ -59,13 +54,11 @@ class Features:
         Args:
           images: The set.
           scratch: See `EvalInputs`.
-          keep: Whether to keep the features in the cache folder for later evaluations, as one does
-            for real images. They are found again by the content of the images, the network and its
-            weights.
+          keep: Whether to keep the features in the cache folder for later evaluations, as for real
+            images. The content of the images, the network and its weights find them again.
         """
-        key = fingerprint(
-            images.fingerprint, images.shards, self.network.name, self.network.fingerprint
-        )
+        network = self._network
+        key = fingerprint(images.fingerprint, images.shards, network.name, network.fingerprint)
         path = files.cache_dir() / "features" / f"{key}_{jax.process_index()}.npy"
         kept = _load(path) if keep else None
         if processes.gather(np.bool_([kept is not None])).all():
@@ -74,7 +67,7 @@ class Features:
         if keep:
             try:
                 files.write_whole(path, to_npy(features), then="the next evaluation keeps them")
-            except UserError as error:  # It costs time, not the numbers.
+            except UserError as error:  # The next evaluation computes them again.
                 processes.say(f"notice: features are not kept: {error}")
         return features
 
@@ -83,9 +76,8 @@ class Features:
     ) -> Iterator[Float32[np.ndarray, "b ..."]]:
         rows = ResumableRows(scratch, f"features_{key[:16]}")
         done, size, count = rows.num_done(), images.shards.batch_size, len(images)
-        progress = make_progress(
-            count, name=f"{self.network.name} of {images.name} images", unit="images"
-        )
+        name = f"{self._network.name} of {images.name} images"
+        progress = make_progress(count, name=name, unit="images")
         for index, pixels in enumerate(images.batches()):
             if index < done:
                 yield rows.read(index)
@@ -96,7 +88,7 @@ class Features:
             yield features
 
     def _apply_to_own(self, pixels: UInt8[np.ndarray, "b h w 3"], num_rows: int):
-        """Every process sends its rows of a batch to the devices and takes their features back."""
+        """Sends the rows of this process to its devices, and takes their features back."""
         padded = np.zeros((num_rows, *pixels.shape[1:]), np.uint8)
         padded[: len(pixels)] = pixels
         sent = jax.make_array_from_process_local_data(self._rows, padded)
@@ -108,9 +100,7 @@ class Features:
 class InputFeatures:
     """The features of the image sets of one evaluation; each set's are computed once.
 
-    Args:
-      features: Computes them; those of real images are kept for later evaluations.
-      inputs: The evaluation.
+    Those of real images are kept for later evaluations.
     """
 
     def __init__(self, features: Features, inputs: EvalInputs):
@@ -131,7 +121,7 @@ class InputFeatures:
 
 
 def on_pixels(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Makes a function of images in [-1, 1] one of pixels, as `Network.apply` is."""
+    """Turns a function of images in [-1, 1] into one of pixels, such as `Network.apply`."""
     return lambda params, pixels: apply(params, from_uint8(pixels))
 
 

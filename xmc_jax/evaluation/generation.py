@@ -1,16 +1,17 @@
-"""Generating one image for each prompt; they stay on disk until the evaluation is over."""
+"""Generates one image for each prompt; the images stay on disk until the evaluation is over."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from xmc_jax import files
 from xmc_jax.evaluation.image_sets import ImageSet, Pixels, fingerprint, make_progress, make_shards
-from xmc_jax.evaluation.inputs import Prompt
+from xmc_jax.evaluation.inputs import Prompts
 from xmc_jax.evaluation.resume import ResumableRows
 from xmc_jax.experiment import Experiment
 from xmc_jax.inference.sampler import Sampler
@@ -27,30 +28,20 @@ def fingerprint_weights(ema: PyTree, mesh: Mesh) -> str:
     return weights.hexdigest()
 
 
-def fingerprint_generation(
-    experiment: Experiment, generator: str, prompts: Sequence[Prompt]
-) -> str:
+def fingerprint_generation(config: ConfigDict, generator: str, prompts: Prompts) -> str:
     """sha256 of everything that determines the generated images: weights, prompts, noise, networks.
 
-    Args:
-      experiment: The run's.
-      generator: See `fingerprint_weights`.
-      prompts: The prompts.
+    `generator` is the result of `fingerprint_weights`.
     """
     captions = hashlib.sha256()
     for prompt in prompts:
         captions.update(prompt.tokens.tobytes())
-    config = experiment.config
     networks = [sorted(config[name].to_dict().items()) for name in ("model", "text")]
     return fingerprint(generator, captions.hexdigest(), config.eval.seed, networks)
 
 
 class ImageGenerator:
-    """Generates the images of prompts in batches, with progress; resumes after a kill.
-
-    Args:
-      experiment: The run's.
-    """
+    """Generates the images of prompts in batches, with progress; resumes after a kill."""
 
     def __init__(self, experiment: Experiment):
         self._config = experiment.config
@@ -58,21 +49,18 @@ class ImageGenerator:
         self._sampler = Sampler(experiment, self._shards.batch_size)
 
     def __call__(
-        self, ema: PyTree, prompts: Sequence[Prompt], *, folder: epath.Path, identity: str
+        self, ema: PyTree, prompts: Prompts, *, folder: epath.Path, identity: str
     ) -> ImageSet:
         """Generates the images that a folder lacks; all processes must call it.
 
         Args:
           ema: The generator's averages, as training has them.
           prompts: All prompts.
-          folder: Where the images are kept for the metrics.
-          identity: See `fingerprint_generation`.
-
-        Returns:
-          The images; they can be read as long as the folder exists.
+          folder: Where the images are kept; they can be read as long as it exists.
+          identity: From `fingerprint_generation`.
 
         Raises:
-          UserError: the disk has no room for them.
+          UserError: the disk has no room for the images.
         """
         rows, shards, count = ResumableRows(folder, "generated"), self._shards, len(prompts)
         ranges, size, seed = shards.ranges(count), shards.batch_size, self._config.eval.seed

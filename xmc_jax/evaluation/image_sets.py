@@ -1,5 +1,6 @@
 """Sets of images that need not fit in memory, split over the processes of a run."""
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ class ProcessShards:
 
     Attributes:
       batch_size: Items in a batch over all processes; a multiple of their number.
-      process_index: This process.
+      process_index: The process whose shards these are.
       process_count: Number of processes.
     """
 
@@ -30,15 +31,15 @@ class ProcessShards:
     process_index: int = 0
     process_count: int = 1
 
-    def ranges(self, count: int, process_index: int | None = None) -> list[range]:
-        """For each batch, the items of a process (this one by default); a range may be empty."""
-        index = self.process_index if process_index is None else process_index
+    def ranges(self, count: int) -> list[range]:
+        """For each batch, the items of the process; a range may be empty."""
         rows = self.batch_size // self.process_count
-        starts = range(index * rows, count + index * rows, self.batch_size)
+        first = self.process_index * rows
+        starts = range(first, count + first, self.batch_size)
         return [range(min(start, count), min(start + rows, count)) for start in starts]
 
     def own(self, items: Sequence[T]) -> list[T]:
-        """This process's items of a list, in its order."""
+        """The items of the process, in the order of the list."""
         return [items[i] for part in self.ranges(len(items)) for i in part]
 
     def gather(
@@ -50,10 +51,8 @@ class ProcessShards:
           rows: One for each item of this process.
           count: Number of items of all processes.
         """
-        shards = [
-            [i for part in self.ranges(count, process) for i in part]
-            for process in range(self.process_count)
-        ]
+        everyone = (dataclasses.replace(self, process_index=i) for i in range(self.process_count))
+        shards = [shard.own(range(count)) for shard in everyone]
         longest = max(map(len, shards))
         padded = np.zeros((longest, *rows.shape[1:]), rows.dtype)
         padded[: len(rows)] = rows
@@ -87,11 +86,8 @@ class ImageSet:
 
     def batches(self) -> Iterator[Pixels]:
         """This process's rows of each batch; the last batch has fewer, maybe none."""
-        opened = self.open_batches()
-        try:
+        with contextlib.closing(self.open_batches()) as opened:
             yield from opened
-        finally:
-            opened.close()
 
     def map(self, function: Callable[[Pixels], Sequence[T]]) -> list[T]:
         """Applies a function of batches; returns one value for each image of this process."""
@@ -104,7 +100,7 @@ class ImageSet:
         return values
 
     def gather(self, rows: Shaped[np.ndarray, "own *shape"]) -> Shaped[np.ndarray, "n *shape"]:
-        """See `ProcessShards.gather`; the rows belong to this process's images."""
+        """`ProcessShards.gather` of one row for each image of this process."""
         return self.shards.gather(rows, self.count)
 
 

@@ -1,7 +1,7 @@
 """What metrics measure: prompts, their real images, other real images, and generated ones."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +19,8 @@ class Prompt(NamedTuple):
     Attributes:
       example_id: Image id of the example that the caption belongs to.
       caption: The text.
-      caption_index: Its index among the captions of the example.
-      tokens: Its token ids for the text encoder of the run.
+      caption_index: Index among the captions of the example.
+      tokens: Token ids for the text encoder of the run.
     """
 
     example_id: str
@@ -29,12 +29,15 @@ class Prompt(NamedTuple):
     tokens: Int32[np.ndarray, " t"]
 
 
+Prompts = Sequence[Prompt]
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalInputs:
     """Everything that the metrics of one checkpoint are computed from.
 
     Attributes:
-      config: Config of the run.
+      config: The run's.
       prompts: All prompts, in every process.
       real: The images of the prompts' examples, in their order.
       other_real: More images of the split, as many as `real` or as there are; none of `real`.
@@ -46,7 +49,7 @@ class EvalInputs:
     """
 
     config: ConfigDict
-    prompts: Sequence[Prompt]
+    prompts: Prompts
     real: ImageSet
     other_real: ImageSet
     generated: ImageSet
@@ -55,11 +58,9 @@ class EvalInputs:
     generator: str
 
     def record(self, **fields: Any) -> MetricRecord:
-        """A number of this evaluation.
+        """A record with these fields. Step, generator, split and seed need not be given.
 
-        Args:
-          **fields: Fields of `MetricRecord`. By default ``num_samples`` is the number of generated
-            images; step, generator, split and seed need not be given.
+        The default of ``num_samples`` is the number of generated images.
         """
         about = {
             "step": self.step,
@@ -69,6 +70,9 @@ class EvalInputs:
             "seed": self.config.eval.seed,
         }
         return MetricRecord(**about | fields)
+
+
+Measure = Callable[[EvalInputs], list[MetricRecord]]
 
 
 def split_name(config: ConfigDict) -> str:

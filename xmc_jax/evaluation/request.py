@@ -4,7 +4,6 @@ Loads neither TensorFlow nor Keras, so that a mistake is reported at once.
 """
 
 import time
-import types
 from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
@@ -18,21 +17,18 @@ from xmc_jax.run.config import read_config
 from xmc_jax.run.config_checks import check_evaluation
 from xmc_jax.run.folder import config_path
 
-POLL_SECONDS = 5.0  # Between two looks for a new file.
+POLL_SECONDS = 5.0  # Between two checks for a new file.
 
 
 def read_request(
-    workdir: str,
-    names: Sequence[str] = (),
-    settings: Mapping[str, str] = types.MappingProxyType({}),
-    split: str | None = None,
+    workdir: str, names: Sequence[str], settings: Mapping[str, str], split: str | None
 ) -> ConfigDict:
     """Reads the config of a run or an exported model, as one evaluation uses it.
 
     Args:
       workdir: Folder of the run, or of the exported model.
       names: Metrics asked for; empty for all that are available.
-      settings: Fields of ``config.eval`` that this evaluation changes, as text.
+      settings: Values of fields of ``config.eval`` for this evaluation only, as text.
       split: Split to measure on; None for the run's own evaluation split.
 
     Raises:
@@ -57,11 +53,7 @@ def read_request(
 
 
 def wait_for_run(workdir: str) -> None:
-    """Waits until a folder has the config of a run.
-
-    Raises:
-      UserError: the folder holds an exported model.
-    """
+    """Waits until a folder has the config of a run; a UserError if it holds an exported model."""
     if is_exported(workdir):
         raise UserError(
             f"{workdir} is an exported model, and --watch measures a run as its checkpoints come; "

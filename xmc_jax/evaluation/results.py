@@ -1,6 +1,5 @@
 """What an evaluation leaves in the folder of a run: lines of metrics.jsonl, the best checkpoint."""
 
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ def _own_records(workdir: epath.PathLike) -> list[MetricRecord]:
 
 
 def best_step(records: Sequence[MetricRecord], metric: str) -> int | None:
-    """The step with the best value of a metric, the earliest if several are equal; None if none is.
+    """The first step with the best value of a metric; None if the metric has no value.
 
     Compares only values of the newest protocol and weights.
     """
@@ -51,14 +50,10 @@ def best_step(records: Sequence[MetricRecord], metric: str) -> int | None:
 
 
 def keep_best(workdir: epath.PathLike, metric: str) -> None:
-    """Links the best checkpoint, by the records so far, into `best_dir`, and removes the last best.
+    """Links the best checkpoint by a metric into `best_dir`, and removes the previous one.
 
     Training deletes nothing there. Only records on the run's own evaluation split count. All
-    processes may call it.
-
-    Args:
-      workdir: Folder of a run.
-      metric: Name of the number that decides; nothing happens if it is empty.
+    processes may call it. Does nothing if `metric` is empty.
     """
     if not metric or not processes.is_first():
         return
@@ -89,22 +84,20 @@ def link_checkpoint(source: epath.Path, target: epath.Path, step: int) -> bool:
       step: Step of the checkpoint.
 
     Returns:
-      Whether it is in the second folder: False if the source lacks it, or training deletes it
+      Whether the second folder has it: False if the source lacks it or training deletes it
       meanwhile.
     """
     place = target / str(step)
     if place.exists():
         return True
     unfinished = target / f".{step}.new"
-    with contextlib.suppress(FileNotFoundError):
-        unfinished.rmtree()
+    unfinished.rmtree(missing_ok=True)
     try:
         _link(source / str(step), unfinished)
         if not (source / str(step)).exists():  # Files were deleted before they could be linked.
             raise FileNotFoundError(step)
     except FileNotFoundError:
-        if unfinished.exists():
-            unfinished.rmtree()
+        unfinished.rmtree(missing_ok=True)
         return False
     unfinished.rename(place)
     return True

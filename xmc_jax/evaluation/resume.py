@@ -19,11 +19,8 @@ class ResumableRows:
     """Rows that a task has computed so far, batch by batch, in one folder.
 
     A batch is on disk completely or not at all. Each process has files of its own, so processes may
-    share the folder or have one each; it may be local or remote.
-
-    Args:
-      folder: Created with the first batch.
-      name: Name of the task; file names begin with it.
+    share the folder or have one each. It may be local or remote, and is created with the first
+    batch. File names begin with the name of the task.
     """
 
     def __init__(self, folder: epath.Path, name: str):
@@ -32,30 +29,19 @@ class ResumableRows:
 
     def num_done(self) -> int:
         """Number of first batches that all processes have; all processes must call it."""
-        names = set()
-        if self._folder.exists():
-            names = {path.name for path in self._folder.iterdir()}
-        done = 0
+        there, done = self._folder.exists(), 0
+        names = {path.name for path in self._folder.iterdir()} if there else set()
         while self._path(done).name in names:
             done += 1
         return int(processes.gather(np.int64([done])).min())
 
     def write(self, index: int, rows: Shaped[np.ndarray, "b ..."]) -> None:
-        """Writes a batch.
-
-        Raises:
-          UserError: the file cannot be written.
-        """
-        files.write_whole(
-            self._path(index), to_npy(rows), then="start again: the evaluation resumes"
-        )
+        """Writes a batch; a UserError if the file cannot be written."""
+        then = "start again: the evaluation resumes"
+        files.write_whole(self._path(index), to_npy(rows), then=then)
 
     def read(self, index: int) -> Shaped[np.ndarray, "b ..."]:
-        """Reads a batch that was written.
-
-        Raises:
-          UserError: its file is damaged or missing.
-        """
+        """Reads a batch that was written; a UserError if its file is damaged or missing."""
         path = self._path(index)
         try:
             return from_npy(path.read_bytes())
@@ -76,18 +62,14 @@ def to_npy(array: Shaped[np.ndarray, "..."]) -> bytes:
 
 
 def from_npy(data: bytes) -> Shaped[np.ndarray, "..."]:
-    """The array in the bytes of a ``.npy`` file.
-
-    Raises:
-      ValueError, EOFError: the bytes are damaged.
-    """
+    """The array in the bytes of a ``.npy`` file; a ValueError or EOFError if they are damaged."""
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def remove(folder: epath.Path) -> None:
     """Deletes the folder of a finished task, whether processes share it or have one each."""
     if not files.is_remote(folder):
-        shutil.rmtree(folder, ignore_errors=True)  # Processes that share it delete it at once.
+        shutil.rmtree(folder, ignore_errors=True)  # Others may delete it at the same time.
         with contextlib.suppress(OSError):  # The parent holds another evaluation.
             os.rmdir(folder.parent)
     elif processes.is_first() and folder.exists():

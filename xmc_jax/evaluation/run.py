@@ -37,8 +37,8 @@ def evaluate(
       data_dir: Folder of the prepared data sets.
       names: Metrics; empty for all that are available.
       step: Step of the checkpoint; None for the newest.
-      settings: See `read_request`.
-      split: See `read_request`.
+      settings: Values of fields of ``config.eval`` for this evaluation only, as text.
+      split: Split to measure on; None for the run's own evaluation split.
 
     Raises:
       UserError: a metric is not available for this run, or something is missing.
@@ -54,23 +54,14 @@ def watch(
     names: Sequence[str] = (),
     settings: Mapping[str, str] = types.MappingProxyType({}),
 ) -> None:
-    """Measures every checkpoint of a run once, as they come, until the run's last step.
+    """Measures every checkpoint of a run once, as it is saved, until the run's last step.
 
     It may start before training does, and may be stopped and started again: what metrics.jsonl has
     is not measured again. It only reads what training writes, and links a checkpoint into a folder
-    of its own while it measures it.
-
-    Args:
-      workdir: Folder of a run.
-      data_dir: See `evaluate`.
-      names: See `evaluate`.
-      settings: See `evaluate`.
-
-    Raises:
-      UserError: see `evaluate`.
+    of its own while it measures it. Arguments and errors as in `evaluate`.
     """
     wait_for_run(workdir)
-    experiment, evaluator = _open(workdir, data_dir, names, settings)
+    experiment, evaluator = _open(workdir, data_dir, names, settings, split=None)
     done = results.measured_steps(workdir, evaluator.names)
     processes.say(f"watching {workdir}: {len(done)} checkpoints are measured already")
     while True:
@@ -109,7 +100,7 @@ def _open(
     data_dir: str,
     names: Sequence[str],
     settings: Mapping[str, str],
-    split: str | None = None,
+    split: str | None,
 ) -> tuple[Experiment, Evaluator]:
     config = read_request(workdir, names, settings, split)
     experiment = create_experiment(config, training=False)

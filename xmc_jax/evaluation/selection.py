@@ -18,35 +18,34 @@ from ml_collections import ConfigDict
 
 from xmc_jax.errors import UserError
 from xmc_jax.evaluation.families import clip, inception, shapes, soa, vgg16
-from xmc_jax.evaluation.inputs import Prompt
+from xmc_jax.evaluation.inputs import Prompts
 
 FAMILIES = (shapes, inception, vgg16, clip, soa)
 
 
 def choose_metrics(
-    names: Sequence[str], config: ConfigDict, prompts: Sequence[Prompt] | None = None
+    names: Sequence[str], config: ConfigDict, prompts: Prompts | None = None
 ) -> tuple[str, ...]:
     """The metrics to compute: those asked for, or all that are available for the run.
 
     Args:
       names: Metrics asked for; empty for all that are available.
-      config: Config of the run.
-      prompts: The prompts; None if they are not read yet, which leaves some reasons open.
+      config: The run's.
+      prompts: None if they are not read yet, which leaves some reasons open.
 
     Raises:
       UserError: there is no such metric for the run, or it is not available.
     """
     known = family_of_each(config)
-    for name in names:
+    reasons = {}
+    for name in names or known:
         if name not in known:
             raise UserError(f"no metric {name!r} for this run; there are {', '.join(known)}")
-        if reason := known[name].reason_unavailable(name, config, prompts):
-            raise UserError(f"{name} cannot measure this run: {reason}")
+        reasons[name] = known[name].reason_unavailable(name, config, prompts)
+        if names and reasons[name]:
+            raise UserError(f"{name} cannot measure this run: {reasons[name]}")
     if names:
         return tuple(names)
-    reasons = {
-        name: family.reason_unavailable(name, config, prompts) for name, family in known.items()
-    }
     chosen = tuple(name for name, reason in reasons.items() if not reason)
     if not chosen:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())

@@ -13,12 +13,9 @@ from jaxtyping import Float
 
 
 class Moments(NamedTuple):
-    """Count, mean and scatter of feature vectors; can be merged in any order.
+    """Number, mean and scatter of vectors, in float64; can be merged in any order.
 
-    Attributes:
-      count: Number of vectors.
-      mean: Mean vector, float64.
-      scatter: Sum of the outer products of the deviations from the mean, float64.
+    The scatter is the sum of the outer products of the deviations from the mean.
     """
 
     count: int
@@ -27,11 +24,7 @@ class Moments(NamedTuple):
 
     @property
     def covariance(self) -> Float[np.ndarray, "d d"]:
-        """Unbiased covariance.
-
-        Raises:
-          ValueError: There are fewer than two vectors.
-        """
+        """Unbiased covariance; a ValueError if there are fewer than two vectors."""
         _check_count(self.count)
         return self.scatter / (self.count - 1)
 
@@ -47,19 +40,12 @@ def moments(features: Float[np.ndarray, "n d"]) -> Moments:
 
 
 def merge(parts: Iterable[Moments]) -> Moments:
-    """Moments of the union of several sets (Chan et al. 1979), which may be empty.
-
-    Raises:
-      ValueError: There is no set.
-    """
+    """Moments of a union of sets (Chan et al. 1979), each maybe empty; ValueError if none."""
     parts = list(parts)
     if not parts:
         raise ValueError("no moments to merge")
-    total = parts[0]
-    for part in parts[1:]:
-        if not part.count or not total.count:
-            total = part if part.count else total
-            continue
+    total, *others = [part for part in parts if part.count] or parts[:1]
+    for part in others:
         count, shift = total.count + part.count, part.mean - total.mean
         mean = total.mean + shift * (part.count / count)
         between = np.outer(shift, shift) * (total.count * part.count / count)
@@ -68,22 +54,18 @@ def merge(parts: Iterable[Moments]) -> Moments:
 
 
 def frechet_distance(one: Moments, other: Moments) -> float:
-    """Fréchet distance between two sets of features.
+    """Fréchet distance between two sets of features: the squared distance, >= 0 up to rounding.
 
     The trace of the root of ``S1 S2`` equals that of the symmetric ``R S2 R`` with
     ``R = S1^(1/2)``. Eigenvalues within rounding of zero are dropped before taking roots: each
     would add the root of its rounding error, which costs plain formulas half of their digits if
     there are fewer vectors than dimensions.
 
-    Returns:
-      The squared distance, >= 0 up to rounding.
-
     Raises:
       ValueError: A set has fewer than two vectors, or a feature is infinite or NaN.
     """
-    for part in (one, other):
-        # Otherwise eigh fails with a LinAlgError that does not name the cause.
-        _check_finite(part.mean, part.scatter)
+    # Otherwise eigh fails with a LinAlgError that does not name the cause.
+    _check_finite(one.mean, one.scatter, other.mean, other.scatter)
     covariance_1, covariance_2 = one.covariance, other.covariance
     values, vectors = np.linalg.eigh(covariance_1)
     kept = values > _rounding(values)

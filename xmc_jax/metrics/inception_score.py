@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import log_softmax
 
 NUM_SPLITS = 10
-SEED = 2020
+_SEED = 2020  # Of torch-fidelity.
 
 
 class InceptionScore(NamedTuple):
@@ -21,24 +22,20 @@ class InceptionScore(NamedTuple):
 
 
 def inception_score(
-    logits: Float[np.ndarray, "n classes"], *, num_splits: int = NUM_SPLITS, seed: int = SEED
+    logits: Float[np.ndarray, "n classes"], *, num_splits: int = NUM_SPLITS
 ) -> InceptionScore:
     """Inception score of a set of images, as torch-fidelity computes it.
 
     Args:
       logits: Logits of the classes without the bias of the last layer, one row for each image.
-      num_splits: The score is the mean over this many parts of the shuffled rows.
-      seed: Seed of the shuffle.
-
-    Raises:
-      ValueError: There are fewer rows than splits.
+      num_splits: The score is the mean over this many parts of the shuffled rows; a ValueError if
+        there are fewer rows.
     """
     count = len(logits)
     if count < num_splits:
         raise ValueError(f"{num_splits} splits need as many rows, not {count}")
-    x = np.asarray(logits, np.float64)[np.random.RandomState(seed).permutation(count)]
-    x = x - x.max(axis=1, keepdims=True)
-    log_p = x - np.log(np.sum(np.exp(x), axis=1, keepdims=True))
+    x = np.asarray(logits, np.float64)[np.random.RandomState(_SEED).permutation(count)]
+    log_p = log_softmax(x, axis=1)
     p = np.exp(log_p)
     scores = []
     for split in range(num_splits):

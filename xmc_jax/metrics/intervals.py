@@ -10,16 +10,16 @@ Z_95 = 1.959963984540054  # Half-width of a 95 % interval, in standard deviation
 _CHUNK = 100  # Resamples in memory at once.
 
 
-def wilson_interval(rate: float, count: float | int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; [0, 1] without any trial.
+def wilson_interval(rate: float, count: float | int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a proportion; [0, 1] without any trial.
 
     Args:
       rate: Observed proportion, 0..1.
       count: Number of independent trials; may be fractional.
-      z: Half-width in standard deviations.
     """
     if not count > 0:
         return 0.0, 1.0
+    z = Z_95
     middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
     spread = rate * (1 - rate) / count + z * z / (4 * count * count)
     half = z * math.sqrt(spread) / (1 + z * z / count)
@@ -46,17 +46,14 @@ def ratio_intervals(
     independent claims, true rates up to about 3 / n away are then plausible as well.
 
     Args:
-      hits: Hits of each image for each of the k ratios.
+      hits: Hits of each image.
       claims: Claims of each image; may be 0. Resamples without any claim for a ratio are ignored.
       seed: Seed of the resampling.
       level: Probability that an interval contains the true ratio.
       num_resamples: Number of resamples.
 
     Returns:
-      Lower and upper bounds, float64; NaN for ratios without any claim.
-
-    Raises:
-      ValueError: There are no images.
+      Lower and upper bounds; NaN for ratios without any claim. A ValueError without images.
     """
     n, k = hits.shape
     if not n:

@@ -12,15 +12,15 @@ from jaxtyping import Float
 
 NUM_SUBSETS = 100
 SUBSET_SIZE = 1000
-SEED = 2020
+_SEED = 2020  # Of torch-fidelity.
 
 
 class KernelDistance(NamedTuple):
-    """Statistics over the subsets.
+    """Statistics of the values of the subsets.
 
     Attributes:
       mean: The estimate. It can be slightly negative if the distributions agree.
-      std: Standard deviation of the subsets' values; not the standard error of the mean.
+      std: Standard deviation; not the standard error of the mean.
     """
 
     mean: float
@@ -33,26 +33,21 @@ def kernel_distance(
     *,
     num_subsets: int = NUM_SUBSETS,
     subset_size: int = SUBSET_SIZE,
-    seed: int = SEED,
     tell: Callable[[int], None] = lambda done: None,
 ) -> KernelDistance:
-    """Kernel distance between two sets of features.
+    """Kernel distance between two sets of features; a ValueError if one is smaller than a subset.
 
     Args:
       generated: Features of generated images.
       real: Features of real images.
       num_subsets: Number of subsets to average over.
       subset_size: Number of vectors in a subset, sampled without replacement.
-      seed: Seed of the subsets.
       tell: Called after each subset with the number of subsets done.
-
-    Raises:
-      ValueError: A set is smaller than a subset.
     """
     x, y = (np.asarray(features, np.float64) for features in (generated, real))
     if min(len(x), len(y)) < subset_size:
         raise ValueError(f"subsets of {subset_size} need as many vectors, not {len(x)}, {len(y)}")
-    rng = np.random.RandomState(seed)  # One stream for both sets, as in torch-fidelity.
+    rng = np.random.RandomState(_SEED)  # One stream for both sets, as in torch-fidelity.
     values = []
     for index in range(num_subsets):
         a = x[rng.choice(len(x), subset_size, replace=False)]

@@ -43,11 +43,8 @@ def prdc(
     Args:
       generated: Features of generated images.
       real: Features of real images.
-      num_neighbours: k, the neighbour that a ball extends to.
+      num_neighbours: k, the neighbour that a ball extends to; a ValueError if a set has none.
       tell: Called from time to time with the number of distance rows done, of `num_rows`.
-
-    Raises:
-      ValueError: A set has no k-th neighbour.
     """
     if min(len(generated), len(real)) <= num_neighbours:
         raise ValueError(

@@ -23,12 +23,11 @@ _NO_CAPTION = -1  # Padding of the candidates.
 
 
 class RPrecision(NamedTuple):
-    """Result of a retrieval.
+    """Result of a retrieval, 0..1.
 
     Attributes:
-      value: Fraction of images whose own caption is the nearest, 0..1.
-      low: Lower bound of Wilson's 95 % interval.
-      high: Upper bound of the interval.
+      value: Fraction of images whose own caption is the nearest.
+      low, high: Wilson's 95 % interval.
       chance: Expected value of a random choice.
     """
 
@@ -45,16 +44,13 @@ def sample_candidates(
     num_others: int = NUM_OTHERS,
     seed: int,
 ) -> Int[np.ndarray, "n k"]:
-    """Samples the captions that each image is compared with; the first one is its own.
+    """Samples the captions (indices) that each image is compared with; the first is its own.
 
     Args:
       image_keys: The image that each caption belongs to.
       meanings: What each caption says; captions that say the same never compete.
       num_others: Number of captions besides the true one.
       seed: Seed of the sampling.
-
-    Returns:
-      Indices of captions.
 
     Raises:
       ValueError: An image has too few captions of other images and meanings.
@@ -88,13 +84,11 @@ def batch_candidates(
 ) -> Int[np.ndarray, "n k"]:
     """All captions of an image's batch, as in contrastive training; the first one is its own.
 
-    Args:
-      image_keys: See `sample_candidates`.
-      meanings: See `sample_candidates`.
-      size: Smallest size of a batch, unless there are fewer captions; sizes differ by at most one.
+    Captions of the same image or meaning are left out, and rows are padded with -1. Keys and
+    meanings as in `sample_candidates`.
 
-    Returns:
-      Indices of captions, padded with -1. Captions of the same image or meaning are left out.
+    Args:
+      size: Smallest size of a batch, unless there are fewer captions; sizes differ by at most one.
     """
     images, meanings = _numbered(image_keys), _numbered(meanings)
     count = len(images)
@@ -118,8 +112,8 @@ def r_precision(
 
     Args:
       images: Embeddings, of any norm.
-      captions: Embeddings, of any norm.
-      candidates: See `sample_candidates`.
+      captions: Likewise.
+      candidates: From `sample_candidates` or `batch_candidates`.
 
     Raises:
       ValueError: There is no image, or an embedding is zero or not finite.
@@ -145,29 +139,10 @@ def clip_scores(
     """``100 max(cos, 0)`` of each image and its caption; their mean is the CLIP score.
 
     Hessel et al. 2021 with the factor 100 instead of 2.5, and without the words that they put
-    before the caption. Each pair is clipped, not the mean.
-
-    Raises:
-      ValueError: There is no image, or an embedding is zero or not finite.
+    before the caption. Each pair is clipped, not the mean. Raises errors as `r_precision`.
     """
     cosines = (_unit(images) * _unit(captions)).sum(axis=-1)
     return 100.0 * np.maximum(cosines, 0.0)
-
-
-def mismatch(
-    image_keys: Sequence[Hashable], meanings: Sequence[Hashable], *, seed: int
-) -> Int[np.ndarray, " n"]:
-    """Samples for every image a caption of another image with another meaning.
-
-    Args:
-      image_keys: See `sample_candidates`.
-      meanings: See `sample_candidates`.
-      seed: Seed of the sampling.
-
-    Raises:
-      ValueError: There is none for some image.
-    """
-    return sample_candidates(image_keys, meanings, num_others=1, seed=seed)[:, 1]
 
 
 def _numbered(keys: Sequence[Hashable]) -> Int[np.ndarray, " n"]:

@@ -24,6 +24,7 @@ from xmc_jax.metrics.intervals import resample_counts
 # Words and excluded phrases of each class, in the order of COCO's categories and detector outputs.
 RULES = json.loads(resources.files(__package__).joinpath("soa_words.json").read_text("utf-8"))
 CLASSES = tuple(RULES)
+_NUM_RESAMPLES = 1000
 
 
 class Soa(NamedTuple):
@@ -58,11 +59,11 @@ def named_classes(captions: Sequence[str]) -> Bool[np.ndarray, "n classes"]:
     """Which of `CLASSES` each caption names."""
     table = np.zeros((len(captions), len(CLASSES)), bool)
     for row, caption in zip(table, captions, strict=True):
-        phrases = _phrases(caption) & _PHRASES.keys()
-        for phrase in phrases:
-            row[_PHRASES[phrase].words] = True
-        for phrase in phrases:
-            row[_PHRASES[phrase].excluded] = False
+        phrases = _phrases(caption)
+        for phrase in phrases & _WORDS.keys():
+            row[_WORDS[phrase]] = True
+        for phrase in phrases & _EXCLUDED.keys():
+            row[_EXCLUDED[phrase]] = False
     return table
 
 
@@ -72,71 +73,51 @@ def semantic_object_accuracy(
     """How often the classes that captions name are found in their images.
 
     Args:
-      named: Which classes each image's caption names.
+      named: Which classes each image's caption names; a ValueError if there are none.
       seen: Which classes the detector found in each image.
-
-    Raises:
-      ValueError: No caption names a class.
     """
     counts, hits = named.sum(axis=0), (named & seen).sum(axis=0)
     if not counts.any():
         raise ValueError("no caption names a class")
-    rates = hits[counts > 0] / counts[counts > 0]
-    return Soa(float(rates.mean()), float(hits.sum() / counts.sum()), hits, counts)
+    return Soa(*_rates(hits, counts), hits, counts)
 
 
 def bootstrap_interval(
-    named: Bool[np.ndarray, "n classes"],
-    seen: Bool[np.ndarray, "n classes"],
-    *,
-    seed: int,
-    num_resamples: int = 1000,
+    named: Bool[np.ndarray, "n classes"], seen: Bool[np.ndarray, "n classes"], *, seed: int
 ) -> tuple[Rates, Rates]:
     """Lower and upper bounds of 95 % intervals, by the bootstrap over images (percentiles).
 
-    Args:
-      named: See `semantic_object_accuracy`.
-      seen: See `semantic_object_accuracy`.
-      seed: Seed of the resampling.
-      num_resamples: Number of resamples.
-
-    Raises:
-      ValueError: No caption names a class.
+    Images and errors as in `semantic_object_accuracy`.
     """
     counted = named.any(axis=1)  # Other images do not affect the accuracy.
     named, hit, count = named[counted], (named & seen)[counted], int(counted.sum())
     if not count:
         raise ValueError("no caption names a class")
     rng, resampled = np.random.default_rng(seed), []
-    for _ in range(num_resamples):
+    for _ in range(_NUM_RESAMPLES):
         times = resample_counts(rng, count)
-        hits, counts = times @ hit, times @ named
-        rates = hits[counts > 0] / counts[counts > 0]
-        resampled.append((rates.mean(), hits.sum() / counts.sum()))
+        resampled.append(_rates(times @ hit, times @ named))
     low, high = np.percentile(resampled, [2.5, 97.5], axis=0).tolist()
     return Rates(*low), Rates(*high)
 
 
-class _Classes(NamedTuple):
-    """Indices of the classes that a phrase names, and of those that it excludes."""
-
-    words: list[int]
-    excluded: list[int]
+def _rates(hits: Int[np.ndarray, " classes"], counts: Int[np.ndarray, " classes"]) -> Rates:
+    of_classes = hits[counts > 0] / counts[counts > 0]
+    return Rates(float(of_classes.mean()), float(hits.sum() / counts.sum()))
 
 
-def _index_rules() -> dict[str, _Classes]:
-    """Maps every phrase of the rules, singular and plural, to its classes."""
+def _index_rules(field: str) -> dict[str, list[int]]:
+    """Maps each phrase in a field of the rules, singular and plural, to indices of classes."""
     index = {}
     for number, rule in enumerate(RULES.values()):
-        for field, phrases in rule.items():
-            for phrase in phrases:
-                for form in (phrase, f"{phrase}s", f"{phrase}es"):
-                    getattr(index.setdefault(form, _Classes([], [])), field).append(number)
+        for phrase in rule[field]:
+            for ending in ("", "s", "es"):
+                index.setdefault(phrase + ending, []).append(number)
     return index
 
 
-_PHRASES = _index_rules()
-_MAX_WORDS = max(len(phrase.split()) for phrase in _PHRASES)
+_WORDS, _EXCLUDED = _index_rules("words"), _index_rules("excluded")
+_MAX_WORDS = max(len(phrase.split()) for phrase in _WORDS | _EXCLUDED)
 
 
 def _phrases(caption: str) -> set[str]:

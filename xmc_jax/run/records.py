@@ -1,4 +1,4 @@
-"""The numbers of a run, ``metrics.jsonl``: one JSON object a line, appended and never changed.
+"""The numbers of a run, ``metrics.jsonl``: one JSON object on each line, appended, never changed.
 
 Every line has ``kind`` and ``step``. There are three kinds:
 
@@ -40,14 +40,11 @@ class MetricRecord:
       metric: Name of the number: a metric, or ``metric/part`` where a metric has several numbers.
       protocol: In words, everything besides the generator that changes the number.
       value: The number.
-      low: Lower end of the interval of `value`; the protocol says which interval.
-      high: Its upper end.
+      low, high: Interval of `value`; the protocol says which interval.
       floor: The number of a generator that ignores captions, or of other real images.
-      floor_low: Lower end of the interval of `floor`.
-      floor_high: Its upper end.
+      floor_low, floor_high: Interval of `floor`.
       ceiling: The number of real images.
-      ceiling_low: Lower end of the interval of `ceiling`.
-      ceiling_high: Its upper end.
+      ceiling_low, ceiling_high: Interval of `ceiling`.
       chance: The number of random guesses.
       claims: Number of claims in captions that were verified.
       classes: ``{class: (hits, captions)}``, for metrics that are means over classes.
@@ -118,10 +115,8 @@ class MetricRecord:
 _REQUIRED = {
     field.name for field in dataclasses.fields(MetricRecord) if field.default is dataclasses.MISSING
 }
-_ONLY_IF_GIVEN = {
-    *("low", "high", "floor_low", "floor_high", "ceiling_low", "ceiling_high"),
-    *("chance", "claims", "classes"),
-}
+_ONLY_IF_GIVEN = {"low", "high", "floor_low", "floor_high", "ceiling_low", "ceiling_high"}
+_ONLY_IF_GIVEN |= {"chance", "claims", "classes"}
 
 
 def evaluations(records: Iterable[Record]) -> list[MetricRecord]:
@@ -130,40 +125,25 @@ def evaluations(records: Iterable[Record]) -> list[MetricRecord]:
 
 
 def latest_evaluations(records: Iterable[Record], *, step: int | None = None) -> list[MetricRecord]:
-    """The newest record of each key (see `MetricRecord.key`), sorted by key.
+    """The newest record of each `MetricRecord.key` (of this step, if given), sorted by key.
 
     The record of the latest checkpoint counts; of several records of one checkpoint, the last one.
-
-    Args:
-      records: Lines of the file, of any kind.
-      step: Use only records of this checkpoint.
     """
-    latest: dict[tuple, MetricRecord] = {}
-    for found in evaluations(records):
-        if step in (None, found.step) and (
-            found.key not in latest or found.step >= latest[found.key].step
-        ):
-            latest[found.key] = found
+    found = [record for record in evaluations(records) if step in (None, record.step)]
+    latest = {record.key: record for record in sorted(found, key=lambda record: record.step)}
     return [latest[key] for key in sorted(latest)]
 
 
 def append_metrics(workdir: epath.PathLike, records: Iterable[Record]) -> None:
-    """Appends records to the run's numbers, in one write.
+    """Appends records to the run's numbers; writes and raises errors as `append_lines`.
 
     Values may be scalars of NumPy or JAX. Numbers that are not finite become null.
-
-    Raises:
-      UserError: see `append_lines`.
     """
     append_lines(metrics_path(workdir), [json.dumps(_plain(record)) for record in records])
 
 
 def append_lines(path: epath.PathLike, lines: Iterable[str]) -> None:
-    """Appends lines to a file, in one write.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
+    """Appends lines to a file, in one write; a UserError if the file cannot be written."""
     path, text = epath.Path(path), "".join(f"{line}\n" for line in lines)
     with files.writing(path, then="start again: training resumes from the last checkpoint"):
         # After a crash in the middle of a write, the last line lacks its newline.
@@ -184,10 +164,8 @@ def read_metrics(workdir: epath.PathLike) -> list[Record]:
 def read_lines(path: epath.PathLike, fields: Mapping[str, type]) -> list[Record]:
     """The JSON objects of a file that has one on each line; empty without a file.
 
-    Args:
-      path: The file.
-      fields: Names and types of the fields that an object must have. Lines without such an object
-        are left out, with a notice on stderr.
+    Lines that lack an object with these fields, given with their types, are left out, with a notice
+    on stderr.
     """
     path = epath.Path(path)
     if not path.exists():
@@ -213,10 +191,8 @@ def read_lines(path: epath.PathLike, fields: Mapping[str, type]) -> list[Record]
 def truncate_metrics(workdir: epath.PathLike, step: int) -> None:
     """Drops the training records after a step, in a single move: a resumed run repeats them.
 
-    Records of other kinds stay: an evaluation is true of its checkpoint in any case.
-
-    Raises:
-      UserError: the file cannot be written.
+    Records of other kinds stay: an evaluation is true of its checkpoint in any case. A UserError if
+    the file cannot be written.
     """
     path = metrics_path(workdir)
     if not path.exists():

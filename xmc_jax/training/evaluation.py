@@ -31,13 +31,13 @@ def make_periodic_evaluation(
       experiment: The run's.
       workdir: Folder of the run.
       data_dir: Folder of the prepared data sets.
-      checkpoints: The run's; the best one is kept if ``config.eval.best_metric`` is set.
+      checkpoints: The best one is kept if ``config.eval.best_metric`` is set.
       writer: Writer of TensorBoard events.
 
     Returns:
-      ``evaluate(step, ema)``, which all processes must call: measures all available metrics, unless
-      metrics.jsonl has them, and returns whether it did. A failure in it is only a notice. None if
-      the config asks for no evaluation.
+      None if the config asks for no evaluation. Otherwise ``evaluate(step, ema)``, which all
+      processes must call: measures all available metrics, unless metrics.jsonl has them, and
+      returns whether it did. If measuring fails, a notice says so and training continues.
 
     Raises:
       UserError: no metric is available; weights or data are missing or do not fit.
@@ -57,7 +57,7 @@ def make_periodic_evaluation(
             values = {f"eval/{r.metric}": r.value for r in records if r.value is not None}
             writer.write_scalars(step, values)
             measured = True
-        if not measured:  # Generated images may be what fills the disk, and training has to save.
+        if not measured:  # Generated images may have filled the disk, and training must save.
             begun = evaluation_dir(workdir, step, "")
             for folder in begun.parent.glob(f"{begun.name}*"):
                 remove(folder)
@@ -71,12 +71,10 @@ def make_periodic_evaluation(
 
 
 def is_missing(config: ConfigDict, workdir: str, step: int) -> bool:
-    """Whether a step should have been measured, and by metrics.jsonl may not have been.
+    """Whether a step should have been measured, and metrics.jsonl lacks metrics of it.
 
-    Metrics that the prompts rule out count as missing: only `create_evaluator` reads the prompts.
-
-    Raises:
-      UserError: no metric is available.
+    Metrics that the prompts rule out count as missing: only `create_evaluator` reads the prompts. A
+    UserError if no metric is available.
     """
     if not config.eval.every_steps or step % config.eval.every_steps:
         return False
@@ -93,8 +91,8 @@ def _is_measured(workdir: str, step: int, names: Sequence[str]) -> bool:
 def _failure_is_a_notice(what: str) -> Iterator[None]:
     """Prints a failure of an evaluation as a notice and lets training continue.
 
-    With several processes it does not: one may fail alone while the others wait for it in a
-    collective. There all end, and resume from the checkpoint that was saved before.
+    With several processes the failure ends training: one may fail alone while the others wait for
+    it in a collective. All resume from the checkpoint that was saved before.
     """
     try:
         yield

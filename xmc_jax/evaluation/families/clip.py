@@ -1,9 +1,9 @@
 """``clip_score`` and R-precision: whether images fit their captions, measured with CLIP."""
 
+import functools
 import json
 import re
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.evaluation.families import shapes
 from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
 from xmc_jax.evaluation.image_sets import make_progress
-from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
+from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompts, split_name
 from xmc_jax.metrics import r_precision as metric
 from xmc_jax.metrics.intervals import Z_95
 from xmc_jax.parallel import sharding
@@ -29,9 +29,7 @@ def names(num_prompts: int) -> tuple[str, ...]:
     return ("clip_score", "clip_r_precision", "in_batch_r_precision")
 
 
-def reason_unavailable(
-    name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
-) -> str | None:
+def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -> str | None:
     """See `selection`."""
     if not config.eval.clip:
         return (
@@ -55,34 +53,33 @@ def reason_unavailable(
     return None
 
 
-def make_measure(
-    config: ConfigDict, mesh: Mesh, names: Sequence[str]
-) -> Callable[[EvalInputs], list[MetricRecord]]:
+def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: captions of other images. Ceiling: real images."""
-    # Keras takes seconds to import: no wrong name of a metric waits for it.
+    # Keras takes seconds to import; wrong names of metrics are refused before that.
     from xmc_jax.frozen.clip import load_clip
 
     clip = load_clip(config.eval.clip, field="config.eval.clip")
     apply, name = on_pixels(clip.embed_images), f"CLIP {clip.name}, bicubic"
     features = Features(Network(name, apply, clip.image_params, clip.fingerprint), mesh)
-    embed_captions = _CaptionEmbedder(clip, mesh, config.eval.batch_size)
+    embed_captions = _make_embed_captions(clip, mesh, config.eval.batch_size)
 
     def measure(inputs: EvalInputs) -> list[MetricRecord]:
         rows, keys = InputFeatures(features, inputs), _keys(inputs.prompts, config)
-        captions = embed_captions([prompt.caption for prompt in inputs.prompts])
+        captions = embed_captions(tuple(prompt.caption for prompt in inputs.prompts))
         generated, real = rows.whole(inputs.generated), rows.whole(inputs.real)
-        own, others = np.arange(len(captions)), metric.mismatch(*keys, seed=config.eval.seed)
+        seed, own = config.eval.seed, np.arange(len(captions))
+        others = metric.sample_candidates(*keys, num_others=1, seed=seed)[:, 1]
         records = []
         for name in names:
-            how, score = _make_score(name, captions, keys, config.eval.seed)
+            how, score = _make_score(name, captions, keys, seed)
             record = inputs.record(
                 metric=name,
                 protocol=f"{how}; {_protocol(clip.name, config)}",
-                floor=score(generated, others).value,
-                ceiling=score(real, own).value,
+                floor=score(generated, others)["value"],
+                ceiling=score(real, own)["value"],
                 weights=clip.fingerprint,
                 better="higher",
-                **score(generated, own)._asdict(),
+                **score(generated, own),
             )
             records.append(record)
         return records
@@ -90,27 +87,19 @@ def make_measure(
     return measure
 
 
-class _MeanScore(NamedTuple):
-    """A mean and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 def _make_score(
     name: str, captions: Float[np.ndarray, "n d"], keys: tuple[list, list], seed: int
-) -> tuple[str, Callable[..., metric.RPrecision | _MeanScore]]:
-    """The protocol of a metric in words, and its function.
+) -> tuple[str, Callable[..., dict[str, float]]]:
+    """The protocol of a metric in words, and the function for the numbers of its records.
 
-    The function takes embeddings of images, and for each image the prompt whose caption, with the
-    captions that compete with it, the image is compared with.
+    The function takes embeddings of images, and for each image the index of the caption that counts
+    as its own.
     """
 
-    def clip_score(images, order) -> _MeanScore:
+    def clip_score(images, order):
         scores = metric.clip_scores(images, captions[order])
         value, half = float(scores.mean()), Z_95 * float(scores.std(ddof=1)) / len(scores) ** 0.5
-        return _MeanScore(value, value - half, value + half)
+        return {"value": value, "low": value - half, "high": value + half}
 
     if name == "clip_score":
         return "100 max(cos, 0), mean over pairs, no words added", clip_score
@@ -121,8 +110,8 @@ def _make_score(
         competitors = f"all of a batch of {_NUM_CANDIDATES} or more"
         candidates = metric.batch_candidates(*keys)
 
-    def r_precision(images, order) -> metric.RPrecision:
-        return metric.r_precision(images, captions, candidates[order])
+    def r_precision(images, order):
+        return metric.r_precision(images, captions, candidates[order])._asdict()
 
     return f"the true caption before {competitors}, ties shared", r_precision
 
@@ -135,7 +124,7 @@ def _protocol(clip_name: str, config: ConfigDict) -> str:
     )
 
 
-def _keys(prompts: Sequence[Prompt], config: ConfigDict) -> tuple[list[Hashable], list[Hashable]]:
+def _keys(prompts: Prompts, config: ConfigDict) -> tuple[list[Hashable], list[Hashable]]:
     """The image and the meaning of each caption: captions of equal meaning never compete."""
     if evaluation_data(config) == "shapes":
         meanings = [json.dumps(shapes.claims(config, p), sort_keys=True) for p in prompts]
@@ -144,31 +133,25 @@ def _keys(prompts: Sequence[Prompt], config: ConfigDict) -> tuple[list[Hashable]
     return [prompt.example_id for prompt in prompts], meanings
 
 
-class _CaptionEmbedder:
-    """CLIP's embeddings of a run's captions, computed once for all of its checkpoints."""
+def _make_embed_captions(
+    clip, mesh: Mesh, batch_size: int
+) -> Callable[[tuple[str, ...]], Float32[np.ndarray, "n d"]]:
+    """CLIP's embeddings of captions, in every process; kept, as all checkpoints have the same."""
+    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    params = sharding.put(clip.caption_params, whole)
+    apply = jax.jit(clip.embed_captions, out_shardings=whole)
+    size = -(-batch_size // mesh.size) * mesh.size
 
-    def __init__(self, clip, mesh: Mesh, batch_size: int):
-        whole = sharding.replicated(mesh)
-        self._tokenize = clip.tokenize
-        self._params = sharding.put(clip.caption_params, whole)
-        self._rows = sharding.batch_sharding(mesh)
-        self._apply = jax.jit(clip.embed_captions, out_shardings=whole)
-        self._batch_size = -(-batch_size // mesh.size) * mesh.size
-        self._done = None, None
-
-    def __call__(self, captions: Sequence[str]) -> Float32[np.ndarray, "n d"]:
-        """One row for each caption, in every process."""
-        if self._done[0] != captions:
-            self._done = captions, self._embed(self._tokenize(captions))
-        return self._done[1]
-
-    def _embed(self, tokens: np.ndarray) -> np.ndarray:
-        count, size, rows = len(tokens), self._batch_size, []
+    @functools.lru_cache(maxsize=1)
+    def embed(captions: tuple[str, ...]) -> Float32[np.ndarray, "n d"]:
+        tokens, count, embedded = clip.tokenize(captions), len(captions), []
         progress = make_progress(count, name="CLIP of captions", unit="captions")
         for start in range(0, count, size):
             part = tokens[start : start + size]
             padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
-            embedded = self._apply(self._params, sharding.put(padded, self._rows))
-            rows.append(np.asarray(embedded, np.float32)[: len(part)])
+            batch = apply(params, sharding.put(padded, rows))
+            embedded.append(np.asarray(batch, np.float32)[: len(part)])
             progress.tell(start + len(part))
-        return np.concatenate(rows)
+        return np.concatenate(embedded)
+
+    return embed

@@ -4,8 +4,8 @@ The number of generated images is part of a name: ``fid30k``. Without the publis
 metrics are refused: numbers of another network would look like theirs.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from xmc_jax.evaluation.distances import frechet_between
 from xmc_jax.evaluation.features import Features, InputFeatures, Network
 from xmc_jax.evaluation.image_sets import ImageSet, make_progress
-from xmc_jax.evaluation.inputs import EvalInputs, Prompt, short_count, split_name
+from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompts, short_count, split_name
 from xmc_jax.frozen import inception
 from xmc_jax.frozen.inception_weights import FILE_NAME, InceptionWeights, load_inception_weights
 from xmc_jax.metrics import prdc
@@ -35,9 +35,7 @@ def names(num_prompts: int) -> tuple[str, ...]:
     return tuple(kind + short_count(num_prompts) for kind in _KINDS)
 
 
-def reason_unavailable(
-    name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
-) -> str | None:
+def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -> str | None:
     """See `selection`."""
     if not config.eval.inception_weights:
         return (
@@ -53,9 +51,7 @@ def reason_unavailable(
     return None
 
 
-def make_measure(
-    config: ConfigDict, mesh: Mesh, names: Sequence[str]
-) -> Callable[[EvalInputs], list[MetricRecord]]:
+def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: other real images instead of generated ones."""
     kinds = [_kind(name, config) for name in names]
     weights = load_inception_weights(config.eval.inception_weights)
@@ -99,7 +95,14 @@ class _InceptionFeatures(InputFeatures):
         kernel = self._weights.state["fc.weight"].astype(np.float64)
         return self.whole(images).astype(np.float64) @ kernel.T
 
-    def record(self, kind: str, protocol: str, better: str, **numbers: float | None):
+    def compare(self, kind: str, function: Callable[[ImageSet], Any]) -> tuple[Any, Any]:
+        """A function of the generated images and of the other real ones; None if these are few."""
+        sets, least = (self.inputs.generated, self.inputs.other_real), _KINDS[kind].min_images
+        return tuple(function(images) if len(images) >= least else None for images in sets)
+
+    def record(
+        self, kind: str, protocol: str, better: str, **numbers: float | None
+    ) -> MetricRecord:
         """A record; its name has the number of images that were really generated."""
         inputs, config = self.inputs, self.inputs.config
         name, slash, part = kind.partition("/")
@@ -117,80 +120,48 @@ class _InceptionFeatures(InputFeatures):
         )
 
 
-def _fid(sets: _InceptionFeatures) -> list[MetricRecord]:
-    inputs = sets.inputs
+def _fid(sets: _InceptionFeatures) -> Iterator[MetricRecord]:
+    value, floor = sets.compare("fid", lambda x: frechet_between(x, sets.inputs.real, sets.own))
+    protocol = "Fréchet distance of 2048 pooled features"
+    yield sets.record("fid", protocol, "lower", value=value, floor=floor)
 
+
+def _kid(sets: _InceptionFeatures) -> Iterator[MetricRecord]:
     def distance(images: ImageSet) -> float:
-        return frechet_between(images, inputs.real, sets.own)
-
-    return [
-        sets.record(
-            "fid",
-            "Fréchet distance of 2048 pooled features",
-            "lower",
-            value=distance(inputs.generated),
-            floor=distance(inputs.other_real) if len(inputs.other_real) > 1 else None,
-        )
-    ]
-
-
-def _kid(sets: _InceptionFeatures) -> list[MetricRecord]:
-    inputs = sets.inputs
-
-    def distance(images: ImageSet) -> float:
-        features = sets.whole(images), sets.whole(inputs.real)
+        features = sets.whole(images), sets.whole(sets.inputs.real)
         progress = make_progress(NUM_SUBSETS, name=f"kid of {images.name} images", unit="subsets")
         return kernel_distance(*features, tell=progress.tell).mean
 
-    enough = len(inputs.other_real) >= SUBSET_SIZE
-    return [
-        sets.record(
-            "kid",
-            f"unbiased squared MMD, cubic kernel, {NUM_SUBSETS} subsets of {SUBSET_SIZE}",
-            "lower",
-            floor=distance(inputs.other_real) if enough else None,
-            value=distance(inputs.generated),
-        )
-    ]
+    value, floor = sets.compare("kid", distance)
+    protocol = f"unbiased squared MMD, cubic kernel, {NUM_SUBSETS} subsets of {SUBSET_SIZE}"
+    yield sets.record("kid", protocol, "lower", value=value, floor=floor)
 
 
-def _inception_score(sets: _InceptionFeatures) -> list[MetricRecord]:
+def _inception_score(sets: _InceptionFeatures) -> Iterator[MetricRecord]:
     score = inception_score(sets.logits(sets.inputs.generated))
-    return [
-        sets.record(
-            "is",
-            f"mean over {NUM_SPLITS} shuffled splits, interval: one standard deviation of these",
-            "higher",
-            value=score.mean,
-            low=score.mean - score.std,
-            high=score.mean + score.std,
-            ceiling=inception_score(sets.logits(sets.inputs.real)).mean,
-        )
-    ]
+    yield sets.record(
+        "is",
+        f"mean over {NUM_SPLITS} shuffled splits, interval: one standard deviation of these",
+        "higher",
+        value=score.mean,
+        low=score.mean - score.std,
+        high=score.mean + score.std,
+        ceiling=inception_score(sets.logits(sets.inputs.real)).mean,
+    )
 
 
-def _prdc(sets: _InceptionFeatures) -> list[MetricRecord]:
-    inputs = sets.inputs
-
+def _prdc(sets: _InceptionFeatures) -> Iterator[MetricRecord]:
     def compare(images: ImageSet) -> prdc.Prdc:
-        features = sets.whole(images), sets.whole(inputs.real)
+        features = sets.whole(images), sets.whole(sets.inputs.real)
         total = prdc.num_rows(*map(len, features))
         progress = make_progress(total, name=f"prdc of {images.name} images", unit="neighbourhoods")
         return prdc.prdc(*features, tell=progress.tell)
 
-    found = compare(inputs.generated)
-    enough = len(inputs.other_real) > prdc.NUM_NEIGHBOURS
-    best = compare(inputs.other_real) if enough else None
-    return [
-        sets.record(
-            f"prdc/{name}",
-            f"balls to the {prdc.NUM_NEIGHBOURS}th neighbour, boundary outside",
-            "higher",
-            value=getattr(found, name),
-            ceiling=best and getattr(best, name),
-        )
-        for name in found._fields
-    ]
+    found, best = sets.compare("prdc", compare)
+    protocol = f"balls to the {prdc.NUM_NEIGHBOURS}th neighbour, boundary outside"
+    for name, value in found._asdict().items():
+        ceiling = best and getattr(best, name)
+        yield sets.record(f"prdc/{name}", protocol, "higher", value=value, ceiling=ceiling)
 
 
 class _Kind(NamedTuple):
@@ -198,7 +169,7 @@ class _Kind(NamedTuple):
 
     port: str
     min_images: int
-    measure: Callable[[_InceptionFeatures], list[MetricRecord]]
+    measure: Callable[[_InceptionFeatures], Iterator[MetricRecord]]
 
 
 _KINDS = {

@@ -1,16 +1,14 @@
 """``shapes_accuracy/*``: whether images of the shapes data show what their captions say."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.evaluation.image_sets import ImageSet
-from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
+from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompt, Prompts, split_name
 from xmc_jax.run.records import MetricRecord
 from xmc_jax.shapes import accuracy as metric
 from xmc_jax.shapes import captions
@@ -35,12 +33,7 @@ class Reader(NamedTuple):
 
 
 def make_reader(name: str, resolution: int) -> Reader:
-    """The reader that one of `METRICS` uses.
-
-    Args:
-      name: The metric.
-      resolution: Side of the images.
-    """
+    """The reader that one of `METRICS` uses, for square images of this side."""
     if name == "shapes_accuracy_trained":
         scorer = load_scorer()
         return Reader("trained reader", scorer.read, scorer.fingerprint)
@@ -52,9 +45,7 @@ def names(num_prompts: int) -> tuple[str, ...]:
     return METRICS
 
 
-def reason_unavailable(
-    name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
-) -> str | None:
+def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -> str | None:
     """See `selection`."""
     data = evaluation_data(config)
     if data != "shapes":
@@ -62,9 +53,7 @@ def reason_unavailable(
     return None
 
 
-def make_measure(
-    config: ConfigDict, mesh: Mesh, names: Sequence[str]
-) -> Callable[[EvalInputs], list[MetricRecord]]:
+def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: captions of other images. Ceiling: real images."""
     readers = {name: make_reader(name, config.model.resolution) for name in names}
 
@@ -86,14 +75,9 @@ def _measure_with(
     config, seed = inputs.config, inputs.config.eval.seed
     generated, real = (images.map(reader.read) for images in (inputs.generated, inputs.real))
     shuffled = [forms[i] for i in metric.shuffle_captions(len(forms), seed)]
-    value, floor, ceiling = (
-        metric.summarise(_count(images, found, asked), seed=seed)
-        for images, found, asked in (
-            (inputs.generated, generated, forms),
-            (inputs.generated, generated, shuffled),
-            (inputs.real, real, forms),
-        )
-    )
+    value = _accuracies(inputs.generated, generated, forms, seed)
+    floor = _accuracies(inputs.generated, generated, shuffled, seed)
+    ceiling = _accuracies(inputs.real, real, forms, seed)
     protocol = (
         f"{reader.name}, {split_name(config)}, one caption an image drawn with seed {seed}; "
         "ceiling: real images; floor: captions shuffled; 95 % intervals by bootstrap over images"
@@ -127,8 +111,9 @@ def claims(config: ConfigDict, prompt: Prompt) -> tuple[captions.Form, ...]:
     return (example.captions[prompt.caption_index].form,)
 
 
-def _count(
-    images: ImageSet, found: Sequence[metric.ParsedScene], forms: Sequence[tuple]
-) -> Int[np.ndarray, "n attributes 2"]:
-    """See `count_claims`; scenes are those of this process, forms and counts those of all."""
-    return images.gather(metric.count_claims(found, images.shards.own(forms)))
+def _accuracies(
+    images: ImageSet, scenes: Sequence[metric.ParsedScene], forms: Sequence[tuple], seed: int
+) -> dict[str, metric.Accuracy]:
+    """The accuracy of each attribute; scenes are those of this process, forms those of all."""
+    counts = metric.count_claims(scenes, images.shards.own(forms))
+    return metric.summarise(images.gather(counts), seed=seed)

@@ -1,6 +1,6 @@
 """``soa_c`` and ``soa_i``: whether a detector finds the objects that captions name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
-from xmc_jax.evaluation.inputs import EvalInputs, Prompt, split_name
+from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompts, split_name
 from xmc_jax.metrics import soa as metric
 from xmc_jax.run.records import MetricRecord
 from xmc_jax.shapes.accuracy import shuffle_captions
@@ -27,9 +27,7 @@ def names(num_prompts: int) -> tuple[str, ...]:
     return tuple(_MEANS)
 
 
-def reason_unavailable(
-    name: str, config: ConfigDict, prompts: Sequence[Prompt] | None = None
-) -> str | None:
+def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -> str | None:
     """See `selection`."""
     if evaluation_data(config) == "shapes":
         return "captions of shapes name none of COCO's objects"
@@ -43,11 +41,9 @@ def reason_unavailable(
     return None
 
 
-def make_measure(
-    config: ConfigDict, mesh: Mesh, names: Sequence[str]
-) -> Callable[[EvalInputs], list[MetricRecord]]:
+def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: captions of other images. Ceiling: real images."""
-    # Keras takes seconds to import: no wrong name of a metric waits for it.
+    # Keras takes seconds to import; wrong names of metrics are refused before that.
     from xmc_jax.frozen.detector import load_detector
 
     detector = load_detector(config.eval.detector, field="config.eval.detector")
@@ -57,14 +53,11 @@ def make_measure(
 
     def measure(inputs: EvalInputs) -> list[MetricRecord]:
         scores, named = InputFeatures(features, inputs), _named(inputs.prompts)
-        generated, real = (
-            scores.whole(images) >= _THRESHOLD for images in (inputs.generated, inputs.real)
-        )
+        generated, real = (scores.whole(x) >= _THRESHOLD for x in (inputs.generated, inputs.real))
         shuffled = named[shuffle_captions(len(named), seed)]
-        value, floor, ceiling = (
-            metric.semantic_object_accuracy(asked, seen)
-            for asked, seen in ((named, generated), (shuffled, generated), (named, real))
-        )
+        value = metric.semantic_object_accuracy(named, generated)
+        floor = metric.semantic_object_accuracy(shuffled, generated)
+        ceiling = metric.semantic_object_accuracy(named, real)
         low, high = metric.bootstrap_interval(named, generated, seed=seed)
         return [
             inputs.record(
@@ -87,7 +80,7 @@ def make_measure(
     return measure
 
 
-def _named(prompts: Sequence[Prompt]) -> Bool[np.ndarray, "n classes"]:
+def _named(prompts: Prompts) -> Bool[np.ndarray, "n classes"]:
     return metric.named_classes([prompt.caption for prompt in prompts])
 
 
