@@ -7,8 +7,9 @@ import sys
 import tensorflow_datasets as tfds
 from etils import epath
 
-from xmc_jax.data.builders import on_beam, schema
-from xmc_jax.data.builders.captioned import Settings
+from xmc_jax.data.builders import schema
+from xmc_jax.data.builders.captioned import Settings, load_beam
+from xmc_jax.data.builders.folder.folder_dataset_builder import name_form
 from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.data.records import Records
 from xmc_jax.errors import UserError, reason
@@ -36,12 +37,37 @@ def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.Datas
     try:
         config = module.Builder.make_config(form)
     except ValueError as error:
-        raise UserError(f"data set {name}: {error}") from error
+        raise UserError(f"data set {name}: {reason(error)}") from error
     root = epath.Path(data_dir).expanduser()
     try:
         return module.Builder(data_dir=root, config=config, file_format=FILE_FORMAT)
     except Exception as error:  # TFDS reads the description of a data set that is there.
         raise _damage(name, root / name / form, error) from error
+
+
+def prepare(name: str, *, form: str, data_dir: str, settings: Settings) -> None:
+    """Builds a data set, and prints its folder, its report, and how to train on it.
+
+    Args:
+      name: One of `DATASETS`.
+      form: See `make_builder`; for ``folder`` also the part of it that says how images are stored.
+      data_dir: Folder of all data sets.
+      settings: Options that do not change the records.
+
+    Raises:
+      UserError: see `make_builder` and `build`.
+    """
+    if settings.source:
+        form = name_form(settings.source, form)
+    builder = make_builder(name, form=form, data_dir=data_dir)
+    state = "already built" if builder.is_prepared() else "built"
+    folder = build(builder, settings)
+    splits = builder.info.splits.items()
+    counts = ", ".join(f"{split} {info.num_examples}" for split, info in splits)
+    print(f"{state}: {folder} ({counts})")
+    for line in schema.summarise(schema.read_report(folder)):
+        print(f"  {line}")
+    print(f"train on it with --config.data.name={name} --config.data.form={folder.parent.name}")
 
 
 def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) -> epath.Path:
@@ -72,7 +98,8 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
             file=sys.stderr,
         )
     builder.settings = settings
-    beam = on_beam.make_options(settings.beam_runner, settings.beam_options)
+    runner, options = settings.beam_runner, settings.beam_options
+    beam = load_beam().make_options(runner, options) if runner else {}
     try:
         builder.download_and_prepare(
             file_format=FILE_FORMAT,

@@ -7,17 +7,18 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from xmc_jax.console import with_progress
-from xmc_jax.data.builders import images, on_beam, schema
+from xmc_jax.data.builders import images, schema
 from xmc_jax.data.download import open_images
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 from xmc_jax.files import is_remote
 
-_LOCAL_ROOT = "~/tensorflow_datasets"
+NUM_NAMED = 3  # Lost examples that are named; the others are only counted.
 
 
 class Settings(NamedTuple):
@@ -64,12 +65,19 @@ class Split(NamedTuple):
     duplicates: int = 0
 
 
-def make_configs() -> list[tfds.core.BuilderConfig]:
-    """A TFDS config for each of `images.FORMS`."""
-    return [
-        tfds.core.BuilderConfig(name=name, description=description)
-        for name, description in images.FORMS.items()
-    ]
+def load_beam() -> ModuleType:
+    """The module `on_beam`.
+
+    Raises:
+      UserError: Beam is not installed.
+    """
+    try:  # Beam is optional, and takes seconds.
+        from xmc_jax.data.builders import on_beam
+    except ImportError as error:
+        raise UserError(
+            f"Apache Beam is not installed ({reason(error)}); pip install 'apache-beam[gcp]'"
+        ) from error
+    return on_beam
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -79,12 +87,17 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     globally.
 
     Attributes:
+      BUILDER_CONFIGS: A TFDS config for each of `images.FORMS`.
       EXPECTED: Number of examples of each published split.
       settings: Options of the next build.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name=name, description=description)
+        for name, description in images.FORMS.items()
+    ]
     EXPECTED: ClassVar[dict[str, int]] = {}
     settings = Settings()
 
@@ -122,7 +135,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def downloads(self) -> Path:
         """Folder of downloads: beside the data sets; local if those are in a bucket."""
         root = self.data_dir_root
-        return Path(_LOCAL_ROOT if is_remote(root) else root).expanduser() / "downloads"
+        local = "~/tensorflow_datasets" if is_remote(root) else root
+        return Path(local).expanduser() / "downloads"
 
     @staticmethod
     def is_short(captions: Sequence[str]) -> bool:
@@ -159,48 +173,39 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self._check_lost(
                 name, schema.Tally(seen=len(split.examples), missing=len(missing)), missing
             )
-        generate = self._on_beam if self.settings.beam_runner else self._generate_examples
+        generate = self._generate_examples
+        if self.settings.beam_runner:
+            generate = functools.partial(load_beam().make_transform, self)
         return {name: generate(name, split.examples) for name, split in splits.items()}
 
     def _generate_examples(
         self, name: str, examples: Sequence[Example]
     ) -> Iterator[tuple[int, dict]]:
         lost = []
-        for index, (example, image) in enumerate(self._convert(name, examples)):
-            record, counts, loss = make_record(example, image, self.is_short)
-            self._tallies[name].add(counts)
-            if record:
-                yield index, record
-            else:
-                lost.append(loss)
-        self._report(name, lost)
-
-    def _convert(
-        self, name: str, examples: Sequence[Example]
-    ) -> Iterator[tuple[Example, images.StoredImage | str | None]]:
-        """Each example with its image: None if it is missing, a reason if it is undecodable."""
         converted = images.convert_all(
             [x.location for x in examples if isinstance(x.location, images.Location)],
             self.form,
             num_processes=self.settings.num_processes,
         )
         with contextlib.closing(converted):  # Ends its workers, however the build ends.
-            for example in with_progress(examples, len(examples), name=name, unit="images"):
-                known = example.location
-                yield example, next(converted) if isinstance(known, images.Location) else known
+            reported = with_progress(examples, len(examples), name=name, unit="images")
+            for index, example in enumerate(reported):
+                image = example.location
+                if isinstance(image, images.Location):
+                    image = next(converted)
+                record, counts, loss = make_record(example, image, self.is_short)
+                self._tallies[name].add(counts)
+                if record:
+                    yield index, record
+                else:
+                    lost.append(loss)
+        self._report(name, lost)
 
-    def _on_beam(self, name: str, examples: Sequence[Example]) -> on_beam.PTransform:
-        """The same records from Apache Beam, which reads each image once."""
-        groups: dict[images.Location | str | None, list] = {}
-        for index, x in enumerate(examples):
-            groups.setdefault(x.location, []).append((index, x.image_id, x.captions))
-        make_records = functools.partial(_make_records, form=self.form, is_short=self.is_short)
-        return on_beam.make_transform(groups.items(), make_records, self.data_path, name)
-
-    def _process_pipeline_result(self, pipeline_result: on_beam.PipelineResult) -> None:
+    def _process_pipeline_result(self, pipeline_result: Any) -> None:
+        """Called by TFDS after a build on Beam."""
         del pipeline_result  # Not every runner returns counters; the tallies are in files.
         for name, tally in self._tallies.items():
-            counts, lost = on_beam.pop_tally(self.data_path, name)
+            counts, lost = load_beam().pop_tally(self.data_path, name)
             tally.add(counts)
             self._report(name, lost)
 
@@ -225,9 +230,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         if not tally.lost:
             return ""
-        shown = ", ".join(lost[: on_beam.NUM_NAMED]) + (
-            ", …" if tally.lost > on_beam.NUM_NAMED else ""
-        )
+        shown = ", ".join(lost[:NUM_NAMED]) + ", …" * (tally.lost > NUM_NAMED)
         line = (
             f"split {name} of {self.info.full_name} lost {tally.lost} of {tally.seen} examples "
             f"({tally.missing} missing, {tally.undecodable} undecodable, {tally.captionless} "
@@ -274,17 +277,6 @@ def make_record(
         captions=captions,
     )
     return record, counts, ""
-
-
-def _make_records(
-    group: list, form: str, is_short: Callable[[Sequence[str]], bool]
-) -> Iterator[tuple[int, dict | None, dict[str, int], str]]:
-    """`make_record` of the examples that share an image, each after its index; reads the image."""
-    image, examples = group
-    if isinstance(image, list):  # A `Location`, read from JSON.
-        image = images.convert_at(images.Location(*image), form)
-    for index, image_id, captions in examples:
-        yield index, *make_record(Example(image_id, None, captions), image, is_short)
 
 
 def clean(caption: str) -> str:

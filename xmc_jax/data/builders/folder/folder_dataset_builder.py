@@ -35,6 +35,8 @@ def name_form(source: Path, form: str = "") -> str:
 class Builder(captioned.Builder):
     """Reads ``settings.source``; images are in the order of their paths, or of the file's lines."""
 
+    BUILDER_CONFIGS = []  # One for each name that the user gives.
+
     @classmethod
     def make_config(cls, form: str) -> tfds.core.BuilderConfig:
         """The config ``NAME_FORM`` of a user's data set.

@@ -54,7 +54,6 @@ class Builder(captioned.Builder):
     to the worker that converts them, without Beam to ``downloads``, where they are kept.
     """
 
-    BUILDER_CONFIGS = captioned.make_configs()
     EXPECTED = {"train": 507_444, "val": 41_691, "test": 126_020}
 
     def describe_source(self) -> dict:
