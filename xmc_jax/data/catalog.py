@@ -1,7 +1,6 @@
 """Builds data sets and opens their splits."""
 
 import importlib
-import os
 import sys
 
 import tensorflow_datasets as tfds
@@ -88,9 +87,20 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
         failed.
     """
     folder = epath.Path(builder.data_dir)
-    if builder.is_prepared():
-        _check_source(folder, settings.source)
-        return folder
+    if not builder.is_prepared():
+        _download_and_prepare(builder, folder, settings)
+    built_from = schema.read_report(folder).get("source", {}).get("path")
+    if settings.source and built_from != str(settings.source):
+        raise UserError(
+            f"{folder} was built from {built_from}, not from {settings.source}; choose another "
+            "name with --form"
+        )
+    return folder
+
+
+def _download_and_prepare(
+    builder: tfds.core.DatasetBuilder, folder: epath.Path, settings: Settings
+) -> None:
     for path in folder.parent.glob(f"incomplete.*_{folder.name}"):
         print(
             f"notice: {path} is left from an interrupted build, unless a build is running now; "
@@ -100,36 +110,22 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
     builder.settings = settings
     runner, options = settings.beam_runner, settings.beam_options
     beam = load_beam().make_options(runner, options) if runner else {}
+    config = tfds.download.DownloadConfig(try_download_gcs=False, **beam)
     try:
-        builder.download_and_prepare(
-            file_format=FILE_FORMAT,
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False, **beam),
-        )
+        builder.download_and_prepare(file_format=FILE_FORMAT, download_config=config)
     except OSError as error:
-        if builder.is_prepared():  # The final rename found the same records there.
-            print(f"notice: another process has built {folder} meanwhile", file=sys.stderr)
-            _check_source(folder, settings.source)
-            return folder
-        raise UserError(
-            f"cannot build {builder.info.full_name} in {folder}: {reason(error)}; choose another "
-            "--data_dir"
-        ) from error
+        if not builder.is_prepared():
+            raise UserError(
+                f"cannot build {builder.info.full_name} in {folder}: {reason(error)}; choose "
+                "another --data_dir"
+            ) from error
+        # The final rename found the same records there.
+        print(f"notice: another process has built {folder} meanwhile", file=sys.stderr)
     except Exception as error:
         if isinstance(error, UserError) or not beam:
             raise
         # Workers raise anything; Beam has printed all of it.
         raise UserError(f"the Beam pipeline failed: {reason(error)}") from error
-    return folder
-
-
-def _check_source(folder: epath.Path, source: os.PathLike | None) -> None:
-    """Refuses a data set that was built from another source under the same name."""
-    built_from = schema.read_report(folder).get("source", {}).get("path")
-    if source and built_from != str(source):
-        raise UserError(
-            f"{folder} was built from {built_from}, not from {source}; choose another name with "
-            "--form"
-        )
 
 
 def open_train_split(config, data_dir: str) -> Records:

@@ -86,13 +86,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def load(
     data: bytes, name: str, resolution: int, *, crop: str, antialias: bool
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """`decode` followed by `resize`, without the copies between them.
-
-    Raises:
-      UserError: the bytes are not a whole image.
-      ValueError: there is no such crop.
-    """
-    return np.asarray(_resize(_open(data, name), resolution, crop, antialias))
+    """`decode` and `resize` in one; arguments and errors as theirs."""
+    return np.asarray(resize(_open(data, name), resolution, crop=crop, antialias=antialias))
 
 
 def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -108,13 +103,20 @@ def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(_open(data, name))
 
 
-def resize(
-    image: UInt8[np.ndarray, "h w 3"], resolution: int, *, crop: str, antialias: bool
-) -> UInt8[np.ndarray, "side side 3"]:
+def _open(data: bytes, name: str) -> Image.Image:
+    try:
+        return open_upright(data).image
+    except UndecodableImage as error:
+        raise UserError(
+            f"image {name} cannot be decoded ({reason(error)}); build the data set again"
+        ) from error
+
+
+def resize(image: Image.Image, resolution: int, *, crop: str, antialias: bool) -> Image.Image:
     """Makes an image square.
 
     Args:
-      image: Pixels, 0..255.
+      image: An RGB image.
       resolution: Side of the result in pixels.
       crop: ``"squash"`` scales both sides independently; ``"short_crop"`` scales the shorter side
         and crops the middle of the longer one; ``"center_crop"`` crops the middle without scaling,
@@ -125,26 +127,11 @@ def resize(
     Raises:
       ValueError: there is no such crop.
     """
-    if image.shape[:2] == (resolution, resolution):
-        return image
-    return np.asarray(_resize(Image.fromarray(image), resolution, crop, antialias))
-
-
-def _open(data: bytes, name: str) -> Image.Image:
-    try:
-        return open_upright(data).image
-    except UndecodableImage as error:
-        raise UserError(
-            f"image {name} cannot be decoded ({error}); build the data set again"
-        ) from error
-
-
-def _resize(image: Image.Image, resolution: int, crop: str, antialias: bool) -> Image.Image:
-    width, height = image.size
-    if (height, width) == (resolution, resolution):
+    size, (width, height) = (resolution, resolution), image.size
+    if image.size == size:
         return image
     if crop == "squash":
-        box = (0.0, 0.0, float(width), float(height))
+        box = (0, 0, width, height)
     elif crop in CROPS:
         side = min(height, width)
         if crop == "center_crop":
@@ -153,7 +140,6 @@ def _resize(image: Image.Image, resolution: int, crop: str, antialias: bool) -> 
         box = (left, top, left + side, top + side)
     else:
         raise ValueError(f"crop={crop!r} is not one of {', '.join(CROPS)}")
-    size = (resolution, resolution)
     if antialias:
         return image.resize(size, Image.Resampling.BILINEAR, box=box)
     x_scale, y_scale = (box[2] - box[0]) / resolution, (box[3] - box[1]) / resolution

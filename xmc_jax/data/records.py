@@ -6,7 +6,7 @@ worker a second and 100 MB.
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
@@ -40,7 +40,8 @@ class Records(Sequence):
         try:
             self._length = len(files)
         except Exception as error:  # The reader has no common kind of error.
-            bad = next((path for path, _ in shards if _fails(_count, path)), None)
+            paths = [path for path, _ in shards]
+            bad = _first_failing(lambda path: len(ArrayRecordDataSource([path])), paths)
             raise self._damage(error, bad) from error
 
     def __len__(self) -> int:
@@ -61,7 +62,7 @@ class Records(Sequence):
             records = [self._files[indices[0]]] if one else self._files.__getitems__(indices)
             return [_parse(record) for record in records]
         except Exception as error:  # The reader and the parser have no common kind of error.
-            bad = next((i for i in indices if _fails(self._read_one, i)), None)
+            bad = _first_failing(lambda index: _parse(self._files[index]), indices)
             raise self._damage(error, None if bad is None else self._shard_of(bad)) from error
 
     def _shard_of(self, index: int) -> str:
@@ -71,9 +72,6 @@ class Records(Sequence):
             index -= length
         raise IndexError(index)
 
-    def _read_one(self, index: int) -> dict[str, Any]:
-        return _parse(self._files[index])
-
     def _damage(self, error: Exception, path: str | None) -> UserError:
         folder = os.path.dirname(self._shards[0][0])
         return UserError(
@@ -82,16 +80,14 @@ class Records(Sequence):
         )
 
 
-def _count(path: str) -> int:
-    return len(ArrayRecordDataSource([path]))
-
-
-def _fails(use: Callable, argument: Any) -> bool:
-    try:
-        use(argument)
-    except Exception:
-        return True
-    return False
+def _first_failing(use: Callable, arguments: Iterable) -> Any:
+    """The first argument that a function raises an error for, or None."""
+    for argument in arguments:
+        try:
+            use(argument)
+        except Exception:
+            return argument
+    return None
 
 
 def _parse(serialized: bytes) -> dict[str, Any]:

@@ -5,7 +5,7 @@ number of processes, threads and workers reads the same global batches.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain.python as grain
@@ -65,15 +65,13 @@ def train_batches(
     rows = range(process_index * num_rows, (process_index + 1) * num_rows)
     select = _make_select(len(source), batch_size, num_micro_batches, seed)
 
-    def selections() -> Iterator[Selection]:
-        return (select(step, rows) for step in itertools.count(start_step))
-
     def finish(examples: Examples) -> Batch:
         arrays = examples.image, tokenizer(examples.captions)
         return Batch(*(x.reshape(num_micro_batches, num_rows, *x.shape[1:]) for x in arrays))
 
     read = ExampleReader(source, resolution, crop, antialias, seed)
-    return ReadAhead(read, selections(), finish, num_workers)
+    selections = (select(step, rows) for step in itertools.count(start_step))
+    return ReadAhead(read, selections, finish, num_workers)
 
 
 def read_train_step(

@@ -159,20 +159,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         splits = self.list_examples()
         # TFDS's progress bar would overwrite the lines of `with_progress`.
         tfds.disable_progress_bar()
-        self._tallies = {
-            name: schema.Tally(
-                seen=len(split.examples),
-                duplicates=split.duplicates,
-                expected=self.EXPECTED.get(name),
-            )
-            for name, split in splits.items()
-        }
-        for name, split in splits.items():
-            missing = [x.image_id for x in split.examples if x.location is None]
+        self._tallies = {}
+        for name, (examples, duplicates) in splits.items():
+            seen, expected = len(examples), self.EXPECTED.get(name)
+            self._tallies[name] = schema.Tally(seen, duplicates=duplicates, expected=expected)
+            missing = [x.image_id for x in examples if x.location is None]
             # Unlike damaged images, missing ones are known before hours of work.
-            self._check_lost(
-                name, schema.Tally(seen=len(split.examples), missing=len(missing)), missing
-            )
+            self._check_lost(name, schema.Tally(seen, missing=len(missing)), missing)
         generate = self._generate_examples
         if self.settings.beam_runner:
             generate = functools.partial(load_beam().make_transform, self)
@@ -269,14 +262,8 @@ def make_record(
         return None, counts | {"captionless": 1}, example.image_id
     counts |= {"kept": 1, "gray": image.gray, "cmyk": image.cmyk, "rotated": image.rotated}
     counts["short_captions"] = is_short([text for _, text in captions])
-    record = schema.make_record(
-        image=image.data,
-        image_id=example.image_id,
-        height=image.height,
-        width=image.width,
-        captions=captions,
-    )
-    return record, counts, ""
+    size = image.height, image.width
+    return schema.make_record(example.image_id, image.data, size, captions), counts, ""
 
 
 def clean(caption: str) -> str:

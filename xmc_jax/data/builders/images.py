@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 from etils import epath
 from PIL import Image
 
@@ -28,13 +27,11 @@ FORMS = {
     "sq128": "the whole image squashed to 128x128",
     "original": "as published where that is RGB and upright",
 }
-_QUALITY = 95
 _TURNS = {  # By degrees counter-clockwise, as in the published rotations.
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
     270: Image.Transpose.ROTATE_270,
 }
-_GRAY_MODES = ("1", "L", "LA", "F")
 # The comment of a converted file: this word, the form, and those of the marks that apply.
 _MADE_BY = b"xmc_jax"
 _MARKS = ("gray", "cmyk", "rotated")
@@ -55,11 +52,6 @@ class Location(NamedTuple):
     path: str
     member: str = ""
     rotation: int = 0
-
-    @property
-    def is_on_web(self) -> bool:
-        """Whether `path` is a web address; the server may not have the image."""
-        return self.path.startswith(("http://", "https://"))
 
     def read(self) -> bytes:
         """The bytes of the image.
@@ -141,17 +133,16 @@ def convert(data: bytes, form: str, rotation: int = 0) -> StoredImage:
     rotated = opened.rotated or rotation > 0
     if rotation and not opened.rotated:
         image = image.transpose(_TURNS[rotation])
-    gray, cmyk = opened.mode in _GRAY_MODES or opened.mode.startswith("I"), opened.mode == "CMYK"
+    gray = opened.mode in ("1", "L", "LA", "F") or opened.mode.startswith("I")
+    cmyk = opened.mode == "CMYK"
     if side:
-        pixels = preprocess.resize(np.asarray(image), side, crop="squash", antialias=True)
-        image = Image.fromarray(pixels)
+        image = preprocess.resize(image, side, crop="squash", antialias=True)
     plain = opened.mode == "RGB" and not opened.transparent and not rotated
     if side or not plain or opened.format not in ("JPEG", "PNG"):
         done = [mark for mark, is_so in zip(_MARKS, (gray, cmyk, rotated), strict=True) if is_so]
         comment = b" ".join([_MADE_BY, *(word.encode() for word in [form, *done])])
-        options = {"quality": _QUALITY, "subsampling": 0, "exif": b"", "comment": comment}
         buffer = io.BytesIO()
-        image.save(buffer, "JPEG", **options)
+        image.save(buffer, "JPEG", quality=95, subsampling=0, exif=b"", comment=comment)
         data = buffer.getvalue()
     return StoredImage(data, image.height, image.width, gray, cmyk, rotated)
 
@@ -175,7 +166,11 @@ def convert_at(location: Location, form: str) -> StoredImage | str | None:
       UserError: no image comes from the server any more.
     """
     try:
-        data = _fetch(location, form) if location.is_on_web else location.read()
+        if location.path.startswith(("http://", "https://")):
+            keep = functools.partial(convert_on_arrival, form=form, rotation=location.rotation)
+            data, _ = _make_fetcher().fetch(location.path, keep)
+        else:
+            data = location.read()
         return convert(data, form, location.rotation)
     except Failure as failure:
         return failure.reason if failure.reason == NOT_AN_IMAGE else None
@@ -183,11 +178,6 @@ def convert_at(location: Location, form: str) -> StoredImage | str | None:
         return str(error)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         return f"{type(error).__name__}: {error}"
-
-
-def _fetch(location: Location, form: str) -> bytes:
-    convert = functools.partial(convert_on_arrival, form=form, rotation=location.rotation)
-    return _make_fetcher().fetch(location.path, convert)[0]
 
 
 @functools.cache

@@ -33,14 +33,14 @@ def features(encoding: str | None) -> tfds.features.FeaturesDict:
 
 
 def make_record(
-    *, image: bytes, image_id: str, height: int, width: int, captions: Iterable[tuple[str, str]]
+    image_id: str, image: bytes, size: tuple[int, int], captions: Iterable[tuple[str, str]]
 ) -> dict:
-    """One example: a stored image, its size in pixels, and ``(id, text)`` of each caption."""
+    """One example: a stored image, its height and width, and ``(id, text)`` of each caption."""
     return {
         "image": image,
         "image/id": image_id,
-        "image/height": height,
-        "image/width": width,
+        "image/height": size[0],
+        "image/width": size[1],
         "captions": [{"text": text, "id": caption_id} for caption_id, text in captions],
     }
 

@@ -24,7 +24,6 @@ from xmc_jax.files import only_one
 
 _MB = 1_000_000
 _MAX_JSON_BYTES = 1000 * _MB  # Captions of COCO-2014's training split have 66 MB.
-_TIMEOUT_SECONDS = 30  # Without a byte.
 
 COCO_IMAGES = {
     name: f"http://images.cocodataset.org/zips/{name}" for name in ("train2014.zip", "val2014.zip")
@@ -93,7 +92,11 @@ def _download_rest(address: str, part: Path) -> None:
     with (
         make_session() as session,
         session.get(
-            address, headers={"Range": f"bytes={offset}-"}, stream=True, timeout=_TIMEOUT_SECONDS
+            # The timeout is of seconds without a byte.
+            address,
+            headers={"Range": f"bytes={offset}-"},
+            stream=True,
+            timeout=30,
         ) as response,
     ):
         if response.status_code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
