@@ -47,14 +47,8 @@ def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.Datas
 def prepare(name: str, *, form: str, data_dir: str, settings: Settings) -> None:
     """Builds a data set, and prints its folder, its report, and how to train on it.
 
-    Args:
-      name: One of `DATASETS`.
-      form: See `make_builder`; for ``folder`` also the part of it that says how images are stored.
-      data_dir: Folder of all data sets.
-      settings: Options that do not change the records.
-
-    Raises:
-      UserError: see `make_builder` and `build`.
+    Arguments and errors as in `make_builder` and `build`; for ``folder``, the form may also be one
+    of `images.FORMS`, and the name is then that of the source.
     """
     if settings.source:
         form = name_form(settings.source, form)
@@ -70,7 +64,7 @@ def prepare(name: str, *, form: str, data_dir: str, settings: Settings) -> None:
 
 
 def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) -> epath.Path:
-    """Builds a data set, with a ``build_report.json``, unless it is there.
+    """Builds a data set, with a ``build_report.json``, unless it is there; returns its folder.
 
     An interrupted build leaves nothing that looks complete: TFDS writes to a temporary folder and
     renames it at the end.
@@ -79,12 +73,9 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
       builder: See `make_builder`.
       settings: Options that do not change the records.
 
-    Returns:
-      The folder of the data.
-
     Raises:
-      UserError: the folder cannot be written, the source is missing or lost too much, or Beam
-        failed.
+      UserError: the folder cannot be written, the source is missing or lost too much, Beam failed,
+        or the data set was built from another source before.
     """
     folder = epath.Path(builder.data_dir)
     if not builder.is_prepared():
@@ -141,15 +132,9 @@ def open_eval_split(config, data_dir: str) -> Records:
 
 
 def open_split(name: str, *, form: str, split: str, data_dir: str) -> Records:
-    """A split by index; images stay encoded.
+    """A split by index; images stay encoded. Arguments as in `make_builder`.
 
     Builds ``shapes`` if it is missing: it is procedural, while the other data sets need archives.
-
-    Args:
-      name: One of `DATASETS`.
-      form: Name of its TFDS config.
-      split: Name of the split.
-      data_dir: Folder of all data sets.
 
     Raises:
       UserError: there is no such data set or split, or it has not been built.

@@ -42,13 +42,10 @@ class Opened(NamedTuple):
 
 
 def open_upright(data: bytes) -> Opened:
-    """Decodes a whole image file; of an animation, its first frame.
+    """Decodes a whole JPEG, PNG, WebP, BMP or GIF file; of an animation, its first frame.
 
     Gray, palette and CMYK images become RGB. Transparent pixels are blended with white: such images
     are made for web pages, and dark lines would vanish on black. The EXIF orientation is applied.
-
-    Args:
-      data: The bytes of a JPEG, PNG, WebP, BMP or GIF file.
 
     Raises:
       UndecodableImage: the bytes are truncated or damaged, have another format, or claim more than
@@ -93,12 +90,7 @@ def load(
 def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes an image file as `open_upright` does.
 
-    Args:
-      data: The bytes of the file.
-      name: Name of the image for the error message.
-
-    Raises:
-      UserError: the bytes are not a whole image.
+    Raises UserError with the name of the image if the bytes are not a whole image.
     """
     return np.asarray(_open(data, name))
 
@@ -113,35 +105,28 @@ def _open(data: bytes, name: str) -> Image.Image:
 
 
 def resize(image: Image.Image, resolution: int, *, crop: str, antialias: bool) -> Image.Image:
-    """Makes an image square.
+    """Makes an RGB image square, with sides of `resolution` pixels.
 
     Args:
-      image: An RGB image.
-      resolution: Side of the result in pixels.
       crop: ``"squash"`` scales both sides independently; ``"short_crop"`` scales the shorter side
         and crops the middle of the longer one; ``"center_crop"`` crops the middle without scaling,
-        except that smaller images are scaled up.
+        except that smaller images are scaled up. Others raise ValueError.
       antialias: If true, a pixel of a smaller result averages all the pixels that it covers;
         otherwise it interpolates between the nearest four, as the released code does.
-
-    Raises:
-      ValueError: there is no such crop.
     """
     size, (width, height) = (resolution, resolution), image.size
     if image.size == size:
         return image
-    if crop == "squash":
-        box = (0, 0, width, height)
-    elif crop in CROPS:
-        side = min(height, width)
-        if crop == "center_crop":
-            side = min(side, resolution)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-    else:
+    if crop not in CROPS:
         raise ValueError(f"crop={crop!r} is not one of {', '.join(CROPS)}")
+    kept_width, kept_height = width, height
+    if crop != "squash":
+        kept_width = kept_height = min(width, height)
+    if crop == "center_crop":
+        kept_width = kept_height = min(width, height, resolution)
+    left, top = (width - kept_width) / 2, (height - kept_height) / 2
     if antialias:
+        box = (left, top, left + kept_width, top + kept_height)
         return image.resize(size, Image.Resampling.BILINEAR, box=box)
-    x_scale, y_scale = (box[2] - box[0]) / resolution, (box[3] - box[1]) / resolution
-    affine = (x_scale, 0.0, box[0], 0.0, y_scale, box[1])
+    affine = (kept_width / resolution, 0.0, left, 0.0, kept_height / resolution, top)
     return image.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)

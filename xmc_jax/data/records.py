@@ -53,8 +53,7 @@ class Records(Sequence):
     def read(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Reads several records at once, which costs one round trip to slow storage.
 
-        Raises:
-          UserError: a file cannot be read.
+        Raises UserError if a file cannot be read.
         """
         try:
             # Reading several at once starts threads, which does not pay for one record.
@@ -63,14 +62,9 @@ class Records(Sequence):
             return [_parse(record) for record in records]
         except Exception as error:  # The reader and the parser have no common kind of error.
             bad = _first_failing(lambda index: _parse(self._files[index]), indices)
-            raise self._damage(error, None if bad is None else self._shard_of(bad)) from error
-
-    def _shard_of(self, index: int) -> str:
-        for path, length in self._shards:
-            if index < length:
-                return path
-            index -= length
-        raise IndexError(index)
+            ends = np.cumsum([length for _, length in self._shards])
+            path = None if bad is None else self._shards[np.searchsorted(ends, bad, "right")][0]
+            raise self._damage(error, path) from error
 
     def _damage(self, error: Exception, path: str | None) -> UserError:
         folder = os.path.dirname(self._shards[0][0])
@@ -110,7 +104,7 @@ class Examples(NamedTuple):
 
     Attributes:
       image: RGB pixels, 0..255.
-      captions: The drawn captions.
+      captions: The selected captions.
     """
 
     image: UInt8[np.ndarray, "n side side 3"]
@@ -118,11 +112,11 @@ class Examples(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """Which records to read, and how to draw their captions.
+    """Which records to read, and how to select their captions.
 
     Attributes:
       indices: Indices of the records.
-      draws: A number for each record; with the seed it decides which caption is drawn.
+      draws: A number for each record; with the seed it decides which caption is selected.
     """
 
     indices: list[int]
@@ -131,16 +125,10 @@ class Selection(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ExampleReader:
-    """Reads a selection: decodes and resizes the images and draws the captions.
+    """Reads a selection: decodes and resizes the images and selects the captions.
 
-    It does not tokenize: that would need TensorFlow in each worker.
-
-    Attributes:
-      records: A split.
-      resolution: Side of the images in pixels.
-      crop: See `preprocess.resize`.
-      antialias: See `preprocess.resize`.
-      seed: Seed of the drawn captions.
+    It does not tokenize: that would need TensorFlow in each worker. `preprocess.resize` explains
+    `crop` and `antialias`.
     """
 
     records: Records
@@ -158,7 +146,6 @@ class ExampleReader:
 
         Raises:
           UserError: a file cannot be read, or an image cannot be decoded.
-          CancelledError: `stop` returned true.
         """
         records = self.records.read(selection.indices)
         images = np.empty((len(records), self.resolution, self.resolution, 3), np.uint8)

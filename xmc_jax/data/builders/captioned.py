@@ -48,7 +48,6 @@ class Example(NamedTuple):
     """A captioned image before it is read.
 
     Attributes:
-      image_id: Id of the image in its source.
       location: Where the image is; None if it is missing, a reason if it is undecodable.
       captions: ``(id, text)`` of each caption, as published.
     """
@@ -66,11 +65,7 @@ class Split(NamedTuple):
 
 
 def load_beam() -> ModuleType:
-    """The module `on_beam`.
-
-    Raises:
-      UserError: Beam is not installed.
-    """
+    """The module `on_beam`; raises UserError if Beam is not installed."""
     try:  # Beam is optional, and takes seconds.
         from xmc_jax.data.builders import on_beam
     except ImportError as error:
@@ -84,12 +79,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Builds a data set from lists of examples; a subclass lists the examples.
 
     Records are in the order of the examples, without those that were lost: the reader shuffles
-    globally.
-
-    Attributes:
-      BUILDER_CONFIGS: A TFDS config for each of `images.FORMS`.
-      EXPECTED: Number of examples of each published split.
-      settings: Options of the next build.
+    globally. `EXPECTED` has the number of examples of each published split.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -105,17 +95,12 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def list_examples(self) -> dict[str, Split]:
         """The splits, with their examples in the order of the records.
 
-        Raises:
-          UserError: the source is missing or damaged.
+        Raises UserError if the source is missing or damaged.
         """
 
     @classmethod
     def make_config(cls, form: str) -> tfds.core.BuilderConfig:
-        """The TFDS config with a name.
-
-        Raises:
-          ValueError: there is none.
-        """
+        """The TFDS config with a name; raises ValueError if there is none."""
         if form not in cls.builder_configs:
             raise ValueError(f"no form {form!r}; there are {', '.join(cls.builder_configs)}")
         return cls.builder_configs[form]
@@ -203,11 +188,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self._report(name, lost)
 
     def _report(self, name: str, lost: Sequence[str]) -> None:
-        """Adds a finished split to the report.
-
-        Raises:
-          UserError: it lost too much.
-        """
+        """Adds a finished split to the report, unless it lost too much or has no example."""
         tally = self._tallies[name]
         if line := self._check_lost(name, tally, lost):
             print(f"notice: {line}", file=sys.stderr)
@@ -216,11 +197,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         schema.write_report(self.data_path, self._tallies, self.describe_source())
 
     def _check_lost(self, name: str, tally: schema.Tally, lost: Sequence[str]) -> str:
-        """A line about the examples that a split lost; empty if it lost none.
-
-        Raises:
-          UserError: it lost more than ``settings.max_lost``.
-        """
+        """A line about the lost examples of a split, if any; raises UserError if they are too many."""
         if not tally.lost:
             return ""
         shown = ", ".join(lost[:NUM_NAMED]) + ", …" * (tally.lost > NUM_NAMED)
@@ -245,7 +222,7 @@ def make_record(
     Args:
       example: The example, with captions as published.
       image: Its image; None if it is missing, a reason if it is undecodable.
-      is_short: Whether captions count in ``short_captions``.
+      is_short: See `Builder.is_short`.
 
     Returns:
       The record, or None if the example is lost; what to add to a `schema.Tally`; and the name of

@@ -36,8 +36,6 @@ _TURNS = {  # By degrees counter-clockwise, as in the published rotations.
 _MADE_BY = b"xmc_jax"
 _MARKS = ("gray", "cmyk", "rotated")
 _MAX_IMAGE_BYTES = 256_000_000  # Of a file in an archive; published ones have one MB or less.
-_AHEAD = 8  # Images in flight for each worker.
-_MIN_PER_PROCESS = 64  # Fewer are converted faster than a process starts.
 
 
 class Location(NamedTuple):
@@ -54,11 +52,7 @@ class Location(NamedTuple):
     rotation: int = 0
 
     def read(self) -> bytes:
-        """The bytes of the image.
-
-        Raises:
-          OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error: they cannot be read.
-        """
+        """The bytes of the image; raises what `convert_at` catches if they cannot be read."""
         if self.member:
             return read_member(_open_zip(self.path), self.member, _MAX_IMAGE_BYTES)
         return epath.Path(self.path).read_bytes()
@@ -67,10 +61,11 @@ class Location(NamedTuple):
 def read_member(archive: zipfile.ZipFile, member: str, max_bytes: int) -> bytes:
     """Reads a file in a zip archive into memory: no name in an archive ever becomes a path.
 
+    zipfile reads no more of it than the index of the archive says.
+
     Raises:
       KeyError: there is no such file.
-      OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error: it cannot be read or is too
-        large. zipfile reads no more of it than the index of the archive says.
+      OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error: it is damaged or too large.
     """
     size = archive.getinfo(member).file_size
     if size > max_bytes:
@@ -83,10 +78,8 @@ class StoredImage(NamedTuple):
 
     Attributes:
       data: The bytes of a JPEG or PNG file that decodes to upright RGB.
-      height: In pixels, of the stored image.
-      width: In pixels, of the stored image.
-      gray: Whether it was published in gray.
-      cmyk: Whether it was published in CMYK.
+      height, width: In pixels, of the stored image.
+      gray, cmyk: Whether it was published so.
       rotated: Whether an EXIF orientation or a published rotation was applied.
     """
 
@@ -150,8 +143,7 @@ def convert(data: bytes, form: str, rotation: int = 0) -> StoredImage:
 def convert_on_arrival(data: bytes, form: str, rotation: int) -> bytes:
     """What a download stores: a small square, or the published bytes for `convert` to read later.
 
-    Raises:
-      ValueError: the bytes are not a whole image.
+    Raises ValueError if the bytes are not a whole image.
     """
     return convert(data, form, rotation).data if side_of(form) else open_images.keep(data)
 
@@ -180,10 +172,8 @@ def convert_at(location: Location, form: str) -> StoredImage | str | None:
         return f"{type(error).__name__}: {error}"
 
 
-@functools.cache
-def _make_fetcher() -> Fetcher:
-    """One for the whole process, so that it notices when nothing comes any more."""
-    return Fetcher()
+# One for the whole process, so that it notices when nothing comes any more.
+_make_fetcher = functools.cache(Fetcher)
 
 
 def convert_all(
@@ -191,16 +181,14 @@ def convert_all(
 ) -> Iterator[StoredImage | str | None]:
     """`convert_at` of every location, in their order, whatever the number of processes.
 
-    Args:
-      locations: Where the images are.
-      form: One of `FORMS`.
-      num_processes: Most processes to use; one for each CPU core if 0.
+    There is one process for each CPU core if `num_processes` is 0.
 
     Raises:
       UserError: a worker process was killed.
     """
     num_processes = num_processes or os.cpu_count() or 1
-    num_processes = min(num_processes, len(locations) // _MIN_PER_PROCESS)
+    # Fewer than 64 images are converted faster than a process starts.
+    num_processes = min(num_processes, len(locations) // 64)
     try:
         if num_processes < 2:
             for location in locations:
@@ -218,7 +206,7 @@ def _convert_in_pool(
     try:
         for location in locations:
             pending.append(pool.submit(convert_at, location, form))
-            if len(pending) == _AHEAD * num_processes:
+            if len(pending) == 8 * num_processes:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

@@ -29,12 +29,8 @@ _Tally = tuple[dict[str, int], list[tuple[int, str]]]  # Counts, and indices and
 def make_options(runner: str, options: Sequence[str]) -> dict[str, Any]:
     """The arguments of TFDS's `DownloadConfig` that make it run Beam.
 
-    Args:
-      runner: Name of a runner, such as ``"DirectRunner"``.
-      options: Options of the pipeline, each ``"key=value"`` or ``"key"``.
-
-    Raises:
-      UserError: there is no such runner.
+    `options` are those of the pipeline, each ``"key=value"`` or ``"key"``. Raises UserError if
+    there is no such runner.
     """
     try:
         made = create_runner(runner)

@@ -14,11 +14,7 @@ REPORT = "build_report.json"
 
 
 def features(encoding: str | None) -> tfds.features.FeaturesDict:
-    """The features of a data set.
-
-    Args:
-      encoding: Encoding of the stored images: ``"jpeg"``, ``"png"``, or None for either.
-    """
+    """The features of a data set; images are ``"jpeg"``, ``"png"``, or either if None."""
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format=encoding),

@@ -35,9 +35,8 @@ class Narrative(NamedTuple):
 def read_narratives(path: str | os.PathLike) -> Iterator[Narrative]:
     """Yields the narratives of a file in order, without traces and times.
 
-    Args:
-      path: A file of captions (``…_captions.jsonl``) or a full one
-        (``…_localized_narratives….jsonl``).
+    The file has the captions alone (``…_captions.jsonl``) or is a full one
+    (``…_localized_narratives….jsonl``).
 
     Raises:
       UserError: a line is not JSON or lacks a field; names the file and the line.

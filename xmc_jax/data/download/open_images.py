@@ -29,7 +29,6 @@ OPEN_IMAGES = "https://open-images-dataset.s3.amazonaws.com"
 SPLITS = ("train", "validation", "test")
 MISSING_FILE = "missing.jsonl"
 
-_STOP_SECONDS = 1.0  # For threads to finish the files that they are writing.
 _CONTINUE = "run the same command: it continues from here"
 
 
@@ -76,11 +75,7 @@ def path_of(folder: str | os.PathLike, image: RemoteImage) -> Path:
 
 
 def keep(data: bytes, image: RemoteImage | None = None) -> bytes:
-    """The published bytes as they are, for any image.
-
-    Raises:
-      ValueError: they are not a whole JPEG.
-    """
+    """The published bytes as they are; raises ValueError if they are not a whole JPEG."""
     del image
     if not data.startswith(b"\xff\xd8"):
         raise ValueError("not a JPEG")
@@ -184,11 +179,7 @@ def _map_in_threads(
 ) -> Iterator[tuple[Any, Any]]:
     """Yields each item with the function's result, as they come; raises what the function raises.
 
-    Args:
-      function: Called by the threads.
-      items: What it is called with.
-      num_threads: Number of threads.
-      stop: Ends the threads; set at the end, whatever the reason.
+    `stop` ends the threads; it is set at the end, whatever the reason.
     """
     remaining, done = iter(items), queue.SimpleQueue()  # All threads may share the iterator.
 
@@ -213,7 +204,7 @@ def _map_in_threads(
             yield item, result
     finally:
         stop.set()
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + 1.0  # To finish the files that they are writing.
         for thread in threads:
             if thread.ident is not None:  # Ctrl-C can come before it was started.
                 thread.join(max(deadline - time.monotonic(), 0))

@@ -14,7 +14,6 @@ from xmc_jax.data.builders import captioned, images
 from xmc_jax.errors import UserError, reason
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-_VAL_SHARE = 0.05
 # The caption files of Tux Paint's stamps have an English line, then translations like these.
 _TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@[a-z]+)?\.utf8=")
 
@@ -22,9 +21,7 @@ _TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@[a-z]+)?\.utf8=")
 def name_form(source: Path, form: str = "") -> str:
     """The name of the TFDS config of a source, such as ``holidays_sq256``.
 
-    Args:
-      source: The user's folder or file.
-      form: One of `images.FORMS`, by default the first one; or a whole name with ``_``.
+    `form` is one of `images.FORMS`, by default the first one; or a whole name with ``_``.
     """
     if "_" in form:
         return form
@@ -39,11 +36,7 @@ class Builder(captioned.Builder):
 
     @classmethod
     def make_config(cls, form: str) -> tfds.core.BuilderConfig:
-        """The config ``NAME_FORM`` of a user's data set.
-
-        Raises:
-          ValueError: it is not such a name.
-        """
+        """The config ``NAME_FORM`` of a user's data set; raises ValueError for other names."""
         name, _, image_form = form.rpartition("_")
         if not re.fullmatch(r"\w[\w.-]*", name) or image_form not in images.FORMS:
             raise ValueError(
@@ -61,10 +54,9 @@ class Builder(captioned.Builder):
         source = self.settings.source
         if source is None:
             raise UserError(f"{self.info.full_name} needs --source, a folder or a JSONL file")
-        self._unpaired = {}
+        splits, self._unpaired = {}, {}
         if source.is_dir():
             examples, self._unpaired = _read_folder(source)
-            splits = {}
         else:
             examples, splits = _read_list(source)
         for name, paths in self._unpaired.items():
@@ -102,11 +94,7 @@ def _read_folder(folder: Path) -> tuple[list[captioned.Example], dict[str, list[
 
 
 def _read_captions(path: Path) -> list[str]:
-    """The lines of a caption file, without translations.
-
-    Raises:
-      UserError: the file is not UTF-8.
-    """
+    """The lines of a caption file, without translations."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -118,9 +106,6 @@ def _read_list(path: Path) -> tuple[list[captioned.Example], dict[str, str]]:
     """The images of a JSONL file, and the split of each if the file names it.
 
     Lines with the same image become one example with all their captions.
-
-    Raises:
-      UserError: a line cannot be used; names the file and the line.
     """
     captions: dict[str, list[str]] = {}
     splits: dict[str, str | None] = {}
@@ -183,7 +168,7 @@ def divide(examples: list[captioned.Example], splits: dict[str, str]) -> dict[st
     """
     if not splits:
         ranks = {x.image_id: _rank(x.image_id) for x in examples}
-        bound = max(_VAL_SHARE, min(ranks.values()))  # At least one.
+        bound = max(0.05, min(ranks.values()))  # At least one.
         splits = {name: "val" if rank <= bound else "train" for name, rank in ranks.items()}
         if "train" not in splits.values():
             splits[max(ranks, key=ranks.get)] = "train"

@@ -131,10 +131,7 @@ def read_rotations(path: Path, wanted: Collection[str], address: str) -> dict[st
     Args:
       path: A list of images, with columns ``ImageID`` and ``Rotation``.
       wanted: Ids of the images of interest.
-      address: Where the list is published.
-
-    Raises:
-      UserError: the file is not such a list.
+      address: Where the list is published, for the error if the file is not such a list.
     """
     with epath.Path(path).open("rb") as file:
         # Authors and titles can hold any bytes; only their quotes matter.
@@ -158,11 +155,9 @@ def read_rotations(path: Path, wanted: Collection[str], address: str) -> dict[st
 
 
 def find_images(folder: Path, wanted: Collection[str]) -> dict[str, str]:
-    """Paths of the user's images by id: ``ID.jpg`` anywhere below ``open_images`` or a split.
+    """Paths of the wanted images by id: ``ID.jpg`` anywhere below ``open_images`` or a split.
 
-    Args:
-      folder: The folder of ``open_images`` and of the splits, local or in a bucket.
-      wanted: Ids of the images of interest.
+    The folder of these may be local or in a bucket.
     """
     found = {}
     for name in ("open_images", *open_images.SPLITS):

@@ -12,15 +12,7 @@ from xmc_jax.shapes import scenes
 
 
 def _parse(form: str) -> tuple[int, bool, float]:
-    """What the name of a form says.
-
-    Returns:
-      The side of the images in pixels; whether there is one long description instead of five short
-      captions; and the fraction of the full splits that is written.
-
-    Raises:
-      ValueError: there is no such form, its resolution is below 16, or it has too many examples.
-    """
+    """Resolution, whether captions are narratives, and the fraction of the splits to write."""
     match = re.fullmatch(r"(narrative_)?sq([1-9]\d*)(?:_n([1-9]\d*))?", form)
     if not match:
         raise ValueError(f"no form {form!r}; forms are like sq32, narrative_sq64, sq32_n400")
@@ -56,7 +48,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         TFDS needs the very object if `BUILDER_CONFIGS` has it.
 
         Raises:
-          ValueError: there is no such config.
+          ValueError: there is no such config, its resolution is below 16, or it has too many
+            examples.
         """
         return cls.builder_configs.get(form) or _make_config(form)
 
