@@ -197,7 +197,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         schema.write_report(self.data_path, self._tallies, self.describe_source())
 
     def _check_lost(self, name: str, tally: schema.Tally, lost: Sequence[str]) -> str:
-        """A line about the lost examples of a split, if any; raises UserError if they are too many."""
+        """A line about what a split lost, if anything; raises UserError if that is too much."""
         if not tally.lost:
             return ""
         shown = ", ".join(lost[:NUM_NAMED]) + ", …" * (tally.lost > NUM_NAMED)
