@@ -98,13 +98,8 @@ def write_records(path: pathlib.Path, files) -> Records:
     writer = ArrayRecordWriter(str(path), "group_size:1")
     for index, (data, captions) in enumerate(files):
         count += 1
-        example = schema.make_record(
-            image=data,
-            image_id=str(index),
-            height=0,
-            width=0,
-            captions=[(f"{index}-{i}", text) for i, text in enumerate(captions)],
-        )
+        numbered = [(f"{index}-{i}", text) for i, text in enumerate(captions)]
+        example = schema.make_record(str(index), data, (0, 0), numbered)
         writer.write(features.serialize_example(features.encode_example(example)))
     writer.close()
     return Records(ArrayRecordDataSource([str(path)]), [(str(path), count)])

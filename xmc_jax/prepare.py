@@ -23,51 +23,36 @@ from xmc_jax.files import is_remote
 
 def main() -> None:
     """Reads the flags and builds."""
-    name = cli.required("dataset")
-    source, manual_dir, form = _path("source"), _path("manual_dir"), flags.FLAGS.form
+    name, values = cli.required("dataset"), flags.FLAGS
+    source, manual_dir = _path(values.source), _path(values.manual_dir)
     if manual_dir and not manual_dir.is_dir():
         raise UserError(f"--manual_dir={manual_dir} is not a folder")
     if source and name != "folder":
         raise UserError(f"--source is for --dataset=folder, not for {name}")
-    if flags.FLAGS.mirror and name != "ln_open_images":
+    if values.mirror and name != "ln_open_images":
         raise UserError(f"--mirror is for --dataset=ln_open_images, not for {name}")
-    runner, options = flags.FLAGS.beam_runner, tuple(flags.FLAGS.beam_options)
+    runner, options = values.beam_runner, tuple(values.beam_options)
     if options and not runner:
         raise UserError("--beam_options needs --beam_runner, e.g. --beam_runner=DirectRunner")
     if runner and name == "shapes":
         raise UserError("--beam_runner is for data sets of photographs; shapes are fast without it")
 
-    # TensorFlow takes seconds, which --help and a wrong flag need not wait for.
+    # It loads TensorFlow, which takes seconds; --help and a wrong flag do not wait for it.
     from xmc_jax.data import catalog
-    from xmc_jax.data.builders import schema
-    from xmc_jax.data.builders.captioned import Settings
-    from xmc_jax.data.builders.folder.folder_dataset_builder import name_form
 
-    if source:
-        form = name_form(source, form)
-    settings = Settings(
-        source,
-        manual_dir,
-        flags.FLAGS.max_lost,
-        flags.FLAGS.num_processes,
-        flags.FLAGS.mirror or Settings().mirror,
-        runner,
-        options,
+    settings = catalog.Settings(
+        source=source,
+        manual_dir=manual_dir,
+        max_lost=values.max_lost,
+        num_processes=values.num_processes,
+        mirror=values.mirror or catalog.Settings().mirror,
+        beam_runner=runner,
+        beam_options=options,
     )
-    builder = catalog.make_builder(name, form=form, data_dir=flags.FLAGS.data_dir)
-    known = builder.is_prepared()
-    folder = catalog.build(builder, settings)
-    counts = ", ".join(
-        f"{split} {info.num_examples}" for split, info in builder.info.splits.items()
-    )
-    print(f"{'already built' if known else 'built'}: {folder} ({counts})")
-    for line in schema.summarise(schema.read_report(folder)):
-        print(f"  {line}")
-    print(f"train on it with --config.data.name={name} --config.data.form={folder.parent.name}")
+    catalog.prepare(name, form=values.form, data_dir=values.data_dir, settings=settings)
 
 
-def _path(flag: str) -> Path | None:
-    value = flags.FLAGS[flag].value
+def _path(value: str | None) -> Path | None:
     if value and is_remote(value):
         return epath.Path(value)
     return Path(os.path.abspath(os.path.expanduser(value))) if value else None

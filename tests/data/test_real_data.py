@@ -77,7 +77,9 @@ def data_dir(tmp_path_factory):
 def one_device(monkeypatch):
     """Eight fake devices would take turns on these images."""
     make_mesh = sharding.make_mesh
-    monkeypatch.setattr(sharding, "make_mesh", lambda fsdp: make_mesh(jax.devices()[:1], fsdp=fsdp))
+    monkeypatch.setattr(
+        sharding, "make_mesh", lambda devices, fsdp: make_mesh(jax.devices()[:1], fsdp=fsdp)
+    )
 
 
 # One of the four is enough for every day.

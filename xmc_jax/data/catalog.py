@@ -1,14 +1,14 @@
 """Builds data sets and opens their splits."""
 
 import importlib
-import os
 import sys
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from xmc_jax.data.builders import on_beam, schema
-from xmc_jax.data.builders.captioned import Settings
+from xmc_jax.data.builders import schema
+from xmc_jax.data.builders.captioned import Settings, load_beam
+from xmc_jax.data.builders.folder.folder_dataset_builder import name_form
 from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.data.records import Records
 from xmc_jax.errors import UserError, reason
@@ -36,7 +36,7 @@ def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.Datas
     try:
         config = module.Builder.make_config(form)
     except ValueError as error:
-        raise UserError(f"data set {name}: {error}") from error
+        raise UserError(f"data set {name}: {reason(error)}") from error
     root = epath.Path(data_dir).expanduser()
     try:
         return module.Builder(data_dir=root, config=config, file_format=FILE_FORMAT)
@@ -44,8 +44,27 @@ def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.Datas
         raise _damage(name, root / name / form, error) from error
 
 
+def prepare(name: str, *, form: str, data_dir: str, settings: Settings) -> None:
+    """Builds a data set, and prints its folder, its report, and how to train on it.
+
+    Arguments and errors as in `make_builder` and `build`; for ``folder``, the form may also be one
+    of `images.FORMS`, and the name is then that of the source.
+    """
+    if settings.source:
+        form = name_form(settings.source, form)
+    builder = make_builder(name, form=form, data_dir=data_dir)
+    state = "already built" if builder.is_prepared() else "built"
+    folder = build(builder, settings)
+    splits = builder.info.splits.items()
+    counts = ", ".join(f"{split} {info.num_examples}" for split, info in splits)
+    print(f"{state}: {folder} ({counts})")
+    for line in schema.summarise(schema.read_report(folder)):
+        print(f"  {line}")
+    print(f"train on it with --config.data.name={name} --config.data.form={folder.parent.name}")
+
+
 def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) -> epath.Path:
-    """Builds a data set, with a ``build_report.json``, unless it is there.
+    """Builds a data set, with a ``build_report.json``, unless it is there; returns its folder.
 
     An interrupted build leaves nothing that looks complete: TFDS writes to a temporary folder and
     renames it at the end.
@@ -54,17 +73,25 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
       builder: See `make_builder`.
       settings: Options that do not change the records.
 
-    Returns:
-      The folder of the data.
-
     Raises:
-      UserError: the folder cannot be written, the source is missing or lost too much, or Beam
-        failed.
+      UserError: the folder cannot be written, the source is missing or lost too much, Beam failed,
+        or the data set was built from another source before.
     """
     folder = epath.Path(builder.data_dir)
-    if builder.is_prepared():
-        _check_source(folder, settings.source)
-        return folder
+    if not builder.is_prepared():
+        _download_and_prepare(builder, folder, settings)
+    built_from = schema.read_report(folder).get("source", {}).get("path")
+    if settings.source and built_from != str(settings.source):
+        raise UserError(
+            f"{folder} was built from {built_from}, not from {settings.source}; choose another "
+            "name with --form"
+        )
+    return folder
+
+
+def _download_and_prepare(
+    builder: tfds.core.DatasetBuilder, folder: epath.Path, settings: Settings
+) -> None:
     for path in folder.parent.glob(f"incomplete.*_{folder.name}"):
         print(
             f"notice: {path} is left from an interrupted build, unless a build is running now; "
@@ -72,37 +99,24 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
             file=sys.stderr,
         )
     builder.settings = settings
-    beam = on_beam.make_options(settings.beam_runner, settings.beam_options)
+    runner, options = settings.beam_runner, settings.beam_options
+    beam = load_beam().make_options(runner, options) if runner else {}
+    config = tfds.download.DownloadConfig(try_download_gcs=False, **beam)
     try:
-        builder.download_and_prepare(
-            file_format=FILE_FORMAT,
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False, **beam),
-        )
+        builder.download_and_prepare(file_format=FILE_FORMAT, download_config=config)
     except OSError as error:
-        if builder.is_prepared():  # The final rename found the same records there.
-            print(f"notice: another process has built {folder} meanwhile", file=sys.stderr)
-            _check_source(folder, settings.source)
-            return folder
-        raise UserError(
-            f"cannot build {builder.info.full_name} in {folder}: {reason(error)}; choose another "
-            "--data_dir"
-        ) from error
+        if not builder.is_prepared():
+            raise UserError(
+                f"cannot build {builder.info.full_name} in {folder}: {reason(error)}; choose "
+                "another --data_dir"
+            ) from error
+        # The final rename found the same records there.
+        print(f"notice: another process has built {folder} meanwhile", file=sys.stderr)
     except Exception as error:
         if isinstance(error, UserError) or not beam:
             raise
         # Workers raise anything; Beam has printed all of it.
         raise UserError(f"the Beam pipeline failed: {reason(error)}") from error
-    return folder
-
-
-def _check_source(folder: epath.Path, source: os.PathLike | None) -> None:
-    """Refuses a data set that was built from another source under the same name."""
-    built_from = schema.read_report(folder).get("source", {}).get("path")
-    if source and built_from != str(source):
-        raise UserError(
-            f"{folder} was built from {built_from}, not from {source}; choose another name with "
-            "--form"
-        )
 
 
 def open_train_split(config, data_dir: str) -> Records:
@@ -118,15 +132,9 @@ def open_eval_split(config, data_dir: str) -> Records:
 
 
 def open_split(name: str, *, form: str, split: str, data_dir: str) -> Records:
-    """A split by index; images stay encoded.
+    """A split by index; images stay encoded. Arguments as in `make_builder`.
 
     Builds ``shapes`` if it is missing: it is procedural, while the other data sets need archives.
-
-    Args:
-      name: One of `DATASETS`.
-      form: Name of its TFDS config.
-      split: Name of the split.
-      data_dir: Folder of all data sets.
 
     Raises:
       UserError: there is no such data set or split, or it has not been built.

@@ -10,5 +10,3 @@ import tensorflow as tf
 # Without a driver, TensorFlow prints errors when it is asked for GPUs.
 if Path("/proc/driver/nvidia").exists():
     tf.config.set_visible_devices([], "GPU")
-
-__all__ = ["tf"]

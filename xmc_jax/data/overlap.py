@@ -10,12 +10,7 @@ def evaluation_data(config) -> str:
 
 
 def why_refused(trained_on: str, evaluated_on: str) -> str | None:
-    """Why a model of one data set must not be evaluated on another, or None if it may.
-
-    Args:
-      trained_on: Name of a data set.
-      evaluated_on: Name of a data set.
-    """
+    """Why a model of one data set must not be evaluated on another, or None if it may."""
     if {trained_on, evaluated_on} == {"coco", "ln_coco"}:
         return (
             "COCO-2014 and Localized Narratives on COCO split the same photographs differently: "

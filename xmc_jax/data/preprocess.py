@@ -42,13 +42,10 @@ class Opened(NamedTuple):
 
 
 def open_upright(data: bytes) -> Opened:
-    """Decodes a whole image file; of an animation, its first frame.
+    """Decodes a whole JPEG, PNG, WebP, BMP or GIF file; of an animation, its first frame.
 
     Gray, palette and CMYK images become RGB. Transparent pixels are blended with white: such images
     are made for web pages, and dark lines would vanish on black. The EXIF orientation is applied.
-
-    Args:
-      data: The bytes of a JPEG, PNG, WebP, BMP or GIF file.
 
     Raises:
       UndecodableImage: the bytes are truncated or damaged, have another format, or claim more than
@@ -86,48 +83,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def load(
     data: bytes, name: str, resolution: int, *, crop: str, antialias: bool
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """`decode` followed by `resize`, without the copies between them.
-
-    Raises:
-      UserError: the bytes are not a whole image.
-      ValueError: there is no such crop.
-    """
-    return np.asarray(_resize(_open(data, name), resolution, crop, antialias))
+    """`decode` and `resize` in one; arguments and errors as theirs."""
+    return np.asarray(resize(_open(data, name), resolution, crop=crop, antialias=antialias))
 
 
 def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes an image file as `open_upright` does.
 
-    Args:
-      data: The bytes of the file.
-      name: Name of the image for the error message.
-
-    Raises:
-      UserError: the bytes are not a whole image.
+    Raises UserError with the name of the image if the bytes are not a whole image.
     """
     return np.asarray(_open(data, name))
-
-
-def resize(
-    image: UInt8[np.ndarray, "h w 3"], resolution: int, *, crop: str, antialias: bool
-) -> UInt8[np.ndarray, "side side 3"]:
-    """Makes an image square.
-
-    Args:
-      image: Pixels, 0..255.
-      resolution: Side of the result in pixels.
-      crop: ``"squash"`` scales both sides independently; ``"short_crop"`` scales the shorter side
-        and crops the middle of the longer one; ``"center_crop"`` crops the middle without scaling,
-        except that smaller images are scaled up.
-      antialias: If true, a pixel of a smaller result averages all the pixels that it covers;
-        otherwise it interpolates between the nearest four, as the released code does.
-
-    Raises:
-      ValueError: there is no such crop.
-    """
-    if image.shape[:2] == (resolution, resolution):
-        return image
-    return np.asarray(_resize(Image.fromarray(image), resolution, crop, antialias))
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -135,27 +100,33 @@ def _open(data: bytes, name: str) -> Image.Image:
         return open_upright(data).image
     except UndecodableImage as error:
         raise UserError(
-            f"image {name} cannot be decoded ({error}); build the data set again"
+            f"image {name} cannot be decoded ({reason(error)}); build the data set again"
         ) from error
 
 
-def _resize(image: Image.Image, resolution: int, crop: str, antialias: bool) -> Image.Image:
-    width, height = image.size
-    if (height, width) == (resolution, resolution):
+def resize(image: Image.Image, resolution: int, *, crop: str, antialias: bool) -> Image.Image:
+    """Makes an RGB image square, with sides of `resolution` pixels.
+
+    Args:
+      crop: ``"squash"`` scales both sides independently; ``"short_crop"`` scales the shorter side
+        and crops the middle of the longer one; ``"center_crop"`` crops the middle without scaling,
+        except that smaller images are scaled up. Others raise ValueError.
+      antialias: If true, a pixel of a smaller result averages all the pixels that it covers;
+        otherwise it interpolates between the nearest four, as the released code does.
+    """
+    size, (width, height) = (resolution, resolution), image.size
+    if image.size == size:
         return image
-    if crop == "squash":
-        box = (0.0, 0.0, float(width), float(height))
-    elif crop in CROPS:
-        side = min(height, width)
-        if crop == "center_crop":
-            side = min(side, resolution)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-    else:
+    if crop not in CROPS:
         raise ValueError(f"crop={crop!r} is not one of {', '.join(CROPS)}")
-    size = (resolution, resolution)
+    kept_width, kept_height = width, height
+    if crop != "squash":
+        kept_width = kept_height = min(width, height)
+    if crop == "center_crop":
+        kept_width = kept_height = min(width, height, resolution)
+    left, top = (width - kept_width) / 2, (height - kept_height) / 2
     if antialias:
+        box = (left, top, left + kept_width, top + kept_height)
         return image.resize(size, Image.Resampling.BILINEAR, box=box)
-    x_scale, y_scale = (box[2] - box[0]) / resolution, (box[3] - box[1]) / resolution
-    affine = (x_scale, 0.0, box[0], 0.0, y_scale, box[1])
+    affine = (kept_width / resolution, 0.0, left, 0.0, kept_height / resolution, top)
     return image.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)

@@ -6,7 +6,7 @@ worker a second and 100 MB.
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
@@ -40,7 +40,8 @@ class Records(Sequence):
         try:
             self._length = len(files)
         except Exception as error:  # The reader has no common kind of error.
-            bad = next((path for path, _ in shards if _fails(_count, path)), None)
+            paths = [path for path, _ in shards]
+            bad = _first_failing(lambda path: len(ArrayRecordDataSource([path])), paths)
             raise self._damage(error, bad) from error
 
     def __len__(self) -> int:
@@ -52,8 +53,7 @@ class Records(Sequence):
     def read(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Reads several records at once, which costs one round trip to slow storage.
 
-        Raises:
-          UserError: a file cannot be read.
+        Raises UserError if a file cannot be read.
         """
         try:
             # Reading several at once starts threads, which does not pay for one record.
@@ -61,18 +61,10 @@ class Records(Sequence):
             records = [self._files[indices[0]]] if one else self._files.__getitems__(indices)
             return [_parse(record) for record in records]
         except Exception as error:  # The reader and the parser have no common kind of error.
-            bad = next((i for i in indices if _fails(self._read_one, i)), None)
-            raise self._damage(error, None if bad is None else self._shard_of(bad)) from error
-
-    def _shard_of(self, index: int) -> str:
-        for path, length in self._shards:
-            if index < length:
-                return path
-            index -= length
-        raise IndexError(index)
-
-    def _read_one(self, index: int) -> dict[str, Any]:
-        return _parse(self._files[index])
+            bad = _first_failing(lambda index: _parse(self._files[index]), indices)
+            ends = np.cumsum([length for _, length in self._shards])
+            path = None if bad is None else self._shards[np.searchsorted(ends, bad, "right")][0]
+            raise self._damage(error, path) from error
 
     def _damage(self, error: Exception, path: str | None) -> UserError:
         folder = os.path.dirname(self._shards[0][0])
@@ -82,16 +74,14 @@ class Records(Sequence):
         )
 
 
-def _count(path: str) -> int:
-    return len(ArrayRecordDataSource([path]))
-
-
-def _fails(use: Callable, argument: Any) -> bool:
-    try:
-        use(argument)
-    except Exception:
-        return True
-    return False
+def _first_failing(use: Callable, arguments: Iterable) -> Any:
+    """The first argument that a function raises an error for, or None."""
+    for argument in arguments:
+        try:
+            use(argument)
+        except Exception:
+            return argument
+    return None
 
 
 def _parse(serialized: bytes) -> dict[str, Any]:
@@ -114,7 +104,7 @@ class Examples(NamedTuple):
 
     Attributes:
       image: RGB pixels, 0..255.
-      captions: The drawn captions.
+      captions: The selected captions.
     """
 
     image: UInt8[np.ndarray, "n side side 3"]
@@ -122,11 +112,11 @@ class Examples(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """Which records to read, and how to draw their captions.
+    """Which records to read, and how to select their captions.
 
     Attributes:
       indices: Indices of the records.
-      draws: A number for each record; with the seed it decides which caption is drawn.
+      draws: A number for each record; with the seed it decides which caption is selected.
     """
 
     indices: list[int]
@@ -135,16 +125,10 @@ class Selection(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ExampleReader:
-    """Reads a selection: decodes and resizes the images and draws the captions.
+    """Reads a selection: decodes and resizes the images and selects the captions.
 
-    It does not tokenize: that would need TensorFlow in each worker.
-
-    Attributes:
-      records: A split.
-      resolution: Side of the images in pixels.
-      crop: See `preprocess.resize`.
-      antialias: See `preprocess.resize`.
-      seed: Seed of the drawn captions.
+    It does not tokenize: that would need TensorFlow in each worker. `preprocess.resize` explains
+    `crop` and `antialias`.
     """
 
     records: Records
@@ -162,7 +146,6 @@ class ExampleReader:
 
         Raises:
           UserError: a file cannot be read, or an image cannot be decoded.
-          CancelledError: `stop` returned true.
         """
         records = self.records.read(selection.indices)
         images = np.empty((len(records), self.resolution, self.resolution, 3), np.uint8)

@@ -5,7 +5,7 @@ number of processes, threads and workers reads the same global batches.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain.python as grain
@@ -34,19 +34,17 @@ def train_batches(
 ) -> ReadAhead:
     """An endless stream of the batches of training steps.
 
-    Each epoch visits every example once, in its own order; each visit draws one of the example's
+    Each epoch visits every example once, in its own order; each visit selects one of the example's
     captions.
 
     Args:
       source: A split, see `catalog.open_split`.
       tokenizer: The tokenizer of the text encoder.
-      resolution: Side of the images in pixels.
+      resolution, crop, antialias: See `preprocess.resize`.
       batch_size: Examples of one micro-batch, over all processes.
       num_micro_batches: Micro-batches of a step.
       seed: Decides the order of the examples and the captions.
       start_step: The first step to yield; reaching it costs nothing.
-      crop: See `preprocess.resize`.
-      antialias: See `preprocess.resize`.
       process_index: Index of this process.
       process_count: Number of processes that share the batch; each yields its own rows of it.
       num_workers: Worker processes that read; 0 for threads of this process. Changes no result.
@@ -65,15 +63,13 @@ def train_batches(
     rows = range(process_index * num_rows, (process_index + 1) * num_rows)
     select = _make_select(len(source), batch_size, num_micro_batches, seed)
 
-    def selections() -> Iterator[Selection]:
-        return (select(step, rows) for step in itertools.count(start_step))
-
     def finish(examples: Examples) -> Batch:
         arrays = examples.image, tokenizer(examples.captions)
         return Batch(*(x.reshape(num_micro_batches, num_rows, *x.shape[1:]) for x in arrays))
 
     read = ExampleReader(source, resolution, crop, antialias, seed)
-    return ReadAhead(read, selections(), finish, num_workers)
+    selections = (select(step, rows) for step in itertools.count(start_step))
+    return ReadAhead(read, selections, finish, num_workers)
 
 
 def read_train_step(
@@ -81,15 +77,8 @@ def read_train_step(
 ) -> list[dict[str, Any]]:
     """The examples of one step of `train_batches`, over all processes, for people to look at.
 
-    Args:
-      source: See `train_batches`.
-      batch_size: See `train_batches`.
-      num_micro_batches: See `train_batches`.
-      seed: See `train_batches`.
-      step: The step, counted like ``start_step``.
-
-    Returns:
-      ``{"micro_batch", "id", "caption"}`` of each example.
+    Arguments as in `train_batches`; `step` is counted like its ``start_step``. Returns
+    ``{"micro_batch", "id", "caption"}`` of each example.
     """
     select = _make_select(len(source), batch_size, num_micro_batches, seed)
     indices, draws = select(step, range(batch_size))

@@ -36,11 +36,7 @@ class Tokenizer:
         self._lowercase = lowercase
 
     def __call__(self, captions: Sequence[str]) -> Int32[np.ndarray, "n t"]:
-        """Token ids of each caption.
-
-        Raises:
-          UserError: a caption is empty.
-        """
+        """Token ids of each caption; raises UserError if a caption is empty."""
         tokens = np.zeros((len(captions), self.num_tokens), np.int32)
         for row, pieces in zip(tokens, self._pieces(captions), strict=True):
             pieces = [self._cls, *pieces[: self.num_tokens - 2], self._sep]

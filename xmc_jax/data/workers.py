@@ -20,10 +20,8 @@ def start_pool(
 ) -> ProcessPoolExecutor:
     """A pool whose processes leave Ctrl-C to their parent and end with it, even by kill -9.
 
-    Args:
-      num_workers: Number of processes.
-      initialize: Called once in each process.
-      arguments: Its arguments; events and locks must be of `CONTEXT`.
+    `initialize` is called once in each process; events and locks in its arguments must be of
+    `CONTEXT`.
     """
     return ProcessPoolExecutor(num_workers, CONTEXT, _start_worker, (initialize, arguments))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from xmc_jax import files
 from xmc_jax.console import waiting
@@ -143,7 +144,8 @@ def _read_image(path: Path) -> Pixels:
 
 def uniform_png(image: Pixels, side: int) -> bytes:
     """Middle square of an image at a common size, as PNG, so that no format reveals a system."""
-    return encode_png(preprocess.resize(image, side, crop="short_crop", antialias=True))
+    square = preprocess.resize(Image.fromarray(image), side, crop="short_crop", antialias=True)
+    return encode_png(np.asarray(square))
 
 
 def _page_data(

@@ -71,6 +71,19 @@ def test_coco_builds_on_beam_too(tmp_path):
     assert reports[0] == reports[1] and json.loads(reports[0][0])["train"]["gray"] == 1
 
 
+def test_a_failure_without_words_is_named_by_its_type(tmp_path, monkeypatch):
+    class Silent(Exception):
+        pass
+
+    def fail(self):
+        raise Silent
+
+    builder = catalog.make_builder("coco", data_dir=str(tmp_path))
+    monkeypatch.setattr(type(builder), "list_examples", fail)
+    with pytest.raises(UserError, match="^the Beam pipeline failed: Silent$"):
+        catalog.build(builder, Settings(beam_runner="DirectRunner"))
+
+
 def test_a_wrong_runner_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no Beam runner 'NoSuchRunner'"):
         on_beam.make_options("NoSuchRunner", [])
@@ -82,9 +95,10 @@ def test_a_wrong_runner_is_one_line(tmp_path):
 def test_without_beam_there_is_one_line(tmp_path):
     code = (
         "import sys; sys.modules['apache_beam'] = None\n"
-        "from xmc_jax.data.builders import on_beam\n"
+        "from xmc_jax.data import catalog\n"
         "from xmc_jax.errors import UserError\n"
-        "try: on_beam.make_options('DirectRunner', [])\n"
+        f"builder = catalog.make_builder('coco', data_dir={str(tmp_path)!r})\n"
+        "try: catalog.build(builder, catalog.Settings(beam_runner='DirectRunner'))\n"
         "except UserError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

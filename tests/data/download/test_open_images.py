@@ -66,7 +66,7 @@ def missing_in(folder):
 def test_files_lie_where_they_should_as_they_were_published(server, tmp_path):
     images = names(6) + names(3, split="validation") + names(2, split="test")
     summary = bring(server, images, tmp_path)
-    assert summary == Summary(0, 11, sum(len(image_bytes(i.id)) for i in images), {})
+    assert summary == Summary(0, 11, sum(len(image_bytes(i.id)) for i in images))
     for image in images:
         expected = tmp_path / image.split / image.id[:2] / f"{image.id}.jpg"
         assert path_of(tmp_path, image) == expected
@@ -79,7 +79,7 @@ def test_files_lie_where_they_should_as_they_were_published(server, tmp_path):
 
 def squash(data, image=None):
     """A square of 16 pixels, as a builder makes it."""
-    pixels = preprocess.resize(preprocess.decode(data, "x"), 16, crop="squash", antialias=True)
+    pixels = preprocess.load(data, "x", 16, crop="squash", antialias=True)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
@@ -89,7 +89,7 @@ def test_images_are_converted_on_arrival(server, tmp_path):
     images = names(20)
     server.faults = {images[3].id: image_server.web_page, images[4].id: once(image_server.damaged)}
     summary = bring(server, images, tmp_path, convert=squash)
-    assert summary.num_downloaded == 19 and summary.missing == {"not an image": 1}
+    assert summary.num_downloaded == 19 and summary.missing == {images[3]: "not an image"}
     for image in set(images) - {images[3]}:
         data = path_of(tmp_path, image).read_bytes()
         assert data == squash(image_bytes(image.id))
@@ -115,7 +115,8 @@ def test_as_many_at_a_time_as_asked_for_and_no_more(server, tmp_path):
 def test_only_what_is_not_there_is_asked_for(server, tmp_path):
     images = names(20)
     server.faults = {image.id: status(500) for image in images[:5]}
-    assert bring(server, images, tmp_path).missing == {"HTTP 500": 5}
+    missing = dict.fromkeys(images[:5], "HTTP 500")
+    assert bring(server, images, tmp_path).missing == missing
     path_of(tmp_path, images[7]).write_bytes(b"")  # As a crash of the machine may leave it.
     path_of(tmp_path, images[0]).parent.mkdir(parents=True, exist_ok=True)
     path_of(tmp_path, images[0]).with_suffix(".part").write_bytes(b"half of i")
@@ -132,7 +133,7 @@ def test_a_full_folder_needs_no_network(server, tmp_path):
     images = names(10)
     bring(server, images, tmp_path)
     summary = download(images, tmp_path, base_url="http://127.0.0.1:9")
-    assert summary == Summary(10, 0, 0, {})
+    assert summary == Summary(10)
 
 
 def test_the_list_of_the_missing_covers_all_calls(server, tmp_path, capsys):
@@ -145,7 +146,7 @@ def test_the_list_of_the_missing_covers_all_calls(server, tmp_path, capsys):
     }
     reasons = ["HTTP 404", "HTTP 403", "not an image", "truncated"]
     summary = bring(server, train, tmp_path)
-    assert summary.missing == dict.fromkeys(reasons, 1)
+    assert summary.missing == dict(zip(train[:4], reasons, strict=True))
     assert "1 HTTP 403, 1 HTTP 404, 1 not an image, 1 truncated; listed in" in (
         capsys.readouterr().err
     )
@@ -160,7 +161,7 @@ def test_the_list_of_the_missing_covers_all_calls(server, tmp_path, capsys):
 def test_a_name_given_twice_counts_once(server, tmp_path):
     images = names(5)
     summary = bring(server, [image for image in images for _ in range(3)], tmp_path)
-    assert summary == Summary(0, 5, sum(len(image_bytes(i.id)) for i in images), {})
+    assert summary == Summary(0, 5, sum(len(image_bytes(i.id)) for i in images))
     assert sorted(server.asked()) == sorted(image.id for image in images)
 
 
@@ -178,9 +179,8 @@ def test_faults_of_the_caller_come_through(server, tmp_path):
     with pytest.raises(ZeroDivisionError):
         bring(server, names(50), tmp_path / "b", convert=lambda data, image: bytes([1 // 0]))
     assert not list((tmp_path / "b").rglob("*.jpg"))
-    for options in ({"base_url": "ftp://host"}, {"num_connections": 0}):
-        with pytest.raises(UserError, match="must be"):
-            download(names(5), tmp_path, **options)
+    with pytest.raises(UserError, match="must begin with"):
+        download(names(5), tmp_path, base_url="ftp://host")
 
 
 def test_a_list_that_is_none_is_left_alone(server, tmp_path):

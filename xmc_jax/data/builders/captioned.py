@@ -7,17 +7,18 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from xmc_jax.console import with_progress
-from xmc_jax.data.builders import images, on_beam, schema
+from xmc_jax.data.builders import images, schema
 from xmc_jax.data.download import open_images
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 from xmc_jax.files import is_remote
 
-_LOCAL_ROOT = "~/tensorflow_datasets"
+NUM_NAMED = 3  # Lost examples that are named; the others are only counted.
 
 
 class Settings(NamedTuple):
@@ -47,7 +48,6 @@ class Example(NamedTuple):
     """A captioned image before it is read.
 
     Attributes:
-      image_id: Id of the image in its source.
       location: Where the image is; None if it is missing, a reason if it is undecodable.
       captions: ``(id, text)`` of each caption, as published.
     """
@@ -64,27 +64,30 @@ class Split(NamedTuple):
     duplicates: int = 0
 
 
-def make_configs() -> list[tfds.core.BuilderConfig]:
-    """A TFDS config for each of `images.FORMS`."""
-    return [
-        tfds.core.BuilderConfig(name=name, description=description)
-        for name, description in images.FORMS.items()
-    ]
+def load_beam() -> ModuleType:
+    """The module `on_beam`; raises UserError if Beam is not installed."""
+    try:  # Beam is optional, and takes seconds.
+        from xmc_jax.data.builders import on_beam
+    except ImportError as error:
+        raise UserError(
+            f"Apache Beam is not installed ({reason(error)}); pip install 'apache-beam[gcp]'"
+        ) from error
+    return on_beam
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Builds a data set from lists of examples; a subclass lists the examples.
 
     Records are in the order of the examples, without those that were lost: the reader shuffles
-    globally.
-
-    Attributes:
-      EXPECTED: Number of examples of each published split.
-      settings: Options of the next build.
+    globally. `EXPECTED` has the number of examples of each published split.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name=name, description=description)
+        for name, description in images.FORMS.items()
+    ]
     EXPECTED: ClassVar[dict[str, int]] = {}
     settings = Settings()
 
@@ -92,17 +95,12 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def list_examples(self) -> dict[str, Split]:
         """The splits, with their examples in the order of the records.
 
-        Raises:
-          UserError: the source is missing or damaged.
+        Raises UserError if the source is missing or damaged.
         """
 
     @classmethod
     def make_config(cls, form: str) -> tfds.core.BuilderConfig:
-        """The TFDS config with a name.
-
-        Raises:
-          ValueError: there is none.
-        """
+        """The TFDS config with a name; raises ValueError if there is none."""
         if form not in cls.builder_configs:
             raise ValueError(f"no form {form!r}; there are {', '.join(cls.builder_configs)}")
         return cls.builder_configs[form]
@@ -122,7 +120,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def downloads(self) -> Path:
         """Folder of downloads: beside the data sets; local if those are in a bucket."""
         root = self.data_dir_root
-        return Path(_LOCAL_ROOT if is_remote(root) else root).expanduser() / "downloads"
+        local = "~/tensorflow_datasets" if is_remote(root) else root
+        return Path(local).expanduser() / "downloads"
 
     @staticmethod
     def is_short(captions: Sequence[str]) -> bool:
@@ -145,71 +144,51 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         splits = self.list_examples()
         # TFDS's progress bar would overwrite the lines of `with_progress`.
         tfds.disable_progress_bar()
-        self._tallies = {
-            name: schema.Tally(
-                seen=len(split.examples),
-                duplicates=split.duplicates,
-                expected=self.EXPECTED.get(name),
-            )
-            for name, split in splits.items()
-        }
-        for name, split in splits.items():
-            missing = [x.image_id for x in split.examples if x.location is None]
+        self._tallies = {}
+        for name, (examples, duplicates) in splits.items():
+            seen, expected = len(examples), self.EXPECTED.get(name)
+            self._tallies[name] = schema.Tally(seen, duplicates=duplicates, expected=expected)
+            missing = [x.image_id for x in examples if x.location is None]
             # Unlike damaged images, missing ones are known before hours of work.
-            self._check_lost(
-                name, schema.Tally(seen=len(split.examples), missing=len(missing)), missing
-            )
-        generate = self._on_beam if self.settings.beam_runner else self._generate_examples
+            self._check_lost(name, schema.Tally(seen, missing=len(missing)), missing)
+        generate = self._generate_examples
+        if self.settings.beam_runner:
+            generate = functools.partial(load_beam().make_transform, self)
         return {name: generate(name, split.examples) for name, split in splits.items()}
 
     def _generate_examples(
         self, name: str, examples: Sequence[Example]
     ) -> Iterator[tuple[int, dict]]:
         lost = []
-        for index, (example, image) in enumerate(self._convert(name, examples)):
-            record, counts, loss = make_record(example, image, self.is_short)
-            self._tallies[name].add(counts)
-            if record:
-                yield index, record
-            else:
-                lost.append(loss)
-        self._report(name, lost)
-
-    def _convert(
-        self, name: str, examples: Sequence[Example]
-    ) -> Iterator[tuple[Example, images.StoredImage | str | None]]:
-        """Each example with its image: None if it is missing, a reason if it is undecodable."""
         converted = images.convert_all(
             [x.location for x in examples if isinstance(x.location, images.Location)],
             self.form,
             num_processes=self.settings.num_processes,
         )
         with contextlib.closing(converted):  # Ends its workers, however the build ends.
-            for example in with_progress(examples, len(examples), name=name, unit="images"):
-                known = example.location
-                yield example, next(converted) if isinstance(known, images.Location) else known
+            reported = with_progress(examples, len(examples), name=name, unit="images")
+            for index, example in enumerate(reported):
+                image = example.location
+                if isinstance(image, images.Location):
+                    image = next(converted)
+                record, counts, loss = make_record(example, image, self.is_short)
+                self._tallies[name].add(counts)
+                if record:
+                    yield index, record
+                else:
+                    lost.append(loss)
+        self._report(name, lost)
 
-    def _on_beam(self, name: str, examples: Sequence[Example]) -> on_beam.PTransform:
-        """The same records from Apache Beam, which reads each image once."""
-        groups: dict[images.Location | str | None, list] = {}
-        for index, x in enumerate(examples):
-            groups.setdefault(x.location, []).append((index, x.image_id, x.captions))
-        make_records = functools.partial(_make_records, form=self.form, is_short=self.is_short)
-        return on_beam.make_transform(groups.items(), make_records, self.data_path, name)
-
-    def _process_pipeline_result(self, pipeline_result: on_beam.PipelineResult) -> None:
+    def _process_pipeline_result(self, pipeline_result: Any) -> None:
+        """Called by TFDS after a build on Beam."""
         del pipeline_result  # Not every runner returns counters; the tallies are in files.
         for name, tally in self._tallies.items():
-            counts, lost = on_beam.pop_tally(self.data_path, name)
+            counts, lost = load_beam().pop_tally(self.data_path, name)
             tally.add(counts)
             self._report(name, lost)
 
     def _report(self, name: str, lost: Sequence[str]) -> None:
-        """Adds a finished split to the report.
-
-        Raises:
-          UserError: it lost too much.
-        """
+        """Adds a finished split to the report, unless it lost too much or has no example."""
         tally = self._tallies[name]
         if line := self._check_lost(name, tally, lost):
             print(f"notice: {line}", file=sys.stderr)
@@ -218,16 +197,10 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         schema.write_report(self.data_path, self._tallies, self.describe_source())
 
     def _check_lost(self, name: str, tally: schema.Tally, lost: Sequence[str]) -> str:
-        """A line about the examples that a split lost; empty if it lost none.
-
-        Raises:
-          UserError: it lost more than ``settings.max_lost``.
-        """
+        """A line about what a split lost, if anything; raises UserError if that is too much."""
         if not tally.lost:
             return ""
-        shown = ", ".join(lost[: on_beam.NUM_NAMED]) + (
-            ", …" if tally.lost > on_beam.NUM_NAMED else ""
-        )
+        shown = ", ".join(lost[:NUM_NAMED]) + ", …" * (tally.lost > NUM_NAMED)
         line = (
             f"split {name} of {self.info.full_name} lost {tally.lost} of {tally.seen} examples "
             f"({tally.missing} missing, {tally.undecodable} undecodable, {tally.captionless} "
@@ -249,7 +222,7 @@ def make_record(
     Args:
       example: The example, with captions as published.
       image: Its image; None if it is missing, a reason if it is undecodable.
-      is_short: Whether captions count in ``short_captions``.
+      is_short: See `Builder.is_short`.
 
     Returns:
       The record, or None if the example is lost; what to add to a `schema.Tally`; and the name of
@@ -266,25 +239,8 @@ def make_record(
         return None, counts | {"captionless": 1}, example.image_id
     counts |= {"kept": 1, "gray": image.gray, "cmyk": image.cmyk, "rotated": image.rotated}
     counts["short_captions"] = is_short([text for _, text in captions])
-    record = schema.make_record(
-        image=image.data,
-        image_id=example.image_id,
-        height=image.height,
-        width=image.width,
-        captions=captions,
-    )
-    return record, counts, ""
-
-
-def _make_records(
-    group: list, form: str, is_short: Callable[[Sequence[str]], bool]
-) -> Iterator[tuple[int, dict | None, dict[str, int], str]]:
-    """`make_record` of the examples that share an image, each after its index; reads the image."""
-    image, examples = group
-    if isinstance(image, list):  # A `Location`, read from JSON.
-        image = images.convert_at(images.Location(*image), form)
-    for index, image_id, captions in examples:
-        yield index, *make_record(Example(image_id, None, captions), image, is_short)
+    size = image.height, image.width
+    return schema.make_record(example.image_id, image.data, size, captions), counts, ""
 
 
 def clean(caption: str) -> str:

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 from etils import epath
 from PIL import Image
 
@@ -28,19 +27,15 @@ FORMS = {
     "sq128": "the whole image squashed to 128x128",
     "original": "as published where that is RGB and upright",
 }
-_QUALITY = 95
 _TURNS = {  # By degrees counter-clockwise, as in the published rotations.
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
     270: Image.Transpose.ROTATE_270,
 }
-_GRAY_MODES = ("1", "L", "LA", "F")
 # The comment of a converted file: this word, the form, and those of the marks that apply.
 _MADE_BY = b"xmc_jax"
 _MARKS = ("gray", "cmyk", "rotated")
 _MAX_IMAGE_BYTES = 256_000_000  # Of a file in an archive; published ones have one MB or less.
-_AHEAD = 8  # Images in flight for each worker.
-_MIN_PER_PROCESS = 64  # Fewer are converted faster than a process starts.
 
 
 class Location(NamedTuple):
@@ -56,17 +51,8 @@ class Location(NamedTuple):
     member: str = ""
     rotation: int = 0
 
-    @property
-    def is_on_web(self) -> bool:
-        """Whether `path` is a web address; the server may not have the image."""
-        return self.path.startswith(("http://", "https://"))
-
     def read(self) -> bytes:
-        """The bytes of the image.
-
-        Raises:
-          OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error: they cannot be read.
-        """
+        """The bytes of the image; raises what `convert_at` catches if they cannot be read."""
         if self.member:
             return read_member(_open_zip(self.path), self.member, _MAX_IMAGE_BYTES)
         return epath.Path(self.path).read_bytes()
@@ -75,10 +61,11 @@ class Location(NamedTuple):
 def read_member(archive: zipfile.ZipFile, member: str, max_bytes: int) -> bytes:
     """Reads a file in a zip archive into memory: no name in an archive ever becomes a path.
 
+    zipfile reads no more of it than the index of the archive says.
+
     Raises:
       KeyError: there is no such file.
-      OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error: it cannot be read or is too
-        large. zipfile reads no more of it than the index of the archive says.
+      OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error: it is damaged or too large.
     """
     size = archive.getinfo(member).file_size
     if size > max_bytes:
@@ -91,10 +78,8 @@ class StoredImage(NamedTuple):
 
     Attributes:
       data: The bytes of a JPEG or PNG file that decodes to upright RGB.
-      height: In pixels, of the stored image.
-      width: In pixels, of the stored image.
-      gray: Whether it was published in gray.
-      cmyk: Whether it was published in CMYK.
+      height, width: In pixels, of the stored image.
+      gray, cmyk: Whether it was published so.
       rotated: Whether an EXIF orientation or a published rotation was applied.
     """
 
@@ -141,17 +126,16 @@ def convert(data: bytes, form: str, rotation: int = 0) -> StoredImage:
     rotated = opened.rotated or rotation > 0
     if rotation and not opened.rotated:
         image = image.transpose(_TURNS[rotation])
-    gray, cmyk = opened.mode in _GRAY_MODES or opened.mode.startswith("I"), opened.mode == "CMYK"
+    gray = opened.mode in ("1", "L", "LA", "F") or opened.mode.startswith("I")
+    cmyk = opened.mode == "CMYK"
     if side:
-        pixels = preprocess.resize(np.asarray(image), side, crop="squash", antialias=True)
-        image = Image.fromarray(pixels)
+        image = preprocess.resize(image, side, crop="squash", antialias=True)
     plain = opened.mode == "RGB" and not opened.transparent and not rotated
     if side or not plain or opened.format not in ("JPEG", "PNG"):
         done = [mark for mark, is_so in zip(_MARKS, (gray, cmyk, rotated), strict=True) if is_so]
         comment = b" ".join([_MADE_BY, *(word.encode() for word in [form, *done])])
-        options = {"quality": _QUALITY, "subsampling": 0, "exif": b"", "comment": comment}
         buffer = io.BytesIO()
-        image.save(buffer, "JPEG", **options)
+        image.save(buffer, "JPEG", quality=95, subsampling=0, exif=b"", comment=comment)
         data = buffer.getvalue()
     return StoredImage(data, image.height, image.width, gray, cmyk, rotated)
 
@@ -159,8 +143,7 @@ def convert(data: bytes, form: str, rotation: int = 0) -> StoredImage:
 def convert_on_arrival(data: bytes, form: str, rotation: int) -> bytes:
     """What a download stores: a small square, or the published bytes for `convert` to read later.
 
-    Raises:
-      ValueError: the bytes are not a whole image.
+    Raises ValueError if the bytes are not a whole image.
     """
     return convert(data, form, rotation).data if side_of(form) else open_images.keep(data)
 
@@ -175,7 +158,11 @@ def convert_at(location: Location, form: str) -> StoredImage | str | None:
       UserError: no image comes from the server any more.
     """
     try:
-        data = _fetch(location, form) if location.is_on_web else location.read()
+        if location.path.startswith(("http://", "https://")):
+            keep = functools.partial(convert_on_arrival, form=form, rotation=location.rotation)
+            data, _ = _make_fetcher().fetch(location.path, keep)
+        else:
+            data = location.read()
         return convert(data, form, location.rotation)
     except Failure as failure:
         return failure.reason if failure.reason == NOT_AN_IMAGE else None
@@ -185,15 +172,8 @@ def convert_at(location: Location, form: str) -> StoredImage | str | None:
         return f"{type(error).__name__}: {error}"
 
 
-def _fetch(location: Location, form: str) -> bytes:
-    convert = functools.partial(convert_on_arrival, form=form, rotation=location.rotation)
-    return _make_fetcher().fetch(location.path, convert)[0]
-
-
-@functools.cache
-def _make_fetcher() -> Fetcher:
-    """One for the whole process, so that it notices when nothing comes any more."""
-    return Fetcher()
+# One for the whole process, so that it notices when nothing comes any more.
+_make_fetcher = functools.cache(Fetcher)
 
 
 def convert_all(
@@ -201,16 +181,14 @@ def convert_all(
 ) -> Iterator[StoredImage | str | None]:
     """`convert_at` of every location, in their order, whatever the number of processes.
 
-    Args:
-      locations: Where the images are.
-      form: One of `FORMS`.
-      num_processes: Most processes to use; one for each CPU core if 0.
+    There is one process for each CPU core if `num_processes` is 0.
 
     Raises:
       UserError: a worker process was killed.
     """
     num_processes = num_processes or os.cpu_count() or 1
-    num_processes = min(num_processes, len(locations) // _MIN_PER_PROCESS)
+    # Fewer than 64 images are converted faster than a process starts.
+    num_processes = min(num_processes, len(locations) // 64)
     try:
         if num_processes < 2:
             for location in locations:
@@ -228,7 +206,7 @@ def _convert_in_pool(
     try:
         for location in locations:
             pending.append(pool.submit(convert_at, location, form))
-            if len(pending) == _AHEAD * num_processes:
+            if len(pending) == 8 * num_processes:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

@@ -18,13 +18,10 @@ def fetch(
     Args:
       stems: First part of the file names of each split, e.g. ``{"train": "coco_train"}``.
       others: Addresses of the other files, by name.
-      folders: See `archives.fetch`.
+      folders: As in `archives.fetch`, which also raises.
 
     Returns:
       The files of each split, in their order; and the other files by name.
-
-    Raises:
-      UserError: a file is not there and cannot be downloaded.
     """
     full = {split: find_full_files(folders[0], stem) for split, stem in stems.items()}
     captions = {split: f"{stems[split]}_captions.jsonl" for split in stems if not full[split]}
@@ -63,15 +60,9 @@ def read_examples(paths: Iterable[Path], dataset_id: str, num_digits: int) -> li
 def find_full_files(folder: Path, name: str) -> list[Path]:
     """The full files of a split, with traces, if the user has those and not the captions alone.
 
-    Args:
-      folder: Folder of the user's archives.
-      name: First part of the file names, e.g. ``"coco_train"``.
-
-    Returns:
-      All parts in their order; none if the file of captions is there, or neither is.
-
-    Raises:
-      UserError: only some of the parts are there.
+    `name` is the first part of the file names, e.g. ``"coco_train"``. Returns all parts in their
+    order; none if the file of captions is there, or neither is. Raises UserError if only some of
+    the parts are there.
     """
     if (folder / f"{name}_captions.jsonl").exists():
         return []

@@ -1,7 +1,7 @@
 """Builds on Apache Beam, whose workers convert images on this machine or in a cloud.
 
-Beam is an optional dependency, so it is imported when it is used. The work is written to files
-beside the records: Dataflow refuses a pipeline that carries half a million examples.
+Beam is optional: `captioned.load_beam` imports this module. The work is written to files beside the
+records: Dataflow refuses a pipeline that carries half a million examples.
 """
 
 import functools
@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import create_runner
 from etils import epath
 
+from xmc_jax.data.builders import captioned, images
 from xmc_jax.errors import UserError, reason
-
-PTransform = Any  # Types of Beam.
-PipelineResult = Any
-NUM_NAMED = 3  # Lost examples that are named; the others are only counted.
 
 _GROUPS_PER_FILE = 1000
 _TALLIES = "tallies"
@@ -29,55 +29,35 @@ _Tally = tuple[dict[str, int], list[tuple[int, str]]]  # Counts, and indices and
 def make_options(runner: str, options: Sequence[str]) -> dict[str, Any]:
     """The arguments of TFDS's `DownloadConfig` that make it run Beam.
 
-    Args:
-      runner: Name of a runner; there are no arguments if empty.
-      options: Options of the pipeline, each ``"key=value"`` or ``"key"``.
-
-    Raises:
-      UserError: Beam is not installed, or it has no such runner.
+    `options` are those of the pipeline, each ``"key=value"`` or ``"key"``. Raises UserError if
+    there is no such runner.
     """
-    if not runner:
-        return {}
-    try:  # Imported here: Beam is optional.
-        from apache_beam.options.pipeline_options import PipelineOptions
-        from apache_beam.runners.runner import create_runner
-    except ImportError as error:
-        raise UserError(
-            f"Apache Beam is not installed ({reason(error)}); pip install 'apache-beam[gcp]'"
-        ) from error
     try:
         made = create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"no Beam runner {runner!r}: {reason(error)}") from error
-    return {
-        "beam_runner": made,
-        "beam_options": PipelineOptions([f"--{option}" for option in options]),
-    }
+    pipeline_options = PipelineOptions([f"--{option}" for option in options])
+    return {"beam_runner": made, "beam_options": pipeline_options}
 
 
 def make_transform(
-    groups: Iterable[tuple],
-    make_records: Callable[[list], Iterator[tuple]],
-    folder: os.PathLike,
-    name: str,
-) -> PTransform:
-    """A pipeline from groups of examples to records; it leaves its counts for `pop_tally`.
+    builder: captioned.Builder, name: str, examples: Sequence[captioned.Example]
+) -> beam.PTransform:
+    """A pipeline to the records of a split; it leaves its counts for `pop_tally`.
 
-    Args:
-      groups: Values that can be written as JSON; one worker does all of a group.
-      make_records: From a group, read from JSON, to the index of each example, its record or None,
-        what to add to the counts, and the name of the lost example. Workers import it by its name.
-      folder: Folder of the data set; every worker must be able to read and write there.
-      name: Name of the split.
+    One worker converts an image for all examples that share it. Workers import the builder's
+    `is_short` by its name, and must be able to read and write in its folder.
     """
-    import apache_beam as beam  # Optional.
-
-    files, work = [], _work(folder, name)
+    groups: dict[images.Location | str | None, list] = {}
+    for index, x in enumerate(examples):
+        groups.setdefault(x.location, []).append((index, x.image_id, x.captions))
+    files, work = [], _work(builder.data_path, name)
     work.mkdir(parents=True, exist_ok=True)
-    groups = iter(groups)
-    while chunk := list(itertools.islice(groups, _GROUPS_PER_FILE)):
+    unwritten = iter(groups.items())
+    while chunk := list(itertools.islice(unwritten, _GROUPS_PER_FILE)):
         files.append(work / f"{len(files):05d}.jsonl")
         files[-1].write_text("".join(f"{json.dumps(group)}\n" for group in chunk))
+    convert = functools.partial(_convert_group, builder.form, builder.is_short)
 
     @beam.ptransform_fn
     def transform(pipeline):
@@ -86,10 +66,7 @@ def make_transform(
             | "Files" >> beam.Create([os.fspath(path) for path in files])
             | "Groups" >> beam.FlatMap(_read_groups)
             | "Spread" >> beam.Reshuffle()
-            | "Convert"
-            >> beam.FlatMap(functools.partial(_sort_out, make_records)).with_outputs(
-                _TALLIES, main="records"
-            )
+            | "Convert" >> beam.FlatMap(convert).with_outputs(_TALLIES, main="records")
         )
         _ = (
             outcomes[_TALLIES]
@@ -118,15 +95,20 @@ def _read_groups(path: str) -> Iterator[list]:
         yield from map(json.loads, file)
 
 
-def _sort_out(make_records: Callable[[list], Iterator[tuple]], group: list) -> Iterator[Any]:
-    """Records with their indices, and counts for a separate output."""
-    from apache_beam.pvalue import TaggedOutput  # Optional.
-
-    for index, record, counts, loss in make_records(group):
+def _convert_group(
+    form: str, is_short: Callable[[Sequence[str]], bool], group: list
+) -> Iterator[Any]:
+    """The records of an image with their indices, and counts for a separate output."""
+    image, examples = group
+    if isinstance(image, list):  # A `Location`, read from JSON.
+        image = images.convert_at(images.Location(*image), form)
+    for index, image_id, captions in examples:
+        example = captioned.Example(image_id, None, captions)
+        record, counts, loss = captioned.make_record(example, image, is_short)
         if record:
             yield index, record
         lost = [] if record else [(index, loss)]
-        yield TaggedOutput(_TALLIES, ({k: int(v) for k, v in counts.items()}, lost))
+        yield beam.pvalue.TaggedOutput(_TALLIES, ({k: int(v) for k, v in counts.items()}, lost))
 
 
 def _merge(tallies: Iterable[_Tally]) -> _Tally:
@@ -134,7 +116,7 @@ def _merge(tallies: Iterable[_Tally]) -> _Tally:
     counts, lost = Counter(), []
     for more, others in tallies:
         counts.update(more)
-        lost = heapq.nsmallest(NUM_NAMED, [*lost, *others])
+        lost = heapq.nsmallest(captioned.NUM_NAMED, [*lost, *others])
     return dict(counts), lost
 
 

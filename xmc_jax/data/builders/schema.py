@@ -14,11 +14,7 @@ REPORT = "build_report.json"
 
 
 def features(encoding: str | None) -> tfds.features.FeaturesDict:
-    """The features of a data set.
-
-    Args:
-      encoding: Encoding of the stored images: ``"jpeg"``, ``"png"``, or None for either.
-    """
+    """The features of a data set; images are ``"jpeg"``, ``"png"``, or either if None."""
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format=encoding),
@@ -33,14 +29,14 @@ def features(encoding: str | None) -> tfds.features.FeaturesDict:
 
 
 def make_record(
-    *, image: bytes, image_id: str, height: int, width: int, captions: Iterable[tuple[str, str]]
+    image_id: str, image: bytes, size: tuple[int, int], captions: Iterable[tuple[str, str]]
 ) -> dict:
-    """One example: a stored image, its size in pixels, and ``(id, text)`` of each caption."""
+    """One example: a stored image, its height and width, and ``(id, text)`` of each caption."""
     return {
         "image": image,
         "image/id": image_id,
-        "image/height": height,
-        "image/width": width,
+        "image/height": size[0],
+        "image/width": size[1],
         "captions": [{"text": text, "id": caption_id} for caption_id, text in captions],
     }
 

@@ -24,7 +24,6 @@ from xmc_jax.files import only_one
 
 _MB = 1_000_000
 _MAX_JSON_BYTES = 1000 * _MB  # Captions of COCO-2014's training split have 66 MB.
-_TIMEOUT_SECONDS = 30  # Without a byte.
 
 COCO_IMAGES = {
     name: f"http://images.cocodataset.org/zips/{name}" for name in ("train2014.zip", "val2014.zip")
@@ -84,16 +83,16 @@ def _size(part: Path) -> int:
 
 
 def _download_rest(address: str, part: Path) -> None:
-    """Appends to a file what is missing of it.
-
-    Raises:
-      OSError, urllib3.exceptions.HTTPError: something is still missing; what came is kept.
-    """
+    """Appends to a file what is missing of it; on an error, what came is kept."""
     offset = _size(part)
     with (
         make_session() as session,
         session.get(
-            address, headers={"Range": f"bytes={offset}-"}, stream=True, timeout=_TIMEOUT_SECONDS
+            # The timeout is of seconds without a byte.
+            address,
+            headers={"Range": f"bytes={offset}-"},
+            stream=True,
+            timeout=30,
         ) as response,
     ):
         if response.status_code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -124,11 +123,7 @@ def _checksums() -> dict[str, str]:
 
 
 def _check_published(address: str, part: Path) -> None:
-    """Deletes a download that is not the published file.
-
-    Raises:
-      UserError: it is not.
-    """
+    """Deletes a download that is not the published file, and raises UserError."""
     if expected := _checksums().get(address):
         with part.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -143,12 +138,8 @@ def _check_published(address: str, part: Path) -> None:
 def index_coco(paths: Mapping[str, Path], split: str) -> dict[str, Location]:
     """Locations of the images in ``train2014.zip`` or ``val2014.zip``, by 12-digit id.
 
-    Args:
-      paths: See `fetch`.
-      split: ``"train"`` or ``"val"``.
-
-    Raises:
-      UserError: the file is not a whole zip archive, or has no such images.
+    `split` is ``"train"`` or ``"val"``. Raises UserError if the file is not a whole zip archive, or
+    has no such images.
     """
     name = f"{split}2014.zip"
     path, address = paths[name], COCO_IMAGES[name]
@@ -165,11 +156,7 @@ def index_coco(paths: Mapping[str, Path], split: str) -> dict[str, Location]:
 
 
 def read_json(path: Path, member: str, address: str) -> Any:
-    """Reads a JSON file in a zip archive.
-
-    Raises:
-      UserError: the archive is damaged, or has no such file.
-    """
+    """Reads a JSON file in a zip archive; raises UserError if it is damaged or not there."""
     try:
         with zipfile.ZipFile(path) as archive:
             return json.loads(read_member(archive, member, _MAX_JSON_BYTES))

@@ -22,8 +22,6 @@ from xmc_jax.errors import UserError
 NOT_AN_IMAGE = "not an image"  # The reason of a file that is whole and cannot be decoded.
 
 _MAX_BYTES = 32 << 20  # Of a body: a hundred times an image of Open Images.
-_MAX_WAIT = 60.0  # Seconds between two attempts, unless the server asks for more, …
-_MAX_RETRY_AFTER = 600.0  # … and the most that it may ask for.
 _TIMEOUTS_A_BODY = 10  # A body that trickles in never times out between two bytes.
 # Failed attempts in a row after which nothing more is expected: few for a server that has never
 # answered, later as many as a pause of a few minutes causes.
@@ -109,7 +107,7 @@ class Fetcher:
                 if failure.is_final or attempt >= self.num_attempts:
                     raise
                 # Random, so that threads that failed together do not come back together.
-                wait = min(self.backoff * 2 ** (attempt - 1), _MAX_WAIT) * random.uniform(1, 2)
+                wait = min(self.backoff * 2 ** (attempt - 1), 60.0) * random.uniform(1, 2)
                 if self.stop.wait(max(wait, failure.wait)):
                     raise Stopped from failure
 
@@ -154,11 +152,7 @@ class Fetcher:
         return bytes(body)
 
     def _count(self, failure: Failure, url: str) -> None:
-        """Counts a failed attempt.
-
-        Raises:
-          UserError: it is one too many, so that an outage ends soon and not after all retries.
-        """
+        """Counts a failed attempt; one too many ends an outage soon and not after all retries."""
         with self._lock:
             self._num_failures += 1
             if self._num_failures < self._patience:
@@ -171,19 +165,18 @@ class Fetcher:
 
 
 def _retry_after(response: requests.Response) -> float:
-    """Seconds to wait, from the header's seconds or date; 0 if there is none."""
+    """Seconds to wait, from the header's seconds or date; 0 if there is none, 600 at most."""
     try:
         wait = urllib3.Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
     except urllib3.exceptions.InvalidHeader:
         return 0.0
-    return min(float(wait), _MAX_RETRY_AFTER)
+    return min(float(wait), 600.0)
 
 
 def _md5_of(headers: requests.structures.CaseInsensitiveDict) -> str | None:
-    """The MD5 of the body where the ETag is one.
+    """The MD5 of the body where the ETag is one: on S3, others have different hashes as long.
 
-    Only on S3: others have different hashes of the same length there. S3 itself has none for files
-    that were uploaded in parts (their ETag has a dash) or encrypted with other keys.
+    S3 has none for files uploaded in parts (their ETag has a dash) or encrypted with other keys.
     """
     encryption = headers.get("x-amz-server-side-encryption", "AES256")
     if "x-amz-request-id" not in headers or encryption != "AES256":

@@ -35,9 +35,8 @@ class Narrative(NamedTuple):
 def read_narratives(path: str | os.PathLike) -> Iterator[Narrative]:
     """Yields the narratives of a file in order, without traces and times.
 
-    Args:
-      path: A file of captions (``…_captions.jsonl``) or a full one
-        (``…_localized_narratives….jsonl``).
+    The file has the captions alone (``…_captions.jsonl``) or is a full one
+    (``…_localized_narratives….jsonl``).
 
     Raises:
       UserError: a line is not JSON or lacks a field; names the file and the line.
@@ -49,16 +48,13 @@ def read_narratives(path: str | os.PathLike) -> Iterator[Narrative]:
             try:
                 fields = json.loads(line)
                 narrative = Narrative(*(fields[name] for name in Narrative._fields))
+                for name, value in narrative._asdict().items():
+                    if not isinstance(value, str):
+                        raise TypeError(f"{name} is {value!r}, not a string")
             except (KeyError, TypeError, ValueError, RecursionError) as error:
                 why = f"no field {error}" if isinstance(error, KeyError) else reason(error)
-                raise _bad_line(path, number, why) from error
-            for name, value in zip(Narrative._fields, narrative, strict=True):
-                if not isinstance(value, str):
-                    raise _bad_line(path, number, f"{name} is {value!r}, not a string")
+                raise UserError(
+                    f"{path}, line {number} is not a narrative ({why}); download the file again "
+                    f"from {ADDRESS}"
+                ) from error
             yield narrative
-
-
-def _bad_line(path: str | os.PathLike, number: int, why: str) -> UserError:
-    return UserError(
-        f"{path}, line {number} is not a narrative ({why}); download the file again from {ADDRESS}"
-    )

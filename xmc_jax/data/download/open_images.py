@@ -6,6 +6,7 @@ without Python's lock (only encoding a small result holds it, for half a millise
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import queue
@@ -28,7 +29,6 @@ OPEN_IMAGES = "https://open-images-dataset.s3.amazonaws.com"
 SPLITS = ("train", "validation", "test")
 MISSING_FILE = "missing.jsonl"
 
-_STOP_SECONDS = 1.0  # For threads to finish the files that they are writing.
 _CONTINUE = "run the same command: it continues from here"
 
 
@@ -39,20 +39,30 @@ class RemoteImage(NamedTuple):
     id: str
 
 
-class Summary(NamedTuple):
-    """The outcome of a download.
+@dataclasses.dataclass
+class Summary:
+    """What a download has done.
 
     Attributes:
       num_present: Images that were there already.
       num_downloaded: Images that came.
       num_bytes: Bytes received for them.
-      missing: Number of images that did not come, by reason, such as `http.NOT_AN_IMAGE`.
+      missing: Images that did not come, each with the reason, such as `http.NOT_AN_IMAGE`.
     """
 
-    num_present: int
-    num_downloaded: int
-    num_bytes: int
-    missing: dict[str, int]
+    num_present: int = 0
+    num_downloaded: int = 0
+    num_bytes: int = 0
+    missing: dict[RemoteImage, str] = dataclasses.field(default_factory=dict)
+
+    def add(self, image: RemoteImage, result: int | str) -> None:
+        """Adds an image: the bytes received, 0 if it was there, or why it did not come."""
+        if isinstance(result, str):
+            self.missing[image] = result
+        else:
+            self.num_present += not result
+            self.num_downloaded += bool(result)
+            self.num_bytes += result
 
 
 def path_of(folder: str | os.PathLike, image: RemoteImage) -> Path:
@@ -65,11 +75,7 @@ def path_of(folder: str | os.PathLike, image: RemoteImage) -> Path:
 
 
 def keep(data: bytes, image: RemoteImage | None = None) -> bytes:
-    """The published bytes as they are, for any image.
-
-    Raises:
-      ValueError: they are not a whole JPEG.
-    """
+    """The published bytes as they are; raises ValueError if they are not a whole JPEG."""
     del image
     if not data.startswith(b"\xff\xd8"):
         raise ValueError("not a JPEG")
@@ -107,11 +113,9 @@ def download(
     """
     if not base_url.startswith(("http://", "https://")):
         raise UserError(f"address {base_url!r} must begin with http:// or https://")
-    if num_connections < 1:
-        raise UserError(f"num_connections={num_connections} must be at least 1")
     images, folder = list(dict.fromkeys(images)), Path(folder)
     _check_names(images)
-    fetcher = fetcher or Fetcher()
+    fetcher, started = fetcher or Fetcher(), time.monotonic()
 
     def bring(image: RemoteImage) -> int | str:
         """Bytes received, 0 for an image that is there, or the reason of one that does not come."""
@@ -129,18 +133,36 @@ def download(
         return num_bytes
 
     with only_one(folder, "downloading to"):
-        missing_before, tally = read_missing(folder), _Tally(len(images))
+        missing_before, summary = read_missing(folder), Summary()
+        progress = Progress(len(images), name="images", unit="images")
         results = _map_in_threads(bring, images, num_connections, fetcher.stop)
         try:
             with contextlib.closing(results):
-                for image, result in results:
-                    tally.add(image, result)
+                for count, (image, result) in enumerate(results, start=1):
+                    summary.add(image, result)
+                    rate = summary.num_bytes / 1e6 / (time.monotonic() - started)
+                    note = f"{rate:.1f} MB/s  missing {len(summary.missing)}"
+                    progress.tell(count, num_before=summary.num_present, note=note)
         except KeyboardInterrupt:
             print(f"stopped; to go on, {_CONTINUE}", file=sys.stderr, flush=True)
             raise
         finally:
-            _write_missing(folder, missing_before | tally.missing)
-    return tally.summarise(folder / MISSING_FILE)
+            _write_missing(folder, missing_before | summary.missing)
+    _print_summary(summary, time.monotonic() - started, folder / MISSING_FILE)
+    return summary
+
+
+def _print_summary(summary: Summary, seconds: float, list_of_missing: Path) -> None:
+    reasons = Counter(summary.missing.values())
+    why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
+    print(
+        f"downloaded {summary.num_downloaded:,} images ({summary.num_bytes / 1e6:,.1f} MB) in "
+        f"{format_duration(seconds)}, {summary.num_present:,} were there, "
+        f"{len(summary.missing):,} are missing"
+        + (f" ({why}; listed in {list_of_missing})" if why else ""),
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _check_names(images: Iterable[RemoteImage]) -> None:
@@ -157,11 +179,7 @@ def _map_in_threads(
 ) -> Iterator[tuple[Any, Any]]:
     """Yields each item with the function's result, as they come; raises what the function raises.
 
-    Args:
-      function: Called by the threads.
-      items: What it is called with.
-      num_threads: Number of threads.
-      stop: Ends the threads; set at the end, whatever the reason.
+    `stop` ends the threads; it is set at the end, whatever the reason.
     """
     remaining, done = iter(items), queue.SimpleQueue()  # All threads may share the iterator.
 
@@ -186,60 +204,15 @@ def _map_in_threads(
             yield item, result
     finally:
         stop.set()
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + 1.0  # To finish the files that they are writing.
         for thread in threads:
             if thread.ident is not None:  # Ctrl-C can come before it was started.
                 thread.join(max(deadline - time.monotonic(), 0))
 
 
-class _Tally:
-    """Counts the results of a download and reports its progress.
-
-    Args:
-      total: Number of images.
-    """
-
-    def __init__(self, total: int):
-        self.missing: dict[RemoteImage, str] = {}
-        self._num_present = self._num_downloaded = self._num_bytes = 0
-        self._started = time.monotonic()
-        self._progress = Progress(total, name="images", unit="images")
-
-    def add(self, image: RemoteImage, result: int | str) -> None:
-        """Adds a result of `bring` in `download`."""
-        if isinstance(result, str):
-            self.missing[image] = result
-        else:
-            self._num_present += not result
-            self._num_downloaded += bool(result)
-            self._num_bytes += result
-        rate = self._num_bytes / 1e6 / (time.monotonic() - self._started)
-        self._progress.tell(
-            self._num_present + self._num_downloaded + len(self.missing),
-            num_before=self._num_present,
-            note=f"{rate:.1f} MB/s  missing {len(self.missing)}",
-        )
-
-    def summarise(self, list_of_missing: Path) -> Summary:
-        """Prints the outcome on one line and returns it."""
-        reasons = Counter(self.missing.values())
-        why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
-        print(
-            f"downloaded {self._num_downloaded:,} images ({self._num_bytes / 1e6:,.1f} MB) in "
-            f"{format_duration(time.monotonic() - self._started)}, {self._num_present:,} were "
-            f"there, {len(self.missing):,} are missing"
-            + (f" ({why}; listed in {list_of_missing})" if why else ""),
-            file=sys.stderr,
-            flush=True,
-        )
-        return Summary(self._num_present, self._num_downloaded, self._num_bytes, dict(reasons))
-
-
 def _is_there(path: Path) -> bool:
-    try:
-        return path.stat().st_size > 0
-    except OSError:
-        return False  # What prevents reading either prevents writing too, or is overwritten.
+    # What prevents reading either prevents writing too, or is overwritten.
+    return os.path.isfile(path) and os.path.getsize(path) > 0
 
 
 def read_missing(folder: Path) -> dict[RemoteImage, str]:

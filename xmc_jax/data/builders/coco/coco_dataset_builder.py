@@ -15,7 +15,6 @@ _ADDRESS = f"http://images.cocodataset.org/annotations/{_ANNOTATIONS}"
 class Builder(captioned.Builder):
     """Reads the three published archives in place; images are in the order of their ids."""
 
-    BUILDER_CONFIGS = captioned.make_configs()
     EXPECTED = {"train": 82_783, "val": 40_504}
 
     def list_examples(self) -> dict[str, captioned.Split]:

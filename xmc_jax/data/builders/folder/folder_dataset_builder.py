@@ -1,11 +1,11 @@
 """TFDS builder of the user's own captioned images, in a folder or listed in a JSONL file."""
 
+import codecs
 import hashlib
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -13,8 +13,7 @@ import tensorflow_datasets as tfds
 from xmc_jax.data.builders import captioned, images
 from xmc_jax.errors import UserError, reason
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-VAL_SHARE = 0.05
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 # The caption files of Tux Paint's stamps have an English line, then translations like these.
 _TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@[a-z]+)?\.utf8=")
 
@@ -22,9 +21,7 @@ _TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@[a-z]+)?\.utf8=")
 def name_form(source: Path, form: str = "") -> str:
     """The name of the TFDS config of a source, such as ``holidays_sq256``.
 
-    Args:
-      source: The user's folder or file.
-      form: One of `images.FORMS`, by default the first one; or a whole name with ``_``.
+    `form` is one of `images.FORMS`, by default the first one; or a whole name with ``_``.
     """
     if "_" in form:
         return form
@@ -35,13 +32,11 @@ def name_form(source: Path, form: str = "") -> str:
 class Builder(captioned.Builder):
     """Reads ``settings.source``; images are in the order of their paths, or of the file's lines."""
 
+    BUILDER_CONFIGS = []  # One for each name that the user gives.
+
     @classmethod
     def make_config(cls, form: str) -> tfds.core.BuilderConfig:
-        """The config ``NAME_FORM`` of a user's data set.
-
-        Raises:
-          ValueError: it is not such a name.
-        """
+        """The config ``NAME_FORM`` of a user's data set; raises ValueError for other names."""
         name, _, image_form = form.rpartition("_")
         if not re.fullmatch(r"\w[\w.-]*", name) or image_form not in images.FORMS:
             raise ValueError(
@@ -55,14 +50,13 @@ class Builder(captioned.Builder):
         return {"path": str(self.settings.source), **self._unpaired}
 
     def list_examples(self) -> dict[str, captioned.Split]:
-        """The splits that the source names, or else a split of `VAL_SHARE` for evaluation."""
+        """The splits that the source names, or else a twentieth for evaluation."""
         source = self.settings.source
         if source is None:
             raise UserError(f"{self.info.full_name} needs --source, a folder or a JSONL file")
-        self._unpaired = {}
+        splits, self._unpaired = {}, {}
         if source.is_dir():
             examples, self._unpaired = _read_folder(source)
-            splits = {}
         else:
             examples, splits = _read_list(source)
         for name, paths in self._unpaired.items():
@@ -86,30 +80,25 @@ def _read_folder(folder: Path) -> tuple[list[captioned.Example], dict[str, list[
         if path.is_file() and not any(x.startswith(".") for x in path.relative_to(folder).parts)
     )
     texts = {path for path in paths if path.suffix == ".txt"}
-    examples, alone = [], []
-    for path in paths:
-        if path.suffix.lower() not in SUFFIXES:
-            continue
+    image_paths = [path for path in paths if path.suffix.lower() in _SUFFIXES]
+    examples, without_text = [], []
+    for path in image_paths:
         image_id, text = path.relative_to(folder).as_posix(), path.with_suffix(".txt")
-        if text not in texts:
-            alone.append(image_id)
-            continue
-        examples.append(_example(image_id, path, _read_captions(text)))
-    described = {folder / Path(x.image_id).with_suffix(".txt") for x in examples}
-    without_image = [path.relative_to(folder).as_posix() for path in sorted(texts - described)]
-    return examples, {"without_text": alone, "without_image": without_image}
+        if text in texts:
+            examples.append(_example(image_id, path, _read_captions(text)))
+        else:
+            without_text.append(image_id)
+    alone = sorted(texts - {path.with_suffix(".txt") for path in image_paths})
+    without_image = [path.relative_to(folder).as_posix() for path in alone]
+    return examples, {"without_text": without_text, "without_image": without_image}
 
 
 def _read_captions(path: Path) -> list[str]:
-    """The lines of a caption file, without translations.
-
-    Raises:
-      UserError: the file is not UTF-8.
-    """
+    """The lines of a caption file, without translations."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
+        raise UserError(f"{path} is not UTF-8 ({reason(error)}); save it as UTF-8") from error
     return [line for line in lines if not _TRANSLATION.match(line)]
 
 
@@ -117,13 +106,23 @@ def _read_list(path: Path) -> tuple[list[captioned.Example], dict[str, str]]:
     """The images of a JSONL file, and the split of each if the file names it.
 
     Lines with the same image become one example with all their captions.
-
-    Raises:
-      UserError: a line cannot be used; names the file and the line.
     """
     captions: dict[str, list[str]] = {}
     splits: dict[str, str | None] = {}
-    for number, (name, texts, split) in _read_lines(path):
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"cannot read --source={path}: {reason(error)}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            name, texts, split = _parse_line(json.loads(line.removeprefix(codecs.BOM_UTF8)), path)
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}, line {number}: {reason(error)}; a line is like "
+                '{"image": "a.jpg", "captions": ["a cat", "a pet"]}'
+            ) from error
         captions.setdefault(name, []).extend(texts)
         if splits.setdefault(name, split) != split:
             raise UserError(f"{path}, line {number}: {name} is in split {splits[name]} already")
@@ -137,29 +136,11 @@ def _read_list(path: Path) -> tuple[list[captioned.Example], dict[str, str]]:
     return examples, {} if undivided else splits
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, tuple[str, list[str], str | None]]]:
-    """The number of each line, and its image, captions and split."""
-    folder = Path(os.path.abspath(path.parent))
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(f"cannot read --source={path}: {reason(error)}") from error
-    with file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, _parse_line(json.loads(line.removeprefix(b"\xef\xbb\xbf")), folder)
-            except (ValueError, RecursionError) as error:
-                raise UserError(
-                    f"{path}, line {number}: {error}; a line is like "
-                    '{"image": "a.jpg", "captions": ["a cat", "a pet"]}'
-                ) from error
-
-
-def _parse_line(fields: object, folder: Path) -> tuple[str, list[str], str | None]:
+def _parse_line(fields: object, path: Path) -> tuple[str, list[str], str | None]:
+    """The image, captions and split of a line of the list at a path."""
     if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
         raise ValueError('no "image"')
+    folder = Path(os.path.abspath(path.parent))
     # A list from somebody else must not read files elsewhere on this machine.
     if folder not in Path(os.path.abspath(folder / fields["image"])).parents:
         raise ValueError(f"{fields['image']!r} is not below {folder}, the folder of the list")
@@ -187,7 +168,7 @@ def divide(examples: list[captioned.Example], splits: dict[str, str]) -> dict[st
     """
     if not splits:
         ranks = {x.image_id: _rank(x.image_id) for x in examples}
-        bound = max(VAL_SHARE, min(ranks.values()))  # At least one.
+        bound = max(0.05, min(ranks.values()))  # At least one.
         splits = {name: "val" if rank <= bound else "train" for name, rank in ranks.items()}
         if "train" not in splits.values():
             splits[max(ranks, key=ranks.get)] = "train"

@@ -11,7 +11,6 @@ class Builder(captioned.Builder):
     of either split may be in either archive.
     """
 
-    BUILDER_CONFIGS = captioned.make_configs()
     EXPECTED = {"train": 134_272, "val": 8_573}
 
     def list_examples(self) -> dict[str, captioned.Split]:

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from xmc_jax.data.builders.images import Location, convert_on_arrival
 from xmc_jax.data.download import open_images
 from xmc_jax.data.download.http import NOT_AN_IMAGE
 from xmc_jax.data.download.open_images import RemoteImage
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 from xmc_jax.files import is_remote
 
 _LISTS = "https://storage.googleapis.com/openimages/2018_04"
@@ -34,11 +34,6 @@ class _Source(NamedTuple):
     stem: str
     list_file: str
 
-    @property
-    def address(self) -> str:
-        """The address of the list."""
-        return f"{_LISTS}/{self.part}/{self.list_file}"
-
 
 _SOURCES = {
     "train": _Source("train", "open_images_train_v6", "train-images-boxable-with-rotation.csv"),
@@ -54,7 +49,6 @@ class Builder(captioned.Builder):
     to the worker that converts them, without Beam to ``downloads``, where they are kept.
     """
 
-    BUILDER_CONFIGS = captioned.make_configs()
     EXPECTED = {"train": 507_444, "val": 41_691, "test": 126_020}
 
     def describe_source(self) -> dict:
@@ -63,11 +57,9 @@ class Builder(captioned.Builder):
 
     def list_examples(self) -> dict[str, captioned.Split]:
         """The splits of Open Images V6."""
-        files, lists = narrated.fetch(
-            {split: source.stem for split, source in _SOURCES.items()},
-            {source.list_file: source.address for source in _SOURCES.values()},
-            self.archive_folders,
-        )
+        stems = {split: source.stem for split, source in _SOURCES.items()}
+        addresses = {x.list_file: f"{_LISTS}/{x.part}/{x.list_file}" for x in _SOURCES.values()}
+        files, lists = narrated.fetch(stems, addresses, self.archive_folders)
         examples = {
             # The published spelling of this name could not be looked up.
             split: narrated.read_examples(files[split], rf"(?i)open_?images\w*{split}\w*", 16)
@@ -79,8 +71,8 @@ class Builder(captioned.Builder):
             for x in examples[split]
         }
         rotations = {}
-        for source in _SOURCES.values():
-            rotations |= read_rotations(lists[source.list_file], images, source.address)
+        for name, address in addresses.items():
+            rotations |= read_rotations(lists[name], images, address)
         self._num_unlisted = len(images) - len(rotations)
         locations = self._locate(images, rotations)
         return {
@@ -94,7 +86,7 @@ class Builder(captioned.Builder):
         """Downloads the images that are not in the user's folder; returns where each image is."""
         paths = find_images(self.archive_folders[0], images)
         absent = [image for image in images.values() if image.id not in paths]
-        reasons = {}
+        lost = {}
         if self.settings.beam_runner:
             mirror = self.settings.mirror.rstrip("/")
             paths |= {image.id: f"{mirror}/{image.split}/{image.id}.jpg" for image in absent}
@@ -102,15 +94,12 @@ class Builder(captioned.Builder):
             folder = self.downloads / "open_images" / self.form
             self._download(absent, folder, rotations)
             paths |= {image.id: str(open_images.path_of(folder, image)) for image in absent}
-            found = open_images.read_missing(folder)
-            reasons = {image.id: found[image] for image in absent if image in found}
+            reasons = open_images.read_missing(folder)
+            for image in set(absent) & reasons.keys():
+                lost[image.id] = NOT_AN_IMAGE if reasons[image] == NOT_AN_IMAGE else None
         located = {
             image_id: Location(path, rotation=rotations.get(image_id, 0))
             for image_id, path in paths.items()
-        }
-        lost = {
-            image_id: reason if reason == NOT_AN_IMAGE else None
-            for image_id, reason in reasons.items()
         }
         return located | lost
 
@@ -142,10 +131,7 @@ def read_rotations(path: Path, wanted: Collection[str], address: str) -> dict[st
     Args:
       path: A list of images, with columns ``ImageID`` and ``Rotation``.
       wanted: Ids of the images of interest.
-      address: Where the list is published.
-
-    Raises:
-      UserError: the file is not such a list.
+      address: Where the list is published, for the error if the file is not such a list.
     """
     with epath.Path(path).open("rb") as file:
         # Authors and titles can hold any bytes; only their quotes matter.
@@ -163,32 +149,24 @@ def read_rotations(path: Path, wanted: Collection[str], address: str) -> dict[st
         except (csv.Error, ValueError, IndexError) as error:
             raise UserError(
                 f"{path}, line {rows.line_num} is not a line of a list of images with rotations "
-                f"({error}); download it again from {address}"
+                f"({reason(error)}); download it again from {address}"
             ) from error
     return rotations
 
 
 def find_images(folder: Path, wanted: Collection[str]) -> dict[str, str]:
-    """Paths of the user's images by id: ``ID.jpg`` anywhere below ``open_images`` or a split.
+    """Paths of the wanted images by id: ``ID.jpg`` anywhere below ``open_images`` or a split.
 
-    Args:
-      folder: The folder of ``open_images`` and of the splits, local or in a bucket.
-      wanted: Ids of the images of interest.
+    The folder of these may be local or in a bucket.
     """
     found = {}
     for name in ("open_images", *open_images.SPLITS):
-        for path, files in _walk(os.path.join(folder, name)):
-            for file in files:
+        path = os.path.join(folder, name)
+        # Large collections are often behind symbolic links.
+        walk = epath.Path(path).walk() if is_remote(path) else os.walk(path, followlinks=True)
+        for parent, _, files in walk:
+            for file in sorted(files):
                 image_id, suffix = os.path.splitext(file)
                 if suffix == ".jpg" and image_id in wanted:
-                    found.setdefault(image_id, os.path.join(path, file))
+                    found.setdefault(image_id, os.path.join(parent, file))
     return found
-
-
-def _walk(folder: str) -> Iterator[tuple[str, Iterable[str]]]:
-    """Every folder and its files; follows symbolic links, which large collections often are."""
-    if is_remote(folder):
-        walk = ((os.fspath(path), [], files) for path, _, files in epath.Path(folder).walk())
-    else:
-        walk = os.walk(folder, followlinks=True)
-    return ((path, sorted(files)) for path, _, files in walk)

@@ -1,6 +1,5 @@
 """TFDS builder of the shapes data set."""
 
-import dataclasses
 import re
 from collections.abc import Iterator
 
@@ -12,27 +11,8 @@ from xmc_jax.shapes import captions as shapes_captions
 from xmc_jax.shapes import scenes
 
 
-@dataclasses.dataclass(eq=False, kw_only=True)  # As its base.
-class ShapesConfig(tfds.core.BuilderConfig):
-    """How scenes are rendered and captioned; made by `make_config`.
-
-    Attributes:
-      resolution: Side of the images in pixels.
-      narrative: Whether there is one long description instead of five short captions.
-      scale: Fraction of the full splits that is written, 0 to 1.
-    """
-
-    resolution: int = 32
-    narrative: bool = False
-    scale: float = 1.0
-
-
-def make_config(form: str) -> ShapesConfig:
-    """The config with a name: ``sq32``, ``narrative_sq64``, ``sq32_n400`` (400 for training).
-
-    Raises:
-      ValueError: there is no such config, its resolution is below 16, or it has too many examples.
-    """
+def _parse(form: str) -> tuple[int, bool, float]:
+    """Resolution, whether captions are narratives, and the fraction of the splits to write."""
     match = re.fullmatch(r"(narrative_)?sq([1-9]\d*)(?:_n([1-9]\d*))?", form)
     if not match:
         raise ValueError(f"no form {form!r}; forms are like sq32, narrative_sq64, sq32_n400")
@@ -42,17 +22,12 @@ def make_config(form: str) -> ShapesConfig:
         raise ValueError(f"form {form!r}: shapes cannot be told apart below 16 pixels")
     if scale > 1:
         raise ValueError(f"form {form!r}: there are {scenes.SPLITS['train']} training examples")
-    return ShapesConfig(
-        name=form,
-        description=f"{resolution}x{resolution} pixels",
-        resolution=resolution,
-        narrative=bool(match[1]),
-        scale=scale,
-    )
+    return resolution, bool(match[1]), scale
 
 
-def _num_examples(split: str, scale: float) -> int:
-    return max(1, round(scenes.SPLITS[split] * scale))
+def _make_config(form: str) -> tfds.core.BuilderConfig:
+    resolution, _, _ = _parse(form)
+    return tfds.core.BuilderConfig(name=form, description=f"{resolution}x{resolution} pixels")
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -61,15 +36,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = [
-        make_config(f"{prefix}sq{resolution}")
+        _make_config(f"{prefix}sq{resolution}")
         for prefix in ("", "narrative_")
         for resolution in (32, 64, 128, 256)
     ]
 
     @classmethod
-    def make_config(cls, form: str) -> ShapesConfig:
-        """See the module's `make_config`; TFDS needs the very object if it lists the config."""
-        return cls.builder_configs.get(form) or make_config(form)
+    def make_config(cls, form: str) -> tfds.core.BuilderConfig:
+        """The config with a name: ``sq32``, ``narrative_sq64``, ``sq32_n400`` (400 for training).
+
+        TFDS needs the very object if `BUILDER_CONFIGS` has it.
+
+        Raises:
+          ValueError: there is no such config, its resolution is below 16, or it has too many
+            examples.
+        """
+        return cls.builder_configs.get(form) or _make_config(form)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -84,29 +66,21 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in scenes.SPLITS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
-        config = self.builder_config
-        count = _num_examples(split, config.scale)
+        resolution, narrative, scale = _parse(self.builder_config.name)
+        count = max(1, round(scenes.SPLITS[split] * scale))
         for index in range(count):
-            yield (
-                index,
-                make_record(split, index, resolution=config.resolution, narrative=config.narrative),
-            )
+            yield index, _make_record(split, index, resolution, narrative)
         self._tallies[split] = schema.Tally(count, count)
         schema.write_report(self.data_path, self._tallies)
 
 
-def make_record(split: str, index: int, *, resolution: int, narrative: bool) -> dict:
-    """The record of a scene, as the builder writes it."""
+def _make_record(split: str, index: int, resolution: int, narrative: bool) -> dict:
     if narrative:
         scene, narration = shapes_captions.make_narrative(split, index)
         example_id, texts = f"{split}-{index:06d}", [narration.text]
     else:
         example_id, scene, captions = shapes_captions.make_example(split, index)
         texts = [caption.text for caption in captions]
-    return schema.make_record(
-        image=images.encode_png(scenes.render(scene, resolution)),
-        image_id=example_id,
-        height=resolution,
-        width=resolution,
-        captions=[(f"{example_id}-{i}", text) for i, text in enumerate(texts)],
-    )
+    png = images.encode_png(scenes.render(scene, resolution))
+    numbered = [(f"{example_id}-{i}", text) for i, text in enumerate(texts)]
+    return schema.make_record(example_id, png, (resolution, resolution), numbered)
