@@ -19,17 +19,10 @@ from xmc_jax.accumulation import in_parts
 from xmc_jax.models.discriminator import DiscriminatorOutput
 from xmc_jax.models.layers import BATCH_STATS, SPECTRAL
 from xmc_jax.models.remat import REMAT_POLICIES
-from xmc_jax.objectives import (
-    LossWeights,
-    Metrics,
-    NetworkOutputs,
-    Objectives,
-    Text,
-    make_contrastive_terms,
-)
+from xmc_jax.objectives import LossWeights, NetworkOutputs, Objectives, Text, make_contrastive_terms
 from xmc_jax.parallel import sharding
 from xmc_jax.train_state import TrainState
-from xmc_jax.types import Batch, EncodeText, ExtractFeatures, PyTree
+from xmc_jax.types import Batch, EncodeText, ExtractFeatures, Metrics, PyTree
 
 
 class FrozenParams(NamedTuple):
@@ -67,8 +60,8 @@ def make_train_step(
       discriminator: A `Discriminator`.
       generator_tx: Optimizer of the generator.
       discriminator_tx: Optimizer of the discriminator.
-      encode_text: The frozen text encoder.
-      image_features: The frozen image network; required if the weight of its term is not 0.
+      encode_text: Takes tokens to ``(words, sentence, word_mask)``.
+      image_features: Takes images in [-1, 1]; required if the weight of its term is not 0.
       loss_weights: Weights of the contrastive terms.
       ema_decay: Decay of the generator's moving averages per generator update, 0..1.
       flip: Whether to mirror real images at random.
