@@ -61,7 +61,7 @@ def test_every_softmax_and_similarity_is_float32():
     )
 
 
-@pytest.mark.parametrize("name", ["symmetric_cross_entropy", "_word_match", "l2_normalize"])
+@pytest.mark.parametrize("name", ["symmetric_cross_entropy", "inverse_norm", "l2_normalize"])
 def test_the_test_notices_bfloat16(monkeypatch, name):
     """If one function of the losses computes in bfloat16."""
     exact = getattr(losses, name)

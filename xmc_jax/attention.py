@@ -66,14 +66,8 @@ def attend_words(
 ) -> Float[Array, "b r d"]:
     """The context of every region: the average of the L2-normalised words by `word_attention`.
 
-    Args:
-      regions: Queries. Only their directions matter.
-      words: Word embeddings; entries beyond the mask have no effect.
-      word_mask: True at valid words. A caption without valid words has a context of zeros.
-      gamma: Sharpness of the attention, > 0.
-
-    Returns:
-      One float32 vector per region, of length at most one.
+    Arguments as there. Contexts are float32, of length at most one, and zero for a caption without
+    valid words.
     """
     weights, keys = word_attention(regions, words, word_mask, gamma=gamma)
     return jnp.einsum("brt,btd->brd", weights, keys)

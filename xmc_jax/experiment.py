@@ -37,32 +37,20 @@ from xmc_jax.types import Batch, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The parts of one configured experiment; made by `create_experiment`.
+    """The parts of one configured experiment; made by `create_experiment`."""
 
-    Attributes:
-      config: The resolved configuration.
-      mesh: The devices of the run.
-      generator: The `Generator`.
-      discriminator: The `Discriminator`.
-      text_encoder: The frozen text encoder.
-      tokenizer: Captions to its token ids; None for devices that are not attached.
-      image_features: The frozen network of the pretrained-image term, or None.
-      frozen: The frozen weights on the devices; their shapes for devices that are not attached.
-    """
-
-    config: ConfigDict
+    config: ConfigDict  # Resolved.
     mesh: Mesh
     generator: nn.Module
     discriminator: nn.Module
     text_encoder: TextEncoder
-    tokenizer: Tokenizer | None
-    image_features: ImageFeatures | None
-    frozen: FrozenParams
+    tokenizer: Tokenizer | None  # None for devices that are not attached.
+    image_features: ImageFeatures | None  # None without the pretrained-image term.
+    frozen: FrozenParams  # On the devices; shapes for devices that are not attached.
 
     def init_state(self) -> TrainState:
         """The state before the first step, on the devices; a pure function of the config."""
-        # It runs once. On CPUs, LLVM would spend half a minute to optimise it, and a few seconds
-        # without.
+        # It runs once. On CPUs, LLVM would take half a minute to optimise it, otherwise seconds.
         is_cpu = self.mesh.devices.flat[0].platform == "cpu"
         init = jax.jit(
             self._create_state,
@@ -106,14 +94,12 @@ class Experiment:
     @functools.cached_property
     def _create_state(self) -> Callable[[UInt32[Array, ""]], TrainState]:
         """One function object, so that JAX traces it once for shapes and programs."""
-        return functools.partial(
-            _create_state,
-            generator=self.generator,
-            discriminator=self.discriminator,
-            generator_tx=self._optimizer("generator_learning_rate"),
-            discriminator_tx=self._optimizer("discriminator_learning_rate"),
-            text_width=self.text_encoder.width,
-        )
+        players, text_width = self._players(), self.text_encoder.width
+
+        def create_state(seed: UInt32[Array, ""]) -> TrainState:
+            return create_train_state(jax.random.key(seed), **players, text_width=text_width)
+
+        return create_state
 
     def _state_shardings(self) -> TrainState:
         return jax.tree.map(
@@ -125,24 +111,15 @@ class Experiment:
         """The compiled training step ``(state, batch, frozen, rng) -> (state, metrics)``.
 
         The state is donated, and lives where `sharding.parameter_sharding` says; the batch is split
-        over all devices, and the rest is whole on each.
-
-        Args:
-          every_update: See `make_train_step`.
+        over all devices, and the rest is whole on each. `every_update` as in `make_train_step`.
         """
         config = self.config
         step = make_train_step(
-            generator=self.generator,
-            discriminator=self.discriminator,
-            generator_tx=self._optimizer("generator_learning_rate"),
-            discriminator_tx=self._optimizer("discriminator_learning_rate"),
+            **self._players(),
             encode_text=self.text_encoder.apply,
             image_features=self.image_features and self.image_features.apply,
             loss_weights=LossWeights(
-                sentence=config.loss.sentence_weight,
-                word=config.loss.word_weight,
-                image_d=config.loss.image_d_weight,
-                image_pretrained=config.loss.image_pretrained_weight,
+                **{term: config.loss[f"{term}_weight"] for term in LossWeights._fields}
             ),
             ema_decay=config.optimizer.ema_decay,
             flip=config.data.flip,
@@ -161,9 +138,16 @@ class Experiment:
             donate_argnums=0,
         )
 
-    def _optimizer(self, learning_rate: str) -> optax.GradientTransformation:
+    def _players(self) -> dict[str, Any]:
+        """Networks and optimizers, as `create_train_state` and `make_train_step` take them."""
         section = self.config.optimizer
-        return optax.adam(section[learning_rate], b1=section.beta1, b2=section.beta2)
+        adam = functools.partial(optax.adam, b1=section.beta1, b2=section.beta2)
+        return {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "generator_tx": adam(section.generator_learning_rate),
+            "discriminator_tx": adam(section.discriminator_learning_rate),
+        }
 
 
 def create_experiment(
@@ -197,12 +181,12 @@ def create_experiment(
         check_accumulation(config.batch_size, config.accumulation_steps, mesh.size)
     generator, discriminator = _create_networks(config)
     is_attached = devices is None
-    text_encoder = (load_text_encoder if is_attached else describe_text_encoder)(
-        config.text.encoder
-    )
+    make_text_encoder = load_text_encoder if is_attached else describe_text_encoder
+    text_encoder = make_text_encoder(config.text.encoder)
     image_features = None
     if training and config.loss.image_pretrained_weight:
-        image_features = (load_image_features if is_attached else describe_image_features)(
+        make_features = load_image_features if is_attached else describe_image_features
+        image_features = make_features(
             config.loss.image_pretrained_network,
             config.loss.image_pretrained_weights,
             config.loss.image_pretrained_resolution,
@@ -215,19 +199,8 @@ def create_experiment(
             text_encoder.vocabulary_file, config.text.num_tokens, text_encoder.lowercase
         )
     return Experiment(
-        config=config,
-        mesh=mesh,
-        generator=generator,
-        discriminator=discriminator,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        image_features=image_features,
-        frozen=frozen,
+        config, mesh, generator, discriminator, text_encoder, tokenizer, image_features, frozen
     )
-
-
-def _create_state(seed: UInt32[Array, ""], **parts: Any) -> TrainState:
-    return create_train_state(jax.random.key(seed), **parts)
 
 
 def _abstract(x: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:

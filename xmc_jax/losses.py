@@ -8,7 +8,6 @@ batch that is split over devices is still one array here, so negatives are globa
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +41,7 @@ def hinge_g_loss(fake_logits: Float[Array, " b"]) -> Float[Array, ""]:
 
 
 def symmetric_cross_entropy(scores: Float[Array, "b b"]) -> LossAndAccuracy:
-    """Cross-entropy over rows plus cross-entropy over columns; the targets are the diagonal.
-
-    Args:
-      scores: Logits; entry (i, j) scores item i of one kind against item j of the other.
+    """Cross-entropy over rows plus over columns of logits, whose targets are the diagonal.
 
     Returns:
       The sum of the two mean cross-entropies (nats, >= 0), and the retrieval accuracy: the fraction
@@ -117,39 +113,11 @@ def word_scores(
     return jnp.where(jnp.any(word_mask, axis=-1), soft_maximum, 0.0)
 
 
-class _WordMatch(NamedTuple):
-    """The parts of the cosines ``dot * inverse`` of words and contexts; see `_match_words`.
-
-    Attributes:
-      weights: ``exp(gamma * (similarity - peak))``.
-      peak: The largest similarity of a word over the regions of an image.
-      dot: The sum of weights times similarities.
-      inverse: 1 / length of the context.
-    """
-
-    weights: Float[Array, "*k r m"]
-    peak: Float[Array, "*k 1 m"]
-    dot: Float[Array, "*k 1 m"]
-    inverse: Float[Array, "*k 1 m"]
-
-
-def _word_match(
-    features: Float[Array, "*k r d"], words: Float[Array, "m d"], gamma: float
-) -> _WordMatch:
-    similarity = features @ words.T
-    peak = jnp.max(similarity, axis=-2, keepdims=True)
-    weights = jnp.exp(gamma * (similarity - peak))
-    gram_weights = (features @ features.mT) @ weights
-    dot = jnp.sum(weights * similarity, axis=-2, keepdims=True)
-    squared_norm = jnp.sum(weights * gram_weights, axis=-2, keepdims=True)
-    return _WordMatch(weights, peak, dot, inverse_norm(squared_norm))
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _match_words(
     features: Float[Array, "b r d"], words: Float[Array, "m d"], gamma: float
 ) -> Float[Array, "b m"]:
-    """The cosine of every word with its context in every image.
+    """The cosine of every word with its context in every image; all vectors have length 1 or 0.
 
     Let S = F W' be the similarities, A = exp(gamma S) the weights and G = F F' the Gram matrix of
     an image. The context of word j is F' a_j, and its cosine ``a_j's_j / sqrt(a_j' G a_j)``. So the
@@ -160,35 +128,33 @@ def _match_words(
     symmetric, and would multiply by G once more. The weights are stored for it if they are few.
     Otherwise they are computed again, and memory is linear in the number of words. Similarities are
     never stored: they are the logarithms of the weights.
-
-    Args:
-      features: Regions of the images, vectors of length one or zero.
-      words: Words of all captions, vectors of length one or zero.
-      gamma: Sharpness of the attention over regions.
     """
     return _match_words_forward(features, words, gamma)[0]
 
 
-def _match_words_forward(
-    features: Array, words: Array, gamma: float
-) -> tuple[Array, tuple[Array, Array, _WordMatch]]:
+def _match_words_forward(features: Array, words: Array, gamma: float) -> tuple[Array, PyTree]:
     store = features.shape[0] * features.shape[1] * len(words) <= _MAX_STORED_WEIGHTS
 
     def match(carry: None, features: Float[Array, "*k r d"]):
-        parts = _word_match(features, words, gamma)
-        cosine = jnp.squeeze(parts.dot * parts.inverse, -2)
-        return carry, (cosine, parts if store else parts._replace(weights=None))
+        similarity = features @ words.T
+        peak = jnp.max(similarity, axis=-2, keepdims=True)
+        weights = jnp.exp(gamma * (similarity - peak))
+        gram_weights = (features @ features.mT) @ weights
+        dot = jnp.sum(weights * similarity, axis=-2, keepdims=True)
+        inverse = inverse_norm(jnp.sum(weights * gram_weights, axis=-2, keepdims=True))
+        cosine = jnp.squeeze(dot * inverse, -2)
+        return carry, (cosine, (weights if store else None, peak, dot, inverse))
 
     _, (cosine, parts) = _scan_images(match, None, features, len(words))
     return cosine, (features, words, parts)
 
 
 def _match_words_backward(
-    gamma: float, residuals: tuple[Array, Array, _WordMatch], cotangent: Float[Array, "b m"]
+    gamma: float, residuals: PyTree, cotangent: Float[Array, "b m"]
 ) -> tuple[Array, Array]:
     features, words, parts = residuals
 
-    def pull_back(d_words: Array, images: tuple[Array, _WordMatch, Array]):
+    def pull_back(d_words: Array, images: PyTree):
         features, (weights, peak, dot, inverse), cotangent = images
         if weights is None:
             weights = jnp.exp(gamma * (features @ words.T - peak))
@@ -216,11 +182,9 @@ _match_words.defvjp(_match_words_forward, _match_words_backward)
 
 
 def _scan_images(body: Callable, carry: PyTree, images: PyTree, num_words: int) -> PyTree:
-    """`jax.lax.scan` over images, several per iteration where that is faster.
-
-    CPUs take one image at a time, whose weights fit their caches. Accelerators, which small
-    products leave idle, take as many images as have `_WEIGHTS_PER_ITERATION` weights together.
-    """
+    """`jax.lax.scan` over images, several per iteration where that is faster."""
+    # CPUs take one image at a time, whose weights fit their caches. Accelerators, which small
+    # products leave idle, take as many images as have `_WEIGHTS_PER_ITERATION` weights together.
     num_images, num_regions = jax.tree.leaves(images)[0].shape[:2]
     most = max(_WEIGHTS_PER_ITERATION // (num_regions * num_words), 1)
     chunk_size = max(n for n in range(1, num_images + 1) if num_images % n == 0 and n <= most)
@@ -245,11 +209,7 @@ def word_nce(
 ) -> LossAndAccuracy:
     """Contrastive loss between the regions of images and the words of captions.
 
-    Cross-entropy over rows plus over columns of ``gamma_match * word_scores(...)``, where image i
-    belongs to caption i.
-
-    Returns:
-      Loss (nats) and in-batch retrieval accuracy, see `symmetric_cross_entropy`.
+    `symmetric_cross_entropy` of ``gamma_match * word_scores(...)``; image i belongs to caption i.
     """
     scores = word_scores(
         regions, words, word_mask, gamma_region=gamma_region, gamma_word=gamma_word
@@ -260,11 +220,8 @@ def word_nce(
 def in_groups(loss: Callable[..., LossAndAccuracy], group_size: int) -> Callable:
     """Restricts a contrastive loss to negatives from groups of consecutive items.
 
-    The loss is then the mean over groups, as with per-device negatives.
-
-    Args:
-      loss: A function of arrays that share a leading batch axis.
-      group_size: Items per group, which must divide the batch. 0 means the whole batch.
+    The loss is then the mean over groups, as with per-device negatives. The group size must divide
+    the batch; 0 means the whole batch.
     """
     if group_size == 0:
         return loss

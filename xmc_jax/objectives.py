@@ -11,8 +11,7 @@ from jaxtyping import Array, Bool, Float
 from xmc_jax import losses
 from xmc_jax.models.discriminator import DiscriminatorOutput
 from xmc_jax.parallel.sharding import BATCH_AXES
-
-Metrics = dict[str, Float[Array, ""]]
+from xmc_jax.types import Metrics
 
 
 class LossWeights(NamedTuple):
@@ -40,15 +39,10 @@ class Text(NamedTuple):
 
 
 class NetworkOutputs(NamedTuple):
-    """Outputs of the networks for a batch of images.
-
-    Attributes:
-      discriminator: Outputs of the discriminator.
-      features: Features of the pretrained network, or None without its term.
-    """
+    """Outputs of the networks for a batch of images."""
 
     discriminator: DiscriminatorOutput
-    features: Float[Array, "b n"] | None = None
+    features: Float[Array, "b n"] | None = None  # Of the pretrained network; None without its term.
 
 
 def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable, Callable]:
@@ -61,7 +55,7 @@ def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable
 
     Args:
       mesh: The devices, or None for arrays on one device.
-      group_size: Negatives come from groups of this many consecutive items; 0 means the whole
+      group_size: Negatives come from groups of this many consecutive items; with 0, from the whole
         batch.
     """
     info_nce = losses.in_groups(losses.info_nce, group_size)
@@ -87,13 +81,7 @@ def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable
 
 
 class Objectives(NamedTuple):
-    """The losses of both players.
-
-    Attributes:
-      weights: Weights of the contrastive terms.
-      info_nce: See `make_contrastive_terms`.
-      word_nce: See `make_contrastive_terms`.
-    """
+    """The losses of both players, with the terms of `make_contrastive_terms`."""
 
     weights: LossWeights
     info_nce: Callable[..., losses.LossAndAccuracy]

@@ -40,13 +40,7 @@ class TrainState:
 
 
 def init_generator(rng: Array, generator: nn.Module, *, text_width: int) -> PyTree:
-    """The generator's parameters and running statistics before the first step.
-
-    Args:
-      rng: Key of the initial parameters.
-      generator: A `Generator`.
-      text_width: Width ``d`` of the word embeddings.
-    """
+    """The parameters and running statistics of a `Generator` before the first step."""
     words, sentence = jnp.zeros((1, 1, text_width)), jnp.zeros((1, text_width))
     z, mask = jnp.zeros((1, generator.z_dim)), jnp.ones((1, 1), bool)
     return generator.init({"params": rng}, z, words, sentence, mask, train=False)
@@ -61,16 +55,7 @@ def create_train_state(
     discriminator_tx: optax.GradientTransformation,
     text_width: int,
 ) -> TrainState:
-    """The state before the first step.
-
-    Args:
-      rng: Key of the initial parameters.
-      generator: A `Generator`.
-      discriminator: A `Discriminator`.
-      generator_tx: Optimizer of the generator.
-      discriminator_tx: Optimizer of the discriminator.
-      text_width: Width ``d`` of the word embeddings.
-    """
+    """The state before the first step; `text_width` is the width ``d`` of the word embeddings."""
     g_rng, d_rng = jax.random.split(rng)
     g = init_generator(g_rng, generator, text_width=text_width)
     images = jnp.zeros((1, generator.resolution, generator.resolution, 3))

@@ -19,17 +19,10 @@ from xmc_jax.accumulation import in_parts
 from xmc_jax.models.discriminator import DiscriminatorOutput
 from xmc_jax.models.layers import BATCH_STATS, SPECTRAL
 from xmc_jax.models.remat import REMAT_POLICIES
-from xmc_jax.objectives import (
-    LossWeights,
-    Metrics,
-    NetworkOutputs,
-    Objectives,
-    Text,
-    make_contrastive_terms,
-)
+from xmc_jax.objectives import LossWeights, NetworkOutputs, Objectives, Text, make_contrastive_terms
 from xmc_jax.parallel import sharding
 from xmc_jax.train_state import TrainState
-from xmc_jax.types import Batch, EncodeText, ExtractFeatures, PyTree
+from xmc_jax.types import Batch, EncodeText, ExtractFeatures, Metrics, PyTree
 
 
 class FrozenParams(NamedTuple):
@@ -67,13 +60,12 @@ def make_train_step(
       discriminator: A `Discriminator`.
       generator_tx: Optimizer of the generator.
       discriminator_tx: Optimizer of the discriminator.
-      encode_text: ``(params, tokens) -> (words, sentence, word_mask)``.
-      image_features: ``(params, images in [-1, 1]) -> features``; required if the weight of its
-        term is not 0.
+      encode_text: Takes tokens to ``(words, sentence, word_mask)``.
+      image_features: Takes images in [-1, 1]; required if the weight of its term is not 0.
       loss_weights: Weights of the contrastive terms.
       ema_decay: Decay of the generator's moving averages per generator update, 0..1.
       flip: Whether to mirror real images at random.
-      contrastive_group_size: See `make_contrastive_terms`.
+      contrastive_group_size: Items that share negatives, see `make_contrastive_terms`.
       accumulation_steps: Number of parts in which a micro-batch passes through the networks; more
         parts need less memory and one more forward pass. Losses are those of the whole micro-batch,
         negatives included; batch statistics are those of one part. Must divide the batch of each
@@ -127,44 +119,31 @@ class _Networks(NamedTuple):
 
     def generate(self, params: PyTree, stats: PyTree, example: _Example) -> tuple[Array, PyTree]:
         """Fake images, and the updated running statistics."""
-
-        def apply(params: PyTree) -> tuple[Array, PyTree]:
-            return self.generator.apply(
-                {"params": self.gather(params), BATCH_STATS: stats},
-                example.z,
-                *example.text,
-                train=True,
-                mutable=[BATCH_STATS],
-            )
-
-        fake, updated = self._checkpoint(apply)(params)
-        return fake, updated[BATCH_STATS]
+        return self._apply(self.generator, params, BATCH_STATS, stats, example.z, *example.text)
 
     def discriminate(
         self, params: PyTree, spectral: PyTree, images: Array, text: Text
     ) -> tuple[DiscriminatorOutput, PyTree]:
         """Discriminator outputs, and the updated vectors of the spectral norms."""
-
-        def apply(params: PyTree, images: Array) -> tuple[DiscriminatorOutput, PyTree]:
-            return self.discriminator.apply(
-                {"params": self.gather(params), SPECTRAL: spectral},
-                images,
-                text.sentence,
-                train=True,
-                mutable=[SPECTRAL],
-            )
-
-        output, updated = self._checkpoint(apply)(params, images)
-        return output, updated[SPECTRAL]
+        return self._apply(self.discriminator, params, SPECTRAL, spectral, images, text.sentence)
 
     def image_features(self, params: PyTree, images: Array) -> Array | None:
         """Features of the pretrained network, or None without its term."""
         return self.extract_features(params, images) if self.extract_features else None
 
-    def _checkpoint(self, apply: Callable) -> Callable:
-        if self.remat_policy is None:
-            return apply
-        return jax.checkpoint(apply, policy=self.remat_policy)
+    def _apply(
+        self, network: nn.Module, params: PyTree, name: str, variables: PyTree, *inputs: Array
+    ) -> tuple[PyTree, PyTree]:
+        """Outputs of a network, and its updated collection of this name."""
+
+        def apply(params: PyTree, *inputs: Array) -> tuple[PyTree, PyTree]:
+            collections = {"params": self.gather(params), name: variables}
+            return network.apply(collections, *inputs, train=True, mutable=[name])
+
+        if self.remat_policy is not None:
+            apply = jax.checkpoint(apply, policy=self.remat_policy)
+        outputs, updated = apply(params, *inputs)
+        return outputs, updated[name]
 
 
 class _Algorithm(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 PyTree = Any  # Nested containers of arrays; JAX has no type for them.
+Metrics = dict[str, Float[Array, ""]]
 
 # Words, sentences and word masks of a batch of captions.
 EncodedText = tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t"]]

@@ -44,9 +44,7 @@ def found(golden, state):
     features, seen = run(inception.params_from(state), np.concatenate(fed))
     seen = seen["intermediates"]
     early = {"64": "Conv2d_2b_3x3", "192": "Conv2d_4a_3x3"}
-    layers = {
-        dims: inception._pool("shrink", seen[name]["__call__"][0]) for dims, name in early.items()
-    }
+    layers = {dims: inception._shrink(seen[name]["__call__"][0]) for dims, name in early.items()}
     layers["768"] = seen["Mixed_6e"]["__call__"][0]
     pooled = {dims: np.mean(x, axis=(1, 2)) for dims, x in layers.items()} | {"2048": features}
     pooled = {dims: np.asarray(x) for dims, x in pooled.items()}

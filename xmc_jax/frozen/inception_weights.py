@@ -29,23 +29,14 @@ _COUNTER = "num_batches_tracked"  # Entries that end with this are used only in 
 
 
 class InceptionWeights(NamedTuple):
-    """The contents of the weight file.
+    """The contents of the weight file."""
 
-    Attributes:
-      state: Arrays by their names in the file, see `inception.entries`.
-      fingerprint: sha256 of the file.
-    """
-
-    state: Mapping[str, Shaped[np.ndarray, "..."]]
-    fingerprint: str
+    state: Mapping[str, Shaped[np.ndarray, "..."]]  # By name in the file, see `inception.entries`.
+    fingerprint: str  # sha256 of the file.
 
 
 def load_inception_weights(path: str, *, sha256_prefix: str = SHA256_PREFIX) -> InceptionWeights:
-    """Reads and checks the weight file.
-
-    Args:
-      path: The file.
-      sha256_prefix: First digits of its sha256.
+    """Reads and checks the weight file, whose sha256 has to begin with these digits.
 
     Raises:
       UserError: The file is missing, is not the published one, or has other contents.

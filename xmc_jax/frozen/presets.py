@@ -20,9 +20,7 @@ from xmc_jax.types import PyTree
 class PixelScaling(NamedTuple):
     """Maps pixels, 0..255, to the input of a network: ``pixels * scale + offset``.
 
-    Attributes:
-      scale: One number for all channels, or one for each.
-      offset: Likewise.
+    Either is one number for all channels, or one for each.
     """
 
     scale: tuple[float, ...]
@@ -35,11 +33,12 @@ class PixelScaling(NamedTuple):
 
 
 def load_preset(cls: type, preset: str, *, field: str, kind: str, other_names: Iterable[str] = ()):
-    """Loads a preset from its folder, or by its name, which Keras downloads.
+    """Loads a keras-hub preset.
 
     Args:
       cls: What to load: a class of backbones or tokenizers of keras-hub.
-      preset: Folder or name.
+      preset: Its folder, or its name, e.g. ``clip_vit_base_patch32`` or ``dfine_medium_coco``,
+        which Keras downloads.
       field: The config field of the preset, for messages.
       kind: What the preset should be, with its article, for messages.
       other_names: Names that the field takes besides those of presets, for messages.

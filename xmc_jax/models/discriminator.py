@@ -40,24 +40,15 @@ class DiscriminatorOutput(NamedTuple):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block: [ReLU], conv 3x3, ReLU, conv 3x3, plus a 1x1 shortcut, [2x2 mean].
-
-    Attributes:
-      features: Output channels.
-      downsample: Whether to halve the resolution.
-      first: Whether the input is an image. If so, no ReLU precedes the first convolution.
-      dtype: Compute type.
-    """
+    """Residual block: [ReLU], conv 3x3, ReLU, conv 3x3, plus a 1x1 shortcut, [2x2 mean]."""
 
     features: int
     downsample: bool
-    first: bool = False
+    first: bool = False  # The input is an image; no ReLU precedes the first convolution.
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
-        """Maps ``[b, h, w, c]`` to `features` channels, at half the resolution if downsampled."""
-
         def conv(kernel_size: int, name: str, pool: bool = False) -> SpectralConv:
             return SpectralConv(self.features, kernel_size, pool, self.dtype, name=name)
 
@@ -94,7 +85,9 @@ class Discriminator(nn.Module):
 
     def __post_init__(self):
         check_choice("resolution", self.resolution, CHANNEL_MULTIPLIERS)
-        sides = [self.resolution // 2**i for i in range(1, self._num_halvings + 1)]
+        # All blocks but the last halve the resolution.
+        num_halvings = len(CHANNEL_MULTIPLIERS[self.resolution])
+        sides = [self.resolution // 2**i for i in range(1, num_halvings + 1)]
         if self.region_resolution not in sides:
             raise ValueError(
                 f"region_resolution={self.region_resolution} is not a feature map of this "
@@ -102,10 +95,6 @@ class Discriminator(nn.Module):
             )
         check_choice("contrastive_head", self.contrastive_head, CONTRASTIVE_HEADS)
         super().__post_init__()
-
-    @property
-    def _num_halvings(self) -> int:
-        return len(CHANNEL_MULTIPLIERS[self.resolution])  # All blocks but the last halve.
 
     @nn.compact
     def __call__(

@@ -7,16 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from xmc_jax.attention import word_attention
-from xmc_jax.models.layers import (
-    BLOCK_OUTPUT,
-    INNER_MAP,
-    KERNEL_INIT,
-    Condition,
-    ConditionalBatchNorm,
-    Conv,
-    GeneratorBlock,
-    check_choice,
-)
+from xmc_jax.models import layers
 
 BASE_RESOLUTION = 4
 NUM_GLOBAL_BLOCKS = 2  # Before the attention; modulated only by the sentence and the noise.
@@ -47,7 +38,7 @@ class Generator(nn.Module):
       z_dim: Length of the noise vector, and of the projected sentence.
       modulation: ``"attentional"``, or ``"self"``: only the global condition in all blocks (an
         ablation in the paper).
-      bn_group_size: See `BatchNorm`.
+      bn_group_size: Images that share batch statistics, see `BatchNorm`.
       dtype: Compute type of the convolutions; attention is float32.
     """
 
@@ -59,8 +50,8 @@ class Generator(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
-        check_choice("resolution", self.resolution, CHANNEL_MULTIPLIERS)
-        check_choice("modulation", self.modulation, MODULATIONS)
+        layers.check_choice("resolution", self.resolution, CHANNEL_MULTIPLIERS)
+        layers.check_choice("modulation", self.modulation, MODULATIONS)
         super().__post_init__()
 
     @nn.compact
@@ -73,7 +64,7 @@ class Generator(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "b h w 3"]:
-        """Generates one image per caption.
+        """Generates one image per caption, in (-1, 1), float32.
 
         Args:
           z: Noise, standard normal.
@@ -81,38 +72,37 @@ class Generator(nn.Module):
           sentence: Sentence embeddings.
           word_mask: True at valid words.
           train: Whether to use the statistics of the batch, and update the running statistics.
-
-        Returns:
-          Images in (-1, 1), float32.
         """
         multipliers = CHANNEL_MULTIPLIERS[self.resolution]
 
         def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(features, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name)
+            return nn.Dense(features, kernel_init=layers.KERNEL_INIT, dtype=self.dtype, name=name)
 
         projected = dense(self.z_dim, "project_sentence")(sentence)
-        condition = Condition(jnp.concatenate([projected, z.astype(self.dtype)], axis=-1))
+        condition = layers.Condition(jnp.concatenate([projected, z.astype(self.dtype)], axis=-1))
 
         side, channels = BASE_RESOLUTION, multipliers[0] * self.width
         x = dense(side * side * channels, "project_noise")(z).reshape(-1, side, side, channels)
         for index, multiplier in enumerate(multipliers):
             if index == NUM_GLOBAL_BLOCKS and self.modulation == "attentional":
                 condition = self._attend(x, words, word_mask, condition)
-            block = GeneratorBlock(
+            block = layers.GeneratorBlock(
                 multiplier * self.width, self.bn_group_size, self.dtype, name=f"block_{index}"
             )
-            x = checkpoint_name(block(x, condition, train=train), BLOCK_OUTPUT)
+            x = checkpoint_name(block(x, condition, train=train), layers.BLOCK_OUTPUT)
 
-        norm = ConditionalBatchNorm(self.bn_group_size, self.dtype, name="final_norm")
+        norm = layers.ConditionalBatchNorm(self.bn_group_size, self.dtype, name="final_norm")
         x = norm(x, condition, train=train)
-        to_rgb = Conv(3, 3, dtype=self.dtype, name="to_rgb")
-        return jnp.tanh(checkpoint_name(to_rgb(x), INNER_MAP).astype(jnp.float32))
+        to_rgb = layers.Conv(3, 3, dtype=self.dtype, name="to_rgb")
+        return jnp.tanh(checkpoint_name(to_rgb(x), layers.INNER_MAP).astype(jnp.float32))
 
-    def _attend(self, x: Array, words: Array, word_mask: Array, condition: Condition) -> Condition:
+    def _attend(
+        self, x: Array, words: Array, word_mask: Array, condition: layers.Condition
+    ) -> layers.Condition:
         """Adds to the condition the words to which the regions of `x` attend."""
         b, h, w, _ = x.shape
         width = words.shape[-1]
-        query = Conv(width, 1, dtype=self.dtype, name="query")
+        query = layers.Conv(width, 1, dtype=self.dtype, name="query")
         regions = query(x).reshape(b, h * w, width)
         weights, keys = word_attention(regions, words, word_mask)
         weights = weights.reshape(b, h, w, -1)

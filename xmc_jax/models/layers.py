@@ -10,15 +10,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmc_jax.models.ops import resampling
+from xmc_jax.models.ops import normalization, resampling
 from xmc_jax.models.ops.convolution import convolve
-from xmc_jax.models.ops.normalization import (
-    Statistics,
-    add_bias,
-    batch_norm_relu,
-    materialize_gradient,
-    normalize_relu,
-)
 from xmc_jax.models.ops.platforms import barrier_on_gpus
 
 KERNEL_INIT = nn.initializers.glorot_normal()
@@ -29,6 +22,7 @@ BATCH_STATS, SPECTRAL = "batch_stats", "spectral"
 # normalisation makes two passes over its kernel.
 BLOCK_OUTPUT, INNER_MAP, SPECTRAL_NORM = "block_output", "inner_map", "spectral_norm"
 _SPECTRAL_EPS = 1e-10
+_MOMENTUM, _EPSILON = 0.9, 1e-5  # Of batch normalisation: decay of running statistics, and epsilon.
 
 
 def check_choice(field: str, value: Any, choices: Iterable) -> None:
@@ -66,10 +60,6 @@ class ConditionalProjection(nn.Module):
     Projecting the few words first and averaging them by the attention weights afterwards equals
     projecting their average at every position, and costs less: ``t d c + r t c`` multiplications
     per image instead of ``r d c``. The vector is projected once per image.
-
-    Attributes:
-      features: Output channels.
-      dtype: Compute type.
     """
 
     features: int
@@ -96,15 +86,11 @@ class BatchNorm(nn.Module):
 
     Attributes:
       group_size: Number of consecutive images that share their statistics, which must divide the
-        batch. With 0, all images of all devices share them. The running statistics follow the mean
-        over groups.
-      momentum: Decay of the running statistics, which are float32.
-      epsilon: Added to variances.
+        batch. With 0, all images of all devices share them. The running statistics, which are
+        float32, follow the mean over groups.
     """
 
     group_size: int = 0
-    momentum: float = 0.9
-    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(
@@ -117,20 +103,21 @@ class BatchNorm(nn.Module):
     ) -> Float[Array, "b h w c"]:
         """``relu((1 + gamma) * BN(x) + beta)``; see `batch_norm_relu`.
 
-        If `train` is set, uses the statistics of the batch and updates the running statistics;
-        otherwise uses the running statistics.
+        In training, uses the statistics of the batch and updates the running statistics; otherwise
+        uses the running statistics.
         """
         b, _, _, c = x.shape
         running_mean = self.variable(BATCH_STATS, "mean", jnp.zeros, (c,))
         running_var = self.variable(BATCH_STATS, "var", jnp.ones, (c,))
         if not train:
-            statistics = Statistics(running_mean.value[None], running_var.value[None])
-            return normalize_relu(x, gamma, beta, statistics, self.epsilon)
-        y, statistics = batch_norm_relu(x, gamma, beta, self.group_size or b, self.epsilon)
+            statistics = normalization.Statistics(running_mean.value[None], running_var.value[None])
+            return normalization.normalize_relu(x, gamma, beta, statistics, _EPSILON)
+        group_size = self.group_size or b
+        y, statistics = normalization.batch_norm_relu(x, gamma, beta, group_size, _EPSILON)
         if not self.is_initializing():
             for running, of_groups in zip((running_mean, running_var), statistics, strict=True):
-                old = self.momentum * running.value
-                running.value = old + (1.0 - self.momentum) * jnp.mean(of_groups, axis=0)
+                old = _MOMENTUM * running.value
+                running.value = old + (1.0 - _MOMENTUM) * jnp.mean(of_groups, axis=0)
         return y
 
 
@@ -138,11 +125,8 @@ class ConditionalBatchNorm(nn.Module):
     """Batch normalisation with scales and shifts predicted from a condition, and a ReLU.
 
     ``relu(BN(x) * (1 + Dense_gamma(condition)) + Dense_beta(condition))``, where BN has no
-    parameters (paper, "Attentional Self-Modulation Generator").
-
-    Attributes:
-      bn_group_size: See `BatchNorm`.
-      dtype: Compute type; statistics are always float32.
+    parameters (paper, "Attentional Self-Modulation Generator"). Statistics are always
+    float32.
     """
 
     bn_group_size: int = 0
@@ -150,13 +134,10 @@ class ConditionalBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], condition: Condition, *, train: bool) -> Array:
-        """Normalises, modulates and applies the ReLU.
+        """Normalises, modulates and applies the ReLU; `train` as in `BatchNorm`.
 
-        Args:
-          x: Activations.
-          condition: If it has a map, the sides of the map must divide those of ``x``, and the map
-            applies to ``x`` as if upsampled by nearest neighbour.
-          train: Whether to use the statistics of the batch, and update the running statistics.
+        If the condition has a map, its sides must divide those of ``x``, and it applies to ``x`` as
+        if upsampled by nearest neighbour.
         """
         # A 1x1 convolution commutes with nearest-neighbour upsampling, so gamma and beta are
         # computed at the resolution of the condition, once for all pixels of a cell.
@@ -169,38 +150,27 @@ class ConditionalBatchNorm(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution with bias, stride 1 and same padding.
-
-    Attributes:
-      features: Output channels.
-      kernel_size: Side of the square kernel.
-      upsample: Whether to upsample the input 2x by nearest neighbour first; only for 3x3 kernels.
-      dtype: Compute type.
-    """
+    """Convolution with bias, stride 1 and same padding."""
 
     features: int
     kernel_size: int
-    upsample: bool = False
+    upsample: bool = False  # 2x by nearest neighbour, before the convolution; only for 3x3 kernels.
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Array:
-        """Maps ``[b, h, w, c]`` to `features` channels, at twice the resolution with `upsample`."""
         side = self.kernel_size
         kernel, bias = kernel_and_bias(self, side, side, x.shape[-1], self.features)
         apply = resampling.upsample_convolve if self.upsample else convolve
-        return materialize_gradient(add_bias(apply(x.astype(self.dtype), kernel), bias))
+        y = normalization.add_bias(apply(x.astype(self.dtype), kernel), bias)
+        return normalization.materialize_gradient(y)
 
 
 class GeneratorBlock(nn.Module):
     """Residual block that doubles the resolution under conditional normalisation.
 
-    cBN, ReLU, upsample, conv 3x3, cBN, ReLU, conv 3x3, plus an upsampled 1x1 shortcut.
-
-    Attributes:
-      features: Output channels.
-      bn_group_size: See `BatchNorm`.
-      dtype: Compute type.
+    cBN, ReLU, upsample, conv 3x3, cBN, ReLU, conv 3x3, plus an upsampled 1x1 shortcut. Maps
+    ``[b, h, w, c]`` to ``[b, 2h, 2w, features]``.
     """
 
     features: int
@@ -209,7 +179,6 @@ class GeneratorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], condition: Condition, *, train: bool) -> Array:
-        """Maps ``[b, h, w, c]`` to ``[b, 2h, 2w, features]``; see `ConditionalBatchNorm`."""
         norm_1 = ConditionalBatchNorm(self.bn_group_size, self.dtype, name="norm_1")
         norm_2 = ConditionalBatchNorm(self.bn_group_size, self.dtype, name="norm_2")
         conv_1 = Conv(self.features, 3, upsample=True, dtype=self.dtype, name="conv_1")
@@ -228,12 +197,8 @@ def spectrally_normalized(
     """Divides a kernel by its largest singular value, which one power iteration estimates.
 
     The kernel is reshaped to a matrix W whose columns are its last axis. Gradients flow through the
-    kernel in ``sigma = v W u``, but not through ``u`` and ``v`` (Miyato et al. 2018).
-
-    Args:
-      module: Its collection ``"spectral"`` holds the vector ``u`` of the power iteration.
-      kernel: Parameters, float32.
-      train: Whether to update ``u``.
+    kernel in ``sigma = v W u``, but not through ``u`` and ``v`` (Miyato et al. 2018). The module's
+    collection ``"spectral"`` holds ``u``, which is updated if `train` is set. All in float32.
     """
     matrix = kernel.reshape(-1, kernel.shape[-1])
     state = module.variable(
@@ -255,44 +220,30 @@ def spectrally_normalized(
 
 
 class SpectralConv(nn.Module):
-    """Convolution with bias, stride 1, same padding and a spectrally normalised kernel.
-
-    Attributes:
-      features: Output channels.
-      kernel_size: Side of the square kernel.
-      pool: Whether to average every 2x2 square afterwards; only for 3x3 kernels.
-      dtype: Compute type; the normalisation itself is float32.
-    """
+    """Convolution with bias, stride 1, same padding and a spectrally normalised kernel."""
 
     features: int
     kernel_size: int
-    pool: bool = False
+    pool: bool = False  # Whether to average every 2x2 square afterwards; only for 3x3 kernels.
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
-        """Maps ``[b, h, w, c]`` to `features` channels, at half the resolution with `pool`."""
         side = self.kernel_size
         kernel, bias = kernel_and_bias(self, side, side, x.shape[-1], self.features)
         apply = resampling.convolve_pool if self.pool else convolve
         kernel = spectrally_normalized(self, kernel, train=train)
-        return add_bias(apply(x.astype(self.dtype), kernel), bias)
+        return normalization.add_bias(apply(x.astype(self.dtype), kernel), bias)
 
 
 class SpectralDense(nn.Module):
-    """Dense layer with bias and a spectrally normalised kernel.
-
-    Attributes:
-      features: Output width.
-      dtype: Compute type; the normalisation itself is float32.
-    """
+    """Dense layer of the last axis, with bias and a spectrally normalised kernel."""
 
     features: int
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Array:
-        """Maps the last axis to `features`; see `spectrally_normalized` for `train`."""
         kernel, bias = kernel_and_bias(self, x.shape[-1], self.features)
         kernel = spectrally_normalized(self, kernel, train=train).astype(self.dtype)
-        return add_bias(x.astype(self.dtype) @ kernel, bias)
+        return normalization.add_bias(x.astype(self.dtype) @ kernel, bias)

@@ -15,7 +15,7 @@ from xmc_jax.parallel.processes import client, is_first, wait_for_all
 _STOPPED = "xmc_jax/stopped"  # Key under which the first process that fails says why.
 _SAVE = "xmc_jax/save"  # Key that asks all processes to stop; their steps are below it.
 _LEFT = "left"
-_ALIVE = "xmc_jax/alive"  # Below it each process counts up, as a sign of life.
+_ALIVE = "xmc_jax/alive"  # Below it each process sets ever new values, as signs of life.
 _POLL_SECONDS = 1.0
 # A process counts as dead after this long without a sign of life: the shorter time after a
 # collective failed, the longer one otherwise. Imports and compilations may keep a living process
@@ -25,6 +25,8 @@ _SUSPICIOUS_SECONDS, _DEAD_SECONDS = 10.0, 60.0
 # Process 0 holds the reason that the others ask for, so it leaves this much later.
 _LAST_WORDS_SECONDS = 4.0
 _ANSWER_SECONDS = 30
+
+_heard: dict[int, tuple[str, float]] = {}  # The last sign of each process, and when it arrived.
 
 
 def give_way() -> str:
@@ -113,49 +115,39 @@ def watch_others() -> None:
         _exit(int(exit_code))
 
     _when_set(_STOPPED, leave)
-    _LifeSigns()
+    _exchange_signs_of_life()
 
 
-class _LifeSigns:
-    """A thread that gives signs of life, and ends this process when another gives none."""
+def _exchange_signs_of_life() -> None:
+    """Tells the others that this process lives, and ends it when another gives no sign."""
+    connection, own = client(), f"{_ALIVE}/{jax.process_index()}"
 
-    # The last sign of each process, and when it arrived.
-    heard: dict[int, tuple[str, float]] = {}
-
-    def __init__(self):
-        self._client, self._over = client(), threading.Event()
-        self._key = f"{_ALIVE}/{jax.process_index()}"
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="signs of life")
-        self._thread.start()
-        atexit.register(self._leave)
-
-    def _watch(self) -> None:
-        count = 0
-        while not self._over.wait(_POLL_SECONDS):
-            count += 1
-            # Fails when process 0 is gone; then JAX ends all others.
-            with contextlib.suppress(Exception):
-                self._client.key_value_set(self._key, str(count), allow_overwrite=True)
-                for key, sign in self._client.key_value_dir_get(f"{_ALIVE}/"):
-                    index = int(key.rpartition("/")[2])
-                    if self.heard.get(index, ("", 0))[0] != sign:
-                        self.heard[index] = sign, time.monotonic()
-                if dead := _find_dead(_DEAD_SECONDS):
-                    print(f"error: {dead}", file=sys.stderr, flush=True)
-                    _exit(1)
-
-    def _leave(self) -> None:
-        self._over.set()
-        self._thread.join()
+    def exchange() -> bool:
+        # Fails when process 0 is gone; then JAX ends all others.
         with contextlib.suppress(Exception):
-            self._client.key_value_set(self._key, _LEFT, allow_overwrite=True)
+            connection.key_value_set(own, str(time.monotonic()), allow_overwrite=True)
+            for key, sign in connection.key_value_dir_get(f"{_ALIVE}/"):
+                index = int(key.rpartition("/")[2])
+                if _heard.get(index, ("", 0))[0] != sign:
+                    _heard[index] = sign, time.monotonic()
+            if dead := _find_dead(_DEAD_SECONDS):
+                print(f"error: {dead}", file=sys.stderr, flush=True)
+                _exit(1)
+        return False
+
+    def leave() -> None:
+        with contextlib.suppress(Exception):
+            connection.key_value_set(own, _LEFT, allow_overwrite=True)
+
+    atexit.register(leave)  # Runs after the thread has ended, which registers later.
+    _poll("signs of life", exchange)
 
 
 def _find_dead(seconds: float) -> str:
     """A line about the processes that were silent for so long; empty if there are none."""
     now = time.monotonic()
-    signs = dict(_LifeSigns.heard)
-    dead = [i for i, (sign, at) in sorted(signs.items()) if sign != _LEFT and now - at > seconds]
+    heard = sorted(_heard.copy().items())
+    dead = [i for i, (sign, at) in heard if sign != _LEFT and now - at > seconds]
     if not dead:
         return ""
     names = f"process {dead[0]}" if len(dead) == 1 else f"processes {', '.join(map(str, dead))}"
@@ -167,22 +159,33 @@ def _find_dead(seconds: float) -> str:
 
 def _when_set(key: str, react: Callable[[str], None]) -> Callable[[], None]:
     """Calls `react` in a thread once any process sets a key; returns a function that ends it."""
-    connection, over = client(), threading.Event()
+    connection = client()
+
+    def look() -> bool:
+        try:
+            value = connection.key_value_try_get(key)
+        except Exception:  # The key is not set, or the run is about to end.
+            return False
+        react(value)
+        return True
+
+    return _poll(f"watch {key}", look)
+
+
+def _poll(name: str, look: Callable[[], bool]) -> Callable[[], None]:
+    """Calls `look` in a thread until it returns True; returns a function that ends the thread."""
+    over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(_POLL_SECONDS):
-            try:
-                value = connection.key_value_try_get(key)
-            except Exception:  # The key is not set, or the run is about to end.
-                continue
-            return react(value)
+        while not over.wait(_POLL_SECONDS) and not look():
+            pass
 
-    thread = threading.Thread(target=watch, daemon=True, name=f"watch {key}")
+    thread = threading.Thread(target=watch, daemon=True, name=name)
     thread.start()
 
-    def stop_watching() -> None:
+    def stop() -> None:
         over.set()
         thread.join()
 
-    atexit.register(stop_watching)  # Runs before JAX leaves the run, which registered first.
-    return stop_watching
+    atexit.register(stop)  # Runs before JAX leaves the run, which registered first.
+    return stop

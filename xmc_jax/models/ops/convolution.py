@@ -36,15 +36,10 @@ def convolve(
 def general_convolution(x: Array, kernel: Array, **options: Any) -> Array:
     """`jax.lax.conv_general_dilated` of NHWC maps and HWIO kernels, by default with stride 1.
 
-    Args:
-      x: A feature map.
-      kernel: In the type of `x`.
-      **options: Passed on; `padding` is required.
+    Both have the same type. Of the options, `padding` is required.
     """
-    options = {"window_strides": (1, 1)} | options
-    return jax.lax.conv_general_dilated(
-        x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
-    )
+    options = {"window_strides": (1, 1), "dimension_numbers": ("NHWC", "HWIO", "NHWC")} | options
+    return jax.lax.conv_general_dilated(x, kernel, **options)
 
 
 def transpose_kernel(kernel: Float[Array, "k k c n"]) -> Float[Array, "k k n c"]:

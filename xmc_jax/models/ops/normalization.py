@@ -91,12 +91,11 @@ def batch_norm_relu(
     Returns:
       The map in the type of `x`, and the statistics of the groups, which pass no gradient on.
     """
-    step_by_step, in_two_passes = (
-        functools.partial(form, group_size=group_size, epsilon=epsilon)
-        for form in (_step_by_step, _in_two_passes)
-    )
+    options = {"group_size": group_size, "epsilon": epsilon}
+    in_two_passes = functools.partial(_in_two_passes, **options)
     # On TPUs XLA would write the float32 maps between the two passes to memory.
-    return by_platform(step_by_step, cpu=in_two_passes, cuda=in_two_passes)(x, gamma, beta)
+    default = functools.partial(_step_by_step, **options)
+    return by_platform(default, cpu=in_two_passes, cuda=in_two_passes)(x, gamma, beta)
 
 
 def normalize_relu(

@@ -13,12 +13,8 @@ from xmc_jax.types import PyTree
 def by_platform(default: Callable, **forms: Callable) -> Callable:
     """One function of arrays with a different implementation for each platform.
 
-    The result has its own gradient rule, so that no platform stores what only the gradient of
-    another implementation needs.
-
-    Args:
-      default: The implementation for all platforms that are not named.
-      **forms: Implementations by platform: ``cpu`` or ``cuda``.
+    `forms` are implementations by platform, ``cpu`` or ``cuda``. The result has its own gradient
+    rule, so that no platform stores what only the gradient of another implementation needs.
     """
 
     @jax.custom_vjp

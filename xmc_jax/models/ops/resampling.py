@@ -20,13 +20,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from xmc_jax.models.ops.convolution import (
-    FEW_CHANNELS,
-    convolve,
-    general_convolution,
-    prepare_kernel,
-    transpose_kernel,
-)
+from xmc_jax.models.ops import convolution
 from xmc_jax.models.ops.platforms import by_platform
 
 # Small maps have many channels. Below this side of the smaller map, spreading the kernel takes more
@@ -38,28 +32,24 @@ def upsample_convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c n"]
 ) -> Float[Array, "b h2 w2 n"]:
     """`upsample`, then `convolve`."""
-
-    def in_two_steps(x: Array, kernel: Array) -> Array:
-        return convolve(upsample(x), kernel)
-
-    def merged(x: Array, kernel: Array) -> Array:
-        return _enlarge(x, transpose_kernel(_spread(kernel, x.dtype)))
-
-    return _merge_if_faster(in_two_steps, merged, min(x.shape[1:3]))(x, kernel)
+    faster = _merge_if_faster(
+        lambda x, kernel: convolution.convolve(upsample(x), kernel),
+        lambda x, kernel: _enlarge(x, convolution.transpose_kernel(_spread(kernel, x.dtype))),
+        min(x.shape[1:3]),
+    )
+    return faster(x, kernel)
 
 
 def convolve_pool(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c n"]
 ) -> Float[Array, "b h2 w2 n"]:
     """`convolve`, then `average_pool`; the sides of `x` must be even."""
-
-    def in_two_steps(x: Array, kernel: Array) -> Array:
-        return average_pool(convolve(x, kernel))
-
-    def merged(x: Array, kernel: Array) -> Array:
-        return _shrink(x, _spread(kernel, x.dtype, scale=0.25))
-
-    return _merge_if_faster(in_two_steps, merged, min(x.shape[1:3]) // 2)(x, kernel)
+    faster = _merge_if_faster(
+        lambda x, kernel: average_pool(convolution.convolve(x, kernel)),
+        lambda x, kernel: _shrink(x, _spread(kernel, x.dtype, scale=0.25)),
+        min(x.shape[1:3]) // 2,
+    )
+    return faster(x, kernel)
 
 
 def _merge_if_faster(in_two_steps: Callable, merged: Callable, small_side: int) -> Callable:
@@ -79,7 +69,7 @@ def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """The mean of every 2x2 square."""
     b, h, w, c = x.shape
-    if c < FEW_CHANNELS:
+    if c < convolution.FEW_CHANNELS:
         # On TPUs XLA would pad the channels of each pixel, and each pair of pixels, to 128 numbers.
         return sum(x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
@@ -93,18 +83,16 @@ def _spread(
     In bfloat16 the kernel is rounded before it is summed, because float32 sums of the largest
     kernels would take hundreds of megabytes. The error is at most 1.6 times that of the two steps.
     """
-    by_product, by_shifts = (
-        functools.partial(form, dtype=dtype, scale=scale)
-        for form in (_spread_by_product, _spread_by_shifts)
-    )
-    return by_platform(by_product, cuda=by_shifts)(kernel)
+    forms = (_spread_by_product, _spread_by_shifts)
+    default, cuda = (functools.partial(form, dtype=dtype, scale=scale) for form in forms)
+    return by_platform(default, cuda=cuda)(kernel)
 
 
 def _spread_by_product(kernel: Array, dtype: DTypeLike, scale: float) -> Array:
     # On CPUs this and its gradient are much faster than sums of shifted kernels.
     line = np.eye(4, 3) + np.eye(4, 3, -1)
     square = jnp.asarray(scale * np.kron(line, line), dtype)
-    flat = prepare_kernel(kernel, dtype).reshape(9, -1)
+    flat = convolution.prepare_kernel(kernel, dtype).reshape(9, -1)
     spread = jnp.matmul(square, flat, precision=jax.lax.Precision.HIGHEST)
     return spread.reshape(4, 4, *kernel.shape[2:])
 
@@ -112,7 +100,7 @@ def _spread_by_product(kernel: Array, dtype: DTypeLike, scale: float) -> Array:
 def _spread_by_shifts(kernel: Array, dtype: DTypeLike, scale: float) -> Array:
     # On GPUs XLA would merge the products of all layers into one, and copy their kernels into and
     # out of a common array for it.
-    kernel = prepare_kernel(scale * kernel, dtype).astype(jnp.float32)
+    kernel = convolution.prepare_kernel(scale * kernel, dtype).astype(jnp.float32)
     for axis in (0, 1):
         zeros = jnp.zeros_like(jax.lax.slice_in_dim(kernel, 0, 1, axis=axis))
         shifted = (jnp.concatenate(pair, axis) for pair in ((zeros, kernel), (kernel, zeros)))
@@ -121,7 +109,9 @@ def _spread_by_shifts(kernel: Array, dtype: DTypeLike, scale: float) -> Array:
 
 
 def _stride_2(x: Array, kernel: Array) -> Array:
-    return general_convolution(x, kernel, window_strides=(2, 2), padding=((1, 1), (1, 1)))
+    return convolution.general_convolution(
+        x, kernel, window_strides=(2, 2), padding=((1, 1), (1, 1))
+    )
 
 
 def _kernel_gradient(
@@ -138,8 +128,7 @@ def _kernel_gradient(
 
 
 def _kernel_gradient_as_convolution(x: Array, kernel: Array, g: Array) -> Array:
-    (gradient,) = jax.linear_transpose(lambda k: _stride_2(x, k), kernel)(g)
-    return gradient
+    return jax.linear_transpose(lambda k: _stride_2(x, k), kernel)(g)[0]
 
 
 def _kernel_gradient_as_products(x: Array, kernel: Array, g: Array) -> Array:
@@ -193,27 +182,22 @@ _enlarge.defvjp(lambda x, kernel: (_enlarge(x, kernel), (x, kernel)), _enlarge_b
 
 
 def _enlarge_by_transposition(x: Array, kernel: Array) -> Array:
-    """As the gradient of a convolution with stride 2, which accelerators' libraries support.
-
-    On GPUs XLA recognises this gradient by the reversal of the kernel just before the product.
-    Without the reversal it would fill the map with zeros and convolve at the large resolution.
-    """
+    # The gradient of a convolution with stride 2, which accelerators' libraries support. On GPUs
+    # XLA recognises it by the reversal of the kernel just before the product. Without the reversal
+    # it would fill the map with zeros and convolve at the large resolution.
     b, h, w, _ = x.shape
     large = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, kernel.shape[2]), x.dtype)
     return jax.linear_transpose(lambda y: _stride_2(y, kernel), large)(x)[0]
 
 
 def _enlarge_by_corners(x: Array, kernel: Array) -> Array:
-    """As one dense 2x2 convolution.
-
-    The four pixels of the large map that meet at a corner of the small map depend on the same 2x2
-    window of it, each through its own 2x2 kernel. One convolution gives all four as channels, and a
-    transposition puts them in their places.
-    """
+    # One dense 2x2 convolution. The four pixels of the large map that meet at a corner of the small
+    # map depend on the same 2x2 window of it, each through its own 2x2 kernel. One convolution
+    # gives all four as channels, and a transposition puts them in their places.
     b, h, w, n = x.shape
     c = kernel.shape[2]
     taps = kernel.reshape(2, 2, 2, 2, c, n)[::-1, :, ::-1]  # Taps and pixels, along h and w.
-    corners = general_convolution(
+    corners = convolution.general_convolution(
         x, taps.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, n, 4 * c), padding=((1, 1), (1, 1))
     )
     pixels = corners.reshape(b, h + 1, w + 1, 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
