@@ -146,6 +146,19 @@ def test_the_card_describes_the_model(whole, half):
     assert manifest["text_encoder"]["fingerprint"] in card
 
 
+def test_a_config_without_fields_of_training(workdir, tmp_path):
+    run, out = shutil.copytree(workdir, tmp_path / "run"), tmp_path / "out"
+    fields = json.loads((run / "config.json").read_text())
+    bare = {name: fields[name] for name in ("model", "text")} | {"loss": {"word_weight": 0.5}}
+    (run / "config.json").write_text(json.dumps(bare))
+    export(str(run), str(out), with_program=False)
+    assert xmc_jax.load(out).step == small_run.STEP
+    card = (out / "README.md").read_text()
+    assert "| contrastive weights | word 0.5 |\n" in card and "| steps | 3 generator" in card
+    for absent in ("| data |", "| batch |", "learning rates", "| seed |", "None", "Undefined"):
+        assert absent not in card
+
+
 @pytest.mark.parametrize("name", ["config.json", "weights.safetensors", "vocab.txt"])
 def test_changed_and_missing_files_are_named(half, tmp_path, name):
     copy = tmp_path / "copy"

@@ -18,10 +18,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.traverse_util
 import jax
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -40,13 +40,7 @@ _AGAIN = "export the model again"
 
 
 class ExportedModel(NamedTuple):
-    """The contents of the folder, except for the config.
-
-    Attributes:
-      step: Training step of the weights.
-      ema: Averaged parameters and statistics of the generator, in their storage type.
-      text_encoder_fingerprint: See `text_encoder.fingerprint`.
-    """
+    """What a model's folder holds besides the config; ``ema`` is in its storage type."""
 
     step: int
     ema: PyTree
@@ -78,13 +72,8 @@ def demo_folder() -> epath.Path:
     return folder
 
 
-def flatten(tree: PyTree) -> dict[str, Any]:
-    """One dictionary from nested ones, with names like ``params/block_0/conv_1/kernel``."""
-    return flax.traverse_util.flatten_dict(tree, sep="/")
-
-
 def to_storage(ema: PyTree, dtype: str) -> dict[str, np.ndarray]:
-    """The generator's arrays by name, in their storage type.
+    """The generator's arrays by name (``params/block_0/conv_1/kernel``), in their storage type.
 
     Batch statistics stay float32: they are few, and variances exceed the range of float16.
 
@@ -94,7 +83,7 @@ def to_storage(ema: PyTree, dtype: str) -> dict[str, np.ndarray]:
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype} is not one of {', '.join(DTYPES)}")
     arrays = {}
-    for name, x in flatten(jax.device_get(ema)).items():
+    for name, x in flatten_dict(jax.device_get(ema), sep="/").items():
         with np.errstate(over="ignore"):  # The check below finds it.
             stored = x.astype(dtype) if name.startswith("params/") else x
         if not np.all(np.isfinite(stored)):
@@ -127,7 +116,7 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
     """Writes a model; an older one in the folder is replaced.
 
     Args:
-      folder: See `open_folder`.
+      folder: From `open_folder`.
       manifest: Fields of ``model.json``, without format, versions and checksums.
       files: Contents by file name. Checksums are stored for all but the model card.
 
@@ -143,9 +132,9 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
     with writing(folder, then=_AGAIN):
         # Without model.json the folder is no model while its files change. Metrics are those of the
         # older model.
-        for name in (manifest_path(folder).name, PROGRAM, TEXT_WEIGHTS, SCRIPT):
-            (folder / name).unlink(missing_ok=True)
-        metrics_path(folder).unlink(missing_ok=True)
+        program = (folder / name for name in (PROGRAM, TEXT_WEIGHTS, SCRIPT))
+        for path in (manifest_path(folder), metrics_path(folder), *program):
+            path.unlink(missing_ok=True)
     for name, data in files.items():
         write_whole(folder / name, data, then=_AGAIN)
     text = json.dumps(manifest, indent=2) + "\n"
@@ -169,14 +158,12 @@ def read(folder: epath.PathLike) -> ExportedModel:
         for name in ("config.json", VOCABULARY):
             _read_verified(folder / name, manifest["sha256"][name])
         weights = load(_read_verified(folder / WEIGHTS, manifest["sha256"][WEIGHTS]))
-        fingerprint = manifest["text_encoder"]["fingerprint"]
-        step = manifest["step"]
+        ema = unflatten_dict(weights, sep="/")
+        return ExportedModel(manifest["step"], ema, manifest["text_encoder"]["fingerprint"])
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{path} is damaged ({reason(error)}); {_AGAIN}") from error
-    ema = flax.traverse_util.unflatten_dict(weights, sep="/")
-    return ExportedModel(step, ema, fingerprint)
 
 
 def _read_verified(path: epath.Path, sha256: str) -> bytes:

@@ -15,7 +15,7 @@ def show_images(
     num_columns: int = 8,
     size: float = 1.6,
 ) -> None:
-    """Shows images row by row, each under its title.
+    """Shows images row by row, each under its title if there are titles.
 
     Args:
       images: The images.
@@ -35,24 +35,14 @@ def show_word_maps(
     pieces: Sequence[str],
     maps: Float[np.ndarray, "t h0 w0"],
     *,
-    lowest: float | None = None,
-    highest: float | None = None,
     num_columns: int = 8,
     size: float = 1.4,
 ) -> None:
     """Shows an image, and then each word's map over the image; larger values are brighter.
 
-    Args:
-      image: The image.
-      pieces: The word pieces.
-      maps: One map for each word piece, of any scale.
-      lowest: Value of the darkest colour; None for the smallest value.
-      highest: Value of the brightest colour; None for the largest value.
-      num_columns: Images in a row.
-      size: Side of an image, in inches.
+    Arguments as in `explore.WordMaps` and `show_images`. All maps have one scale: the smallest of all their
+    values is the darkest, the largest the brightest.
     """
-    lowest = maps.min() if lowest is None else lowest
-    highest = maps.max() if highest is None else highest
     h, w, _ = image.shape
     axes = _make_axes(len(pieces) + 1, num_columns, size, size + 0.25)
     for ax in axes[: len(pieces) + 1]:
@@ -61,8 +51,8 @@ def show_word_maps(
         ax.imshow(
             values,
             extent=(-0.5, w - 0.5, h - 0.5, -0.5),
-            vmin=lowest,
-            vmax=highest,
+            vmin=maps.min(),
+            vmax=maps.max(),
             alpha=0.7,
             interpolation="bilinear",
         )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict
 from jaxtyping import UInt8
 
 from xmc_jax.errors import UserError
@@ -113,7 +114,7 @@ def restore(
 
     Args:
       folder: The folder.
-      experiment: Networks that match the config in the folder.
+      experiment: Networks of the config in the folder.
       step: Which checkpoint of a run; None for the newest.
 
     Returns:
@@ -160,7 +161,7 @@ def _check_text_encoder(
 def _check_fit(folder: epath.PathLike, ema: PyTree, experiment: Experiment) -> None:
     """Refuses weights that do not fit the networks of the config."""
     expected, found = (
-        {name: x.shape for name, x in exported.flatten(tree).items()}
+        {name: x.shape for name, x in flatten_dict(tree, sep="/").items()}
         for tree in (experiment.abstract_ema(), ema)
     )
     for name in sorted(expected.keys() | found.keys()):

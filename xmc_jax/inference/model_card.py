@@ -9,6 +9,7 @@ import jax
 from xmc_jax.frozen.text_encoder import fingerprint
 from xmc_jax.inference.model import TrainedModel
 from xmc_jax.pages import render
+from xmc_jax.run.config import flatten
 from xmc_jax.run.records import latest_evaluations
 
 # Licences of the data that a model was trained on.
@@ -41,7 +42,7 @@ def write_card(
     dtype: str,
     with_program: bool,
 ) -> str:
-    """Renders the card as Markdown.
+    """Renders the card as Markdown. Facts that the config lacks are left out.
 
     Args:
       model: The model.
@@ -50,20 +51,20 @@ def write_card(
       dtype: Storage type of the parameters.
       with_program: Whether the folder holds the program and the text encoder's weights.
     """
-    config = model.experiment.config.to_dict()
-    data = config["data"]["name"]
+    fields = flatten(model.experiment.config.to_dict())
+    data = fields.get("data.name")
     return render.render(
         "model_card.md.jinja",
         name=name,
-        config=config,
+        fields=fields,
         step=model.step,
         metrics=latest_evaluations(records, step=model.step),
         dtype=dtype,
         num_parameters=sum(x.size for x in jax.tree.leaves(model.ema["params"])),
         fingerprint=fingerprint(model.experiment.text_encoder),
         with_program=with_program,
-        data_text=_describe_data(data),
-        data_licence=DATA_LICENCES[data],
+        data_text=_describe_data(data) if data in DATA_LICENCES else "",
+        data_licence=DATA_LICENCES.get(data, ""),
         limits=_LIMITS.get(data, _LIMITS_OF_PHOTOGRAPHS),
     )
 

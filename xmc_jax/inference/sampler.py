@@ -64,9 +64,8 @@ class Sampler:
         self._sizes = batch_sizes(batch_size, self._mesh.size)
         self._text_params = experiment.frozen.text
         self._z_dim = experiment.generator.z_dim
-        step = make_sample_step(
-            generator=experiment.generator, encode_text=experiment.text_encoder.apply
-        )
+        encode_text = experiment.text_encoder.apply
+        step = make_sample_step(generator=experiment.generator, encode_text=encode_text)
         whole, split = replicated(self._mesh), batch_sharding(self._mesh)
         self._step = jax.jit(step, in_shardings=(whole, whole, split, split), out_shardings=whole)
 
