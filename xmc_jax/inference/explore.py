@@ -29,7 +29,7 @@ from xmc_jax.models.generator import ATTENTION
 from xmc_jax.models.layers import SPECTRAL
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config import read_config
-from xmc_jax.run.folder import checkpoints_dir
+from xmc_jax.run.folder import find_checkpoints
 from xmc_jax.types import EncodedText, PyTree
 
 
@@ -80,11 +80,8 @@ def interpolate_noise(
     The noise moves along an arc because Gaussian vectors have nearly equal lengths: a straight line
     passes through vectors that are shorter than any that the generator was trained on.
 
-    Args:
-      model: The model.
-      caption: The caption.
-      seeds: Seeds of the noise at both ends, as in `TrainedModel.generate`.
-      num_images: Number of images, including both ends.
+    The images at both ends, which count into `num_images`, are those of `TrainedModel.generate`
+    with the two seeds.
     """
     generator = model.experiment.generator
     ends = [make_noise(1, generator.z_dim, seed, 0)[0] for seed in seeds]
@@ -101,13 +98,7 @@ def interpolate_captions(
 
     The sentence and each word embedding move along straight lines. If the captions differ in
     length, words of the shorter one are repeated in order; the image at its end is then close to,
-    but not exactly, the image of that caption.
-
-    Args:
-      model: The model.
-      captions: The captions at both ends.
-      seed: Seed of the noise.
-      num_images: Number of images, including both ends.
+    but not exactly, the image of that caption. Both ends count into `num_images`.
     """
     generator = model.experiment.generator
     _, (words, sentence, mask) = _encode(model.experiment, captions)
@@ -164,7 +155,7 @@ def load_discriminator(folder: epath.PathLike, *, step: int | None = None) -> Tr
       UserError: there is no such run or checkpoint.
     """
     experiment = create_experiment(read_config(folder), training=False)
-    with Checkpoints(checkpoints_dir(folder), read_only=True) as checkpoints:
+    with Checkpoints(find_checkpoints(folder, step), read_only=True) as checkpoints:
         state = checkpoints.restore(experiment.abstract_state(), step)
     variables = {"params": state.discriminator, SPECTRAL: state.spectral}
     return TrainedDiscriminator(experiment, variables)
@@ -175,10 +166,7 @@ def read_images(
 ) -> tuple[UInt8[np.ndarray, "n h w 3"], list[str]]:
     """Reads training images of a run as the networks see them, each with one of its captions.
 
-    Args:
-      experiment: The run's experiment.
-      data_dir: Folder of the prepared data sets.
-      num_images: How many; all of them if the split has fewer.
+    Reads all images if the split has fewer than `num_images`.
 
     Raises:
       UserError: the data set does not exist.
@@ -194,12 +182,7 @@ def read_images(
 def nearest_images(
     images: UInt8[np.ndarray, "n h w 3"], others: UInt8[np.ndarray, "m h w 3"], k: int = 4
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """Finds the nearest training images of generated ones, which shows whether they are copies.
-
-    Args:
-      images: Generated images.
-      others: Training images.
-      k: Number of neighbours of each image, at most m.
+    """Finds the k nearest training images of generated ones, which shows whether they are copies.
 
     Returns:
       Indices of the neighbours, nearest first, and their distances: root mean squares of the

@@ -16,7 +16,7 @@ and, for use without this package:
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,14 +37,6 @@ WEIGHTS, VOCABULARY, CARD = "weights.safetensors", "vocab.txt", "README.md"
 PROGRAM, TEXT_WEIGHTS, SCRIPT = "program.stablehlo", "text_encoder.safetensors", "generate.py"
 _PACKAGES = ("xmc-jax", "jax", "flax", "keras-hub", "numpy")
 _AGAIN = "export the model again"
-
-
-class ExportedModel(NamedTuple):
-    """What a model's folder holds besides the config; ``ema`` is in its storage type."""
-
-    step: int
-    ema: PyTree
-    text_encoder_fingerprint: str
 
 
 def manifest_path(folder: epath.PathLike) -> epath.Path:
@@ -141,8 +133,12 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
     write_whole(manifest_path(folder), text.encode(), then=_AGAIN)
 
 
-def read(folder: epath.PathLike) -> ExportedModel:
+def read(folder: epath.PathLike) -> tuple[int, PyTree, str]:
     """Reads a model and verifies the files that generating images needs.
+
+    Returns:
+      The training step, averaged parameters and statistics in their storage type, and the
+      `text_encoder.fingerprint` of the text encoder.
 
     Raises:
       UserError: a newer version wrote the folder, or a file is missing or has been changed.
@@ -155,11 +151,10 @@ def read(folder: epath.PathLike) -> ExportedModel:
                 f"{path} has format {manifest['format']}, and this version of xmc_jax reads "
                 f"{FORMAT}; install version {manifest['versions']['xmc-jax']}"
             )
-        for name in ("config.json", VOCABULARY):
-            _read_verified(folder / name, manifest["sha256"][name])
-        weights = load(_read_verified(folder / WEIGHTS, manifest["sha256"][WEIGHTS]))
-        ema = unflatten_dict(weights, sep="/")
-        return ExportedModel(manifest["step"], ema, manifest["text_encoder"]["fingerprint"])
+        for name in ("config.json", VOCABULARY, WEIGHTS):
+            data = _read_verified(folder / name, manifest["sha256"][name])
+        ema = unflatten_dict(load(data), sep="/")
+        return manifest["step"], ema, manifest["text_encoder"]["fingerprint"]
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, SafetensorError) as error:

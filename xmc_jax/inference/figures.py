@@ -17,11 +17,7 @@ def show_images(
 ) -> None:
     """Shows images row by row, each under its title if there are titles.
 
-    Args:
-      images: The images.
-      titles: One title for each image, or none.
-      num_columns: Images in a row.
-      size: Side of an image, in inches.
+    An image has a side of `size` inches.
     """
     axes = _make_axes(len(images), num_columns, size, size + (0.45 if titles else 0.05))
     for ax, image in zip(axes, images, strict=False):
@@ -40,22 +36,16 @@ def show_word_maps(
 ) -> None:
     """Shows an image, and then each word's map over the image; larger values are brighter.
 
-    Arguments as in `explore.WordMaps` and `show_images`. All maps have one scale: the smallest of all their
-    values is the darkest, the largest the brightest.
+    Arguments as in `explore.WordMaps` and `show_images`. All maps have the same scale: the darkest
+    colour is the smallest of their values, and the brightest colour the largest.
     """
     h, w, _ = image.shape
+    layer = {"extent": (-0.5, w - 0.5, h - 0.5, -0.5), "alpha": 0.7, "interpolation": "bilinear"}
     axes = _make_axes(len(pieces) + 1, num_columns, size, size + 0.25)
     for ax in axes[: len(pieces) + 1]:
         ax.imshow(image)
     for ax, piece, values in zip(axes[1:], pieces, maps, strict=False):
-        ax.imshow(
-            values,
-            extent=(-0.5, w - 0.5, h - 0.5, -0.5),
-            vmin=maps.min(),
-            vmax=maps.max(),
-            alpha=0.7,
-            interpolation="bilinear",
-        )
+        ax.imshow(values, vmin=maps.min(), vmax=maps.max(), **layer)
         ax.set_title(piece, fontsize=8)
 
 
@@ -63,13 +53,8 @@ def _make_axes(count: int, num_columns: int, width: float, height: float) -> Seq
     """At least `count` axes of this size in inches, in rows, all without frames."""
     num_columns = min(num_columns, count)
     num_rows = -(-count // num_columns)
-    _, axes = plt.subplots(
-        num_rows,
-        num_columns,
-        figsize=(num_columns * width, num_rows * height),
-        squeeze=False,
-        layout="constrained",
-    )
+    size = num_columns * width, num_rows * height
+    _, axes = plt.subplots(num_rows, num_columns, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
     return list(axes.flat)

@@ -23,10 +23,10 @@ DATA_LICENCES = {
     "photographs as CC BY 2.0 and asks to verify each.",
     "folder": "The model was trained on a private data set: ask its trainer for the licence.",
 }
-_LIMITS = {
-    "shapes": "The model knows only coloured shapes on plain backgrounds and the words that "
-    "describe them; for other captions its images are meaningless."
-}
+_LIMITS_OF_SHAPES = (
+    "The model knows only coloured shapes on plain backgrounds and the words that describe them; "
+    "for other captions its images are meaningless."
+)
 _LIMITS_OF_PHOTOGRAPHS = (
     "Faces, hands, text and counts come out wrong, and the model repeats the gaps and stereotypes "
     "of its photographs and of the people who described them. Do not use it to depict real people "
@@ -65,7 +65,7 @@ def write_card(
         with_program=with_program,
         data_text=_describe_data(data) if data in DATA_LICENCES else "",
         data_licence=DATA_LICENCES.get(data, ""),
-        limits=_LIMITS.get(data, _LIMITS_OF_PHOTOGRAPHS),
+        limits=_LIMITS_OF_SHAPES if data == "shapes" else _LIMITS_OF_PHOTOGRAPHS,
     )
 
 

@@ -24,15 +24,10 @@ def sample(
     seed: int = 0,
     step: int | None = None,
 ) -> None:
-    """Generates images of captions; writes one PNG for each image, and ``grid.png``.
+    """Generates images of captions; writes one PNG for each image, and ``grid.png``, to `out`.
 
-    Args:
-      workdir: Folder of a run or of an exported model; None for the demo.
-      captions: The captions.
-      out: Folder for the images; created if missing.
-      num_images: Number of images of each caption.
-      seed: Seed of the noise.
-      step: Which checkpoint; None for the newest.
+    Without a workdir, which is the folder of a run or of an exported model, the demo generates
+    them. Other arguments as in `TrainedModel.generate` and `load`.
 
     Raises:
       UserError: there is no such run or checkpoint, or the folder cannot be written.
@@ -56,12 +51,14 @@ def _warn_of_losses(tokenizer: Tokenizer, captions: Sequence[str]) -> None:
         captions, tokenizer.lengths(captions), tokenizer.unknown_counts(captions), strict=True
     ):
         shown = caption if len(caption) <= 60 else caption[:57] + "..."
-        notices = []
-        if length > tokenizer.num_tokens:
-            notices.append(f"{length} word pieces; this model reads the first {tokenizer.num_tokens}")
+        limit, notices = tokenizer.num_tokens, []
+        if length > limit:
+            notices.append(f"{length} word pieces; this model reads the first {limit}")
         if unknown:
-            notices.append(f"{unknown} word piece(s) that the text encoder does not know; it was "
-                           "trained on English")  # fmt: skip
+            notices.append(
+                f"{unknown} word piece(s) that the text encoder does not know; it was trained on "
+                "English"
+            )
         for notice in notices:
             print(f"notice: {shown!r} has {notice}", file=sys.stderr)
 

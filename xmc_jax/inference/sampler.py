@@ -72,16 +72,11 @@ class Sampler:
     def __call__(
         self, ema: PyTree, tokens: Int32[np.ndarray, "n t"], *, seed: int, first_index: int = 0
     ) -> UInt8[np.ndarray, "n h w 3"]:
-        """Generates one image per caption.
+        """Generates one image per caption: pixels, 0..255, on the host.
 
-        Args:
-          ema: Moving averages of the generator's parameters and statistics, see `TrainState`.
-          tokens: Token ids of the captions.
-          seed: Determines the noise, together with the index of each caption.
-          first_index: Index of the first caption.
-
-        Returns:
-          Pixels, 0..255, on the host.
+        The noise depends on the seed and on the index of the caption; the first caption has
+        `first_index`. ``ema`` holds moving averages of the generator's parameters and statistics,
+        see `TrainState`.
         """
         images = []
         ema, split = make_whole(ema, self._mesh), batch_sharding(self._mesh)
