@@ -23,7 +23,8 @@ def show_images(
     for ax, image in zip(axes, images, strict=False):
         ax.imshow(image)
     for ax, title in zip(axes, titles, strict=False):
-        ax.set_title(_wrap(title, int(size * 14)), fontsize=7)
+        lines = textwrap.wrap(title, int(size * 14), max_lines=2, placeholder="…")
+        ax.set_title("\n".join(lines), fontsize=7)
 
 
 def show_word_maps(
@@ -58,8 +59,3 @@ def _make_axes(count: int, num_columns: int, width: float, height: float) -> Seq
     for ax in axes.flat:
         ax.axis("off")
     return list(axes.flat)
-
-
-def _wrap(text: str, width: int) -> str:
-    lines = textwrap.wrap(text, width)
-    return "\n".join(lines[:2]) + ("…" if len(lines) > 2 else "")

@@ -52,7 +52,10 @@ def write_card(
       with_program: Whether the folder holds the program and the text encoder's weights.
     """
     fields = flatten(model.experiment.config.to_dict())
-    data = fields.get("data.name")
+    data, data_text = fields.get("data.name"), ""
+    if data in DATA_LICENCES:  # The card quotes the first paragraph of its README.
+        readme = resources.files("xmc_jax.data.builders") / data / "README.md"
+        data_text = readme.read_text("utf-8").strip().split("\n\n")[0]
     return render.render(
         "model_card.md.jinja",
         name=name,
@@ -63,13 +66,7 @@ def write_card(
         num_parameters=sum(x.size for x in jax.tree.leaves(model.ema["params"])),
         fingerprint=fingerprint(model.experiment.text_encoder),
         with_program=with_program,
-        data_text=_describe_data(data) if data in DATA_LICENCES else "",
+        data_text=data_text,
         data_licence=DATA_LICENCES.get(data, ""),
         limits=_LIMITS_OF_SHAPES if data == "shapes" else _LIMITS_OF_PHOTOGRAPHS,
     )
-
-
-def _describe_data(name: str) -> str:
-    """The first paragraph of the data set's README."""
-    text = (resources.files("xmc_jax.data.builders") / name / "README.md").read_text("utf-8")
-    return text.strip().split("\n\n")[0]

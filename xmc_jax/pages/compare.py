@@ -148,9 +148,8 @@ def metric_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _metric_row(metric: str, cells: Mapping[int, MetricRecord], num_runs: int) -> dict[str, Any]:
     better = next((cell.better for cell in cells.values() if cell.better), None)
     values = [cell.value for cell in cells.values() if cell.value is not None]
-    best = None
-    if better and len(values) > 1:
-        best = max(values) if better == "higher" else min(values)
+    choose = max if better == "higher" else min
+    best = choose(values) if better and len(values) > 1 else None
     row = [cells.get(index) for index in range(num_runs)]
     return {"metric": metric, "better": better, "cells": row, "best": best}
 

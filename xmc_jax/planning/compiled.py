@@ -105,7 +105,7 @@ class Buffer:
 def measure_memory(executable: jax.stages.Compiled) -> Memory:
     """The compiler's analysis of a program's memory."""
     stats = executable.memory_analysis()
-    kinds = ("argument", "temp", "output", "alias", "generated_code")
+    kinds = ("argument", "temp", "output", "alias", "generated_code")  # In the order of `Memory`.
     return Memory(*(getattr(stats, f"{kind}_size_in_bytes") for kind in kinds))
 
 

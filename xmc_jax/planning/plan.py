@@ -33,26 +33,21 @@ _HOW_TO_FIT = (
 class Plan:
     """The cost of one training step; bytes and operations are per device.
 
-    Attributes:
+    Attributes (those that their names do not explain):
       topology: Name of the TPU slice, or ``attached``.
       device_kind: JAX's name of the devices.
       num_chips: TPU chips, each of which is one device or two; for other devices their number.
-      num_devices: JAX devices; the batch is split over them.
       fsdp: Number of devices that share one copy of the parameters.
-      batch_size: Images of a micro-batch, over all devices.
+      batch_size: Images of a micro-batch; they are split over all devices.
       num_micro_batches: Micro-batches of a step.
       parameters: Number of parameters by network.
       memory: Bytes that the step occupies, see `compiled.Memory`, and their ``total``.
       memory_limit: Bytes that a program may occupy; None if unknown.
-      flops: Floating-point operations.
       peak_flops: Peak bfloat16 operations per second; None if unknown.
       floor_seconds: ``flops / peak_flops``, a lower bound of the step's time.
       collective_bytes: Bytes of the results of each kind of collective.
-      largest_collectives: From `compiled.largest_collectives`.
-      largest_buffers: From `compiled.largest_buffers`.
       compile_seconds: Time of tracing, lowering and compiling on this machine.
       versions: Versions of JAX and of the compilers.
-      config: The experiment's fields.
     """
 
     topology: str
