@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 import xmc_jax
 from tests import bert, small_run
 from tests.frozen.test_text_encoder import CAPTIONS as ODD_CAPTIONS
-from tests.verbs import assert_refused
+from tests.verbs import COMPILE_FAST, assert_refused
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
 from xmc_jax.frozen.text_encoder import load_text_encoder
@@ -82,7 +82,8 @@ np.save({str(folder / "images.npy")!r}, generate({CAPTIONS!r}, seed=7))
 sys.argv = ["generate.py", *{arguments!r}]
 runpy.run_path("generate.py", run_name="__main__")
 """
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["XLA_FLAGS"] = COMPILE_FAST
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=whole, env=environment, capture_output=True, text=True
     )
