@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 import xmc_jax
 from tests import bert, small_run
 from tests.frozen.test_text_encoder import CAPTIONS as ODD_CAPTIONS
-from tests.verbs import assert_refused
+from tests.verbs import COMPILE_FAST, assert_refused
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
 from xmc_jax.frozen.text_encoder import load_text_encoder
@@ -82,7 +82,8 @@ np.save({str(folder / "images.npy")!r}, generate({CAPTIONS!r}, seed=7))
 sys.argv = ["generate.py", *{arguments!r}]
 runpy.run_path("generate.py", run_name="__main__")
 """
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["XLA_FLAGS"] = COMPILE_FAST
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=whole, env=environment, capture_output=True, text=True
     )
@@ -144,6 +145,19 @@ def test_the_card_describes_the_model(whole, half):
     assert "program.stablehlo" not in (half / "README.md").read_text()
     manifest = json.loads((whole / "model.json").read_text())
     assert manifest["text_encoder"]["fingerprint"] in card
+
+
+def test_a_config_without_fields_of_training(workdir, tmp_path):
+    run, out = shutil.copytree(workdir, tmp_path / "run"), tmp_path / "out"
+    fields = json.loads((run / "config.json").read_text())
+    bare = {name: fields[name] for name in ("model", "text")} | {"loss": {"word_weight": 0.5}}
+    (run / "config.json").write_text(json.dumps(bare))
+    export(str(run), str(out), with_program=False)
+    assert xmc_jax.load(out).step == small_run.STEP
+    card = (out / "README.md").read_text()
+    assert "| contrastive weights | word 0.5 |\n" in card and "| steps | 3 generator" in card
+    for absent in ("| data |", "| batch |", "learning rates", "| seed |", "None", "Undefined"):
+        assert absent not in card
 
 
 @pytest.mark.parametrize("name", ["config.json", "weights.safetensors", "vocab.txt"])

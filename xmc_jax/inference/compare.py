@@ -16,12 +16,11 @@ def generate_for_runs(
     Raises:
       UserError: a run has no checkpoint.
     """
-    steps, pngs, sides = [], [], []
+    steps, pngs = [], []
     for run in runs:
         with waiting(f"generating images of {len(captions)} captions with {run.name}"):
             model = load(run.path)
             generated = model.generate(captions, seed=seed)
         steps.append(model.step)
-        sides.append(generated.shape[1])
         pngs.append([images.encode_png(pixels) for pixels in generated])
-    return GeneratedImages(list(captions), seed, steps, pngs, min(sides))
+    return GeneratedImages(list(captions), seed, steps, pngs)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
+from jaxtyping import Array, Float, Int, Int32, UInt8
+from scipy.spatial.distance import cdist
 
 from xmc_jax import images
 from xmc_jax.attention import l2_normalize, normalized_words
@@ -28,7 +29,7 @@ from xmc_jax.models.generator import ATTENTION
 from xmc_jax.models.layers import SPECTRAL
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config import read_config
-from xmc_jax.run.folder import checkpoints_dir
+from xmc_jax.run.folder import find_checkpoints
 from xmc_jax.types import EncodedText, PyTree
 
 
@@ -49,27 +50,22 @@ class WordMaps(NamedTuple):
 def attention_maps(model: TrainedModel, caption: str, *, seed: int = 0) -> WordMaps:
     """The generator's attention of every region of an image to every word.
 
-    Args:
-      model: A generator with attention (``config.model.modulation = "attentional"``).
-      caption: The caption.
-      seed: Seed of the noise.
-
     Returns:
       The image of ``model.generate([caption], seed=seed)`` and the attention weights, which sum to
       one over the words (paper, "Attentional Self-Modulation Generator").
 
     Raises:
-      UserError: the generator has no attention.
+      UserError: the generator has no attention (``config.model.modulation`` is not "attentional").
     """
     experiment = model.experiment
-    if experiment.config.model.modulation != "attentional":
+    modulation = experiment.config.model.modulation
+    if modulation != "attentional":
         raise UserError(
-            "this generator has no attention: its config.model.modulation is "
-            f"{experiment.config.model.modulation!r}"
+            f"this generator has no attention: its config.model.modulation is {modulation!r}"
         )
-    z = make_noise(1, experiment.config.model.z_dim, seed, 0)
+    z = make_noise(1, experiment.generator.z_dim, seed, 0)
     tokens, text = _encode(experiment, [caption])
-    image, found = _generate(experiment.generator, model.ema, z, *text)
+    image, found = _generate(experiment.generator, model.ema, z, text)
     (weights,) = found[ATTENTION]["weights"]
     pieces = experiment.tokenizer.pieces(tokens[0])
     maps = np.moveaxis(np.asarray(weights[0]), -1, 0)[: len(pieces)]
@@ -84,18 +80,15 @@ def interpolate_noise(
     The noise moves along an arc because Gaussian vectors have nearly equal lengths: a straight line
     passes through vectors that are shorter than any that the generator was trained on.
 
-    Args:
-      model: The model.
-      caption: The caption.
-      seeds: Seeds of the noise at both ends, as in `TrainedModel.generate`.
-      num_images: Number of images, including both ends.
+    The images at both ends, which count into `num_images`, are those of `TrainedModel.generate`
+    with the two seeds.
     """
-    z_dim = model.experiment.config.model.z_dim
-    ends = [make_noise(1, z_dim, seed, 0)[0] for seed in seeds]
+    generator = model.experiment.generator
+    ends = [make_noise(1, generator.z_dim, seed, 0)[0] for seed in seeds]
     z = jnp.stack([_arc(*ends, share) for share in np.linspace(0, 1, num_images)])
     _, text = _encode(model.experiment, [caption])
-    text = (jnp.repeat(x, num_images, axis=0) for x in text)
-    return np.asarray(_generate(model.experiment.generator, model.ema, z, *text)[0])
+    text = tuple(jnp.repeat(x, num_images, axis=0) for x in text)
+    return np.asarray(_generate(generator, model.ema, z, text)[0])
 
 
 def interpolate_captions(
@@ -105,28 +98,22 @@ def interpolate_captions(
 
     The sentence and each word embedding move along straight lines. If the captions differ in
     length, words of the shorter one are repeated in order; the image at its end is then close to,
-    but not exactly, the image of that caption.
-
-    Args:
-      model: The model.
-      captions: The captions at both ends.
-      seed: Seed of the noise.
-      num_images: Number of images, including both ends.
+    but not exactly, the image of that caption. Both ends count into `num_images`.
     """
+    generator = model.experiment.generator
     _, (words, sentence, mask) = _encode(model.experiment, captions)
     lengths = np.asarray(mask.sum(axis=1))
     places = np.rint(np.linspace(0, lengths - 1, max(lengths), axis=1)).astype(int)
     shares = jnp.linspace(0.0, 1.0, num_images)
-    z = make_noise(1, model.experiment.config.model.z_dim, seed, 0)
+    z = jnp.repeat(make_noise(1, generator.z_dim, seed, 0), num_images, axis=0)
 
     def between(pair: Float[Array, "2 ..."]) -> Float[Array, "n ..."]:
         share = shares.reshape(-1, *(1,) * (pair.ndim - 1))
         return (1 - share) * pair[:1] + share * pair[1:]
 
     stretched = jnp.stack([words[i, places[i]] for i in range(2)])
-    valid = jnp.ones((num_images, max(lengths)), bool)
-    inputs = jnp.repeat(z, num_images, axis=0), between(stretched), between(sentence), valid
-    return np.asarray(_generate(model.experiment.generator, model.ema, *inputs)[0])
+    text = between(stretched), between(sentence), jnp.ones((num_images, max(lengths)), bool)
+    return np.asarray(_generate(generator, model.ema, z, text)[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,15 +121,15 @@ class TrainedDiscriminator:
     """A discriminator with its text encoder; created by `load_discriminator`.
 
     Attributes:
-      experiment: Network and text encoder.
-      variables: Parameters and spectral vectors of the discriminator.
+      experiment: Networks and text encoder.
+      variables: The discriminator's parameters and spectral vectors.
     """
 
     experiment: Experiment
     variables: PyTree
 
     def word_similarities(self, image: UInt8[np.ndarray, "h w 3"], caption: str) -> WordMaps:
-        """Cosines between the regions of an image and the words of a caption, in [-1, 1].
+        """Cosines, in [-1, 1], of an image's regions and a caption's words.
 
         The word loss is computed from them (paper, "Contrastive Losses").
         """
@@ -160,21 +147,18 @@ class TrainedDiscriminator:
 
 
 def load_discriminator(folder: epath.PathLike, *, step: int | None = None) -> TrainedDiscriminator:
-    """Loads the discriminator of a run. An exported model has none.
+    """Loads the discriminator of a run's checkpoint, by default the newest.
 
-    Args:
-      folder: Folder of the run.
-      step: Which checkpoint; None for the newest.
+    An exported model has none.
 
     Raises:
       UserError: there is no such run or checkpoint.
     """
     experiment = create_experiment(read_config(folder), training=False)
-    with Checkpoints(checkpoints_dir(folder), read_only=True) as checkpoints:
+    with Checkpoints(find_checkpoints(folder, step), read_only=True) as checkpoints:
         state = checkpoints.restore(experiment.abstract_state(), step)
-    return TrainedDiscriminator(
-        experiment, {"params": state.discriminator, SPECTRAL: state.spectral}
-    )
+    variables = {"params": state.discriminator, SPECTRAL: state.spectral}
+    return TrainedDiscriminator(experiment, variables)
 
 
 def read_images(
@@ -182,10 +166,7 @@ def read_images(
 ) -> tuple[UInt8[np.ndarray, "n h w 3"], list[str]]:
     """Reads training images of a run as the networks see them, each with one of its captions.
 
-    Args:
-      experiment: The run's experiment.
-      data_dir: Folder of the prepared data sets.
-      num_images: Number of images; all of them if the split has fewer.
+    Reads all images if the split has fewer than `num_images`.
 
     Raises:
       UserError: the data set does not exist.
@@ -201,25 +182,16 @@ def read_images(
 def nearest_images(
     images: UInt8[np.ndarray, "n h w 3"], others: UInt8[np.ndarray, "m h w 3"], k: int = 4
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """Finds the nearest training images of generated ones, which shows whether they are copies.
-
-    Args:
-      images: Generated images.
-      others: Training images.
-      k: Number of neighbours of each image, at most m.
+    """Finds the k nearest training images of generated ones, which shows whether they are copies.
 
     Returns:
       Indices of the neighbours, nearest first, and their distances: root mean squares of the
       differences of pixels, 0..255.
     """
-    flat = [x.reshape(len(x), -1).astype(np.float32) for x in (images, others)]
-    nearest, distances = [], []
-    for image in flat[0]:  # One at a time: all at once would need n times the memory.
-        squares = np.mean((flat[1] - image) ** 2, axis=1)
-        found = np.argsort(squares, kind="stable")[:k]
-        nearest.append(found)
-        distances.append(np.sqrt(squares[found]))
-    return np.stack(nearest), np.stack(distances)
+    flat = [x.reshape(len(x), -1) for x in (images, others)]
+    distances = cdist(*flat) / np.sqrt(flat[0].shape[1])
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return nearest, np.take_along_axis(distances, nearest, axis=1)
 
 
 def _encode(
@@ -232,15 +204,9 @@ def _encode(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _generate(
-    generator: nn.Module,
-    ema: PyTree,
-    z: Float[Array, "b z"],
-    words: Float[Array, "b t d"],
-    sentence: Float[Array, "b d"],
-    word_mask: Bool[Array, "b t"],
+    generator: nn.Module, ema: PyTree, z: Float[Array, "b z"], text: EncodedText
 ) -> tuple[UInt8[Array, "b h w 3"], PyTree]:
     """Images, and the generator's attention weights."""
-    text = words, sentence, word_mask
     generated, found = generator.apply(ema, z, *text, train=False, mutable=[ATTENTION])
     return images.to_uint8(generated), found
 

@@ -27,8 +27,8 @@ def export(
       workdir: Folder of the run.
       out: Folder of the exported model; an older model in it is replaced.
       step: Which checkpoint; None for the newest.
-      dtype: Storage type of parameters: ``"float32"``, or ``"float16"`` for half the size. Computed
-        with in float32 either way.
+      dtype: Storage type of parameters: ``"float32"``, or ``"float16"`` for half the size. Images
+        are computed in float32 either way.
       with_program: Whether the folder also generates images without this package. It then contains
         the text encoder's weights.
 

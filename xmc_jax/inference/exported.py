@@ -16,12 +16,12 @@ and, for use without this package:
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.traverse_util
 import jax
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -37,20 +37,6 @@ WEIGHTS, VOCABULARY, CARD = "weights.safetensors", "vocab.txt", "README.md"
 PROGRAM, TEXT_WEIGHTS, SCRIPT = "program.stablehlo", "text_encoder.safetensors", "generate.py"
 _PACKAGES = ("xmc-jax", "jax", "flax", "keras-hub", "numpy")
 _AGAIN = "export the model again"
-
-
-class ExportedModel(NamedTuple):
-    """The contents of the folder, except for the config.
-
-    Attributes:
-      step: Training step of the weights.
-      ema: Averaged parameters and statistics of the generator, in their storage type.
-      text_encoder_fingerprint: See `text_encoder.fingerprint`.
-    """
-
-    step: int
-    ema: PyTree
-    text_encoder_fingerprint: str
 
 
 def manifest_path(folder: epath.PathLike) -> epath.Path:
@@ -78,13 +64,8 @@ def demo_folder() -> epath.Path:
     return folder
 
 
-def flatten(tree: PyTree) -> dict[str, Any]:
-    """One dictionary from nested ones, with names like ``params/block_0/conv_1/kernel``."""
-    return flax.traverse_util.flatten_dict(tree, sep="/")
-
-
 def to_storage(ema: PyTree, dtype: str) -> dict[str, np.ndarray]:
-    """The generator's arrays by name, in their storage type.
+    """The generator's arrays by name (``params/block_0/conv_1/kernel``), in their storage type.
 
     Batch statistics stay float32: they are few, and variances exceed the range of float16.
 
@@ -94,7 +75,7 @@ def to_storage(ema: PyTree, dtype: str) -> dict[str, np.ndarray]:
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype} is not one of {', '.join(DTYPES)}")
     arrays = {}
-    for name, x in flatten(jax.device_get(ema)).items():
+    for name, x in flatten_dict(jax.device_get(ema), sep="/").items():
         with np.errstate(over="ignore"):  # The check below finds it.
             stored = x.astype(dtype) if name.startswith("params/") else x
         if not np.all(np.isfinite(stored)):
@@ -127,7 +108,7 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
     """Writes a model; an older one in the folder is replaced.
 
     Args:
-      folder: See `open_folder`.
+      folder: From `open_folder`.
       manifest: Fields of ``model.json``, without format, versions and checksums.
       files: Contents by file name. Checksums are stored for all but the model card.
 
@@ -143,17 +124,21 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
     with writing(folder, then=_AGAIN):
         # Without model.json the folder is no model while its files change. Metrics are those of the
         # older model.
-        for name in (manifest_path(folder).name, PROGRAM, TEXT_WEIGHTS, SCRIPT):
-            (folder / name).unlink(missing_ok=True)
-        metrics_path(folder).unlink(missing_ok=True)
+        program = (folder / name for name in (PROGRAM, TEXT_WEIGHTS, SCRIPT))
+        for path in (manifest_path(folder), metrics_path(folder), *program):
+            path.unlink(missing_ok=True)
     for name, data in files.items():
         write_whole(folder / name, data, then=_AGAIN)
     text = json.dumps(manifest, indent=2) + "\n"
     write_whole(manifest_path(folder), text.encode(), then=_AGAIN)
 
 
-def read(folder: epath.PathLike) -> ExportedModel:
+def read(folder: epath.PathLike) -> tuple[int, PyTree, str]:
     """Reads a model and verifies the files that generating images needs.
+
+    Returns:
+      The training step, averaged parameters and statistics in their storage type, and the
+      `text_encoder.fingerprint` of the text encoder.
 
     Raises:
       UserError: a newer version wrote the folder, or a file is missing or has been changed.
@@ -166,17 +151,14 @@ def read(folder: epath.PathLike) -> ExportedModel:
                 f"{path} has format {manifest['format']}, and this version of xmc_jax reads "
                 f"{FORMAT}; install version {manifest['versions']['xmc-jax']}"
             )
-        for name in ("config.json", VOCABULARY):
-            _read_verified(folder / name, manifest["sha256"][name])
-        weights = load(_read_verified(folder / WEIGHTS, manifest["sha256"][WEIGHTS]))
-        fingerprint = manifest["text_encoder"]["fingerprint"]
-        step = manifest["step"]
+        for name in ("config.json", VOCABULARY, WEIGHTS):
+            data = _read_verified(folder / name, manifest["sha256"][name])
+        ema = unflatten_dict(load(data), sep="/")
+        return manifest["step"], ema, manifest["text_encoder"]["fingerprint"]
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{path} is damaged ({reason(error)}); {_AGAIN}") from error
-    ema = flax.traverse_util.unflatten_dict(weights, sep="/")
-    return ExportedModel(step, ema, fingerprint)
 
 
 def _read_verified(path: epath.Path, sha256: str) -> bytes:

@@ -15,19 +15,16 @@ def show_images(
     num_columns: int = 8,
     size: float = 1.6,
 ) -> None:
-    """Shows images row by row, each under its title.
+    """Shows images row by row, each under its title if there are titles.
 
-    Args:
-      images: The images.
-      titles: One title for each image, or none.
-      num_columns: Images in a row.
-      size: Side of an image, in inches.
+    An image has a side of `size` inches.
     """
     axes = _make_axes(len(images), num_columns, size, size + (0.45 if titles else 0.05))
     for ax, image in zip(axes, images, strict=False):
         ax.imshow(image)
     for ax, title in zip(axes, titles, strict=False):
-        ax.set_title(_wrap(title, int(size * 14)), fontsize=7)
+        lines = textwrap.wrap(title, int(size * 14), max_lines=2, placeholder="…")
+        ax.set_title("\n".join(lines), fontsize=7)
 
 
 def show_word_maps(
@@ -35,37 +32,21 @@ def show_word_maps(
     pieces: Sequence[str],
     maps: Float[np.ndarray, "t h0 w0"],
     *,
-    lowest: float | None = None,
-    highest: float | None = None,
     num_columns: int = 8,
     size: float = 1.4,
 ) -> None:
     """Shows an image, and then each word's map over the image; larger values are brighter.
 
-    Args:
-      image: The image.
-      pieces: The word pieces.
-      maps: One map for each word piece, of any scale.
-      lowest: Value of the darkest colour; None for the smallest value.
-      highest: Value of the brightest colour; None for the largest value.
-      num_columns: Images in a row.
-      size: Side of an image, in inches.
+    Arguments as in `explore.WordMaps` and `show_images`. All maps have the same scale: the darkest
+    colour is the smallest of their values, and the brightest colour the largest.
     """
-    lowest = maps.min() if lowest is None else lowest
-    highest = maps.max() if highest is None else highest
     h, w, _ = image.shape
+    layer = {"extent": (-0.5, w - 0.5, h - 0.5, -0.5), "alpha": 0.7, "interpolation": "bilinear"}
     axes = _make_axes(len(pieces) + 1, num_columns, size, size + 0.25)
     for ax in axes[: len(pieces) + 1]:
         ax.imshow(image)
     for ax, piece, values in zip(axes[1:], pieces, maps, strict=False):
-        ax.imshow(
-            values,
-            extent=(-0.5, w - 0.5, h - 0.5, -0.5),
-            vmin=lowest,
-            vmax=highest,
-            alpha=0.7,
-            interpolation="bilinear",
-        )
+        ax.imshow(values, vmin=maps.min(), vmax=maps.max(), **layer)
         ax.set_title(piece, fontsize=8)
 
 
@@ -73,18 +54,8 @@ def _make_axes(count: int, num_columns: int, width: float, height: float) -> Seq
     """At least `count` axes of this size in inches, in rows, all without frames."""
     num_columns = min(num_columns, count)
     num_rows = -(-count // num_columns)
-    _, axes = plt.subplots(
-        num_rows,
-        num_columns,
-        figsize=(num_columns * width, num_rows * height),
-        squeeze=False,
-        layout="constrained",
-    )
+    size = num_columns * width, num_rows * height
+    _, axes = plt.subplots(num_rows, num_columns, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
     return list(axes.flat)
-
-
-def _wrap(text: str, width: int) -> str:
-    lines = textwrap.wrap(text, width)
-    return "\n".join(lines[:2]) + ("…" if len(lines) > 2 else "")

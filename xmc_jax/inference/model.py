@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict
 from jaxtyping import UInt8
 
 from xmc_jax.errors import UserError
@@ -48,16 +49,11 @@ class TrainedModel:
     ) -> UInt8[np.ndarray, "n h w 3"]:
         """Generates images of any number of captions with a few compiled programs.
 
-        An image depends on its caption, the seed and its index. The verb `sample` generates the
-        same images.
-
-        Args:
-          captions: The captions.
-          seed: Seed of the noise: equal seeds give equal images.
-          num_images: Number of images of each caption; they are consecutive in the result.
+        An image depends on its caption, the seed and its index: equal seeds give equal images.
+        The verb `sample` generates the same images.
 
         Returns:
-          RGB pixels, 0..255.
+          RGB pixels, 0..255. The `num_images` images of each caption are consecutive.
 
         Raises:
           UserError: there are no captions, or one is empty.
@@ -111,10 +107,7 @@ def restore(
 ) -> tuple[int, PyTree]:
     """Reads a generator's weights from the folder of a run or of an exported model.
 
-    Args:
-      folder: The folder.
-      experiment: Networks that match the config in the folder.
-      step: Which checkpoint of a run; None for the newest.
+    The networks of the experiment must be those of the config in the folder; `step` as in `load`.
 
     Returns:
       The training step, and averaged parameters and statistics on the devices.
@@ -125,15 +118,19 @@ def restore(
     if not exported.is_exported(folder):
         with Checkpoints(find_checkpoints(folder, step), read_only=True) as checkpoints:
             return checkpoints.restore_ema(experiment.abstract_ema(), step)
-    model = exported.read(folder)
-    if step not in (None, model.step):
+    own_step, ema, expected = exported.read(folder)
+    if step not in (None, own_step):
+        raise UserError(f"{folder} is an exported model of step {own_step}; it has no step {step}")
+    found = fingerprint(experiment.text_encoder)
+    if found != expected:
         raise UserError(
-            f"{folder} is an exported model of step {model.step}; it has no step {step}"
+            f"the text encoder {experiment.config.text.encoder!r} is not the one that the model in "
+            f"{folder} was trained with (its fingerprint is {found[:12]}, not {expected[:12]}); "
+            "install that one"
         )
-    _check_text_encoder(folder, model, experiment)
-    _check_fit(folder, model.ema, experiment)
-    ema = jax.tree.map(lambda x: x.astype(np.float32), model.ema)
-    return model.step, sharding.put(ema, sharding.replicated(experiment.mesh))
+    _check_fit(folder, ema, experiment)
+    ema = jax.tree.map(lambda x: x.astype(np.float32), ema)
+    return own_step, sharding.put(ema, sharding.replicated(experiment.mesh))
 
 
 def load_demo() -> TrainedModel:
@@ -145,22 +142,10 @@ def load_demo() -> TrainedModel:
     return load(exported.demo_folder())
 
 
-def _check_text_encoder(
-    folder: epath.PathLike, model: exported.ExportedModel, experiment: Experiment
-) -> None:
-    found = fingerprint(experiment.text_encoder)
-    if found != model.text_encoder_fingerprint:
-        raise UserError(
-            f"the text encoder {experiment.config.text.encoder!r} is not the one that the model in "
-            f"{folder} was trained with (its fingerprint is {found[:12]}, not "
-            f"{model.text_encoder_fingerprint[:12]}); install that one"
-        )
-
-
 def _check_fit(folder: epath.PathLike, ema: PyTree, experiment: Experiment) -> None:
     """Refuses weights that do not fit the networks of the config."""
     expected, found = (
-        {name: x.shape for name, x in exported.flatten(tree).items()}
+        {name: x.shape for name, x in flatten_dict(tree, sep="/").items()}
         for tree in (experiment.abstract_ema(), ema)
     )
     for name in sorted(expected.keys() | found.keys()):

@@ -9,6 +9,7 @@ import jax
 from xmc_jax.frozen.text_encoder import fingerprint
 from xmc_jax.inference.model import TrainedModel
 from xmc_jax.pages import render
+from xmc_jax.run.config import flatten
 from xmc_jax.run.records import latest_evaluations
 
 # Licences of the data that a model was trained on.
@@ -22,10 +23,10 @@ DATA_LICENCES = {
     "photographs as CC BY 2.0 and asks to verify each.",
     "folder": "The model was trained on a private data set: ask its trainer for the licence.",
 }
-_LIMITS = {
-    "shapes": "The model knows only coloured shapes on plain backgrounds and the words that "
-    "describe them; for other captions its images are meaningless."
-}
+_LIMITS_OF_SHAPES = (
+    "The model knows only coloured shapes on plain backgrounds and the words that describe them; "
+    "for other captions its images are meaningless."
+)
 _LIMITS_OF_PHOTOGRAPHS = (
     "Faces, hands, text and counts come out wrong, and the model repeats the gaps and stereotypes "
     "of its photographs and of the people who described them. Do not use it to depict real people "
@@ -41,7 +42,7 @@ def write_card(
     dtype: str,
     with_program: bool,
 ) -> str:
-    """Renders the card as Markdown.
+    """Renders the card as Markdown. Facts that the config lacks are left out.
 
     Args:
       model: The model.
@@ -50,25 +51,22 @@ def write_card(
       dtype: Storage type of the parameters.
       with_program: Whether the folder holds the program and the text encoder's weights.
     """
-    config = model.experiment.config.to_dict()
-    data = config["data"]["name"]
+    fields = flatten(model.experiment.config.to_dict())
+    data, data_text = fields.get("data.name"), ""
+    if data in DATA_LICENCES:  # The card quotes the first paragraph of its README.
+        readme = resources.files("xmc_jax.data.builders") / data / "README.md"
+        data_text = readme.read_text("utf-8").strip().split("\n\n")[0]
     return render.render(
         "model_card.md.jinja",
         name=name,
-        config=config,
+        fields=fields,
         step=model.step,
         metrics=latest_evaluations(records, step=model.step),
         dtype=dtype,
         num_parameters=sum(x.size for x in jax.tree.leaves(model.ema["params"])),
         fingerprint=fingerprint(model.experiment.text_encoder),
         with_program=with_program,
-        data_text=_describe_data(data),
-        data_licence=DATA_LICENCES[data],
-        limits=_LIMITS.get(data, _LIMITS_OF_PHOTOGRAPHS),
+        data_text=data_text,
+        data_licence=DATA_LICENCES.get(data, ""),
+        limits=_LIMITS_OF_SHAPES if data == "shapes" else _LIMITS_OF_PHOTOGRAPHS,
     )
-
-
-def _describe_data(name: str) -> str:
-    """The first paragraph of the data set's README."""
-    text = (resources.files("xmc_jax.data.builders") / name / "README.md").read_text("utf-8")
-    return text.strip().split("\n\n")[0]

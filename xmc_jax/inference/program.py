@@ -15,8 +15,6 @@ from xmc_jax.frozen.weights import is_weight
 from xmc_jax.inference.sampler import make_sample_step
 from xmc_jax.types import PyTree
 
-PLATFORMS = ("cpu", "cuda", "tpu")
-
 
 def name_text_params(params: PyTree) -> dict[str, np.ndarray]:
     """The text encoder's weights, named by their index among the leaves."""
@@ -32,11 +30,10 @@ def export_program(experiment: Experiment, weights: dict[str, np.ndarray]) -> by
       weights: Averaged weights of the generator in their storage type, see `exported.to_storage`;
         the program takes them in these types and computes with them in float32.
     """
-    text_params = experiment.frozen.text
+    config, text_params = experiment.config, experiment.frozen.text
     abstract, structure = jax.tree.flatten(jax.eval_shape(lambda: text_params))
-    sample = make_sample_step(
-        generator=experiment.generator, encode_text=experiment.text_encoder.apply
-    )
+    encode_text = experiment.text_encoder.apply
+    sample = make_sample_step(generator=experiment.generator, encode_text=encode_text)
 
     def generate(
         weights: dict[str, Array],
@@ -52,20 +49,12 @@ def export_program(experiment: Experiment, weights: dict[str, np.ndarray]) -> by
         ]
         return sample(ema, jax.tree.unflatten(structure, leaves), tokens, z)
 
-    config = experiment.config
     (count,) = jax.export.symbolic_shape("b")
-    arguments = (
-        *jax.tree.map(_abstract, (weights, name_text_params(text_params))),
-        jax.ShapeDtypeStruct((count, config.text.num_tokens), jnp.int32),
-        jax.ShapeDtypeStruct((count, config.model.z_dim), jnp.float32),
-    )
-    program = jax.export.export(jax.jit(generate), platforms=PLATFORMS)(*arguments)
-    return bytes(program.serialize())
+    tokens = jax.ShapeDtypeStruct((count, config.text.num_tokens), jnp.int32)
+    z = jax.ShapeDtypeStruct((count, config.model.z_dim), jnp.float32)
+    program = jax.export.export(jax.jit(generate), platforms=("cpu", "cuda", "tpu"))
+    return bytes(program(weights, name_text_params(text_params), tokens, z).serialize())
 
 
 def _name(index: int) -> str:
     return f"text_encoder/{index:04d}"
-
-
-def _abstract(x: np.ndarray) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)

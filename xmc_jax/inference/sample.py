@@ -14,8 +14,6 @@ from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.inference import exported
 from xmc_jax.inference.model import load
 
-_SHOWN_SIDE = 128  # Small images are enlarged to about this many pixels in the grid.
-
 
 def sample(
     workdir: epath.PathLike | None,
@@ -26,15 +24,10 @@ def sample(
     seed: int = 0,
     step: int | None = None,
 ) -> None:
-    """Generates images of captions; writes one PNG for each image, and ``grid.png``.
+    """Generates images of captions; writes one PNG for each image, and ``grid.png``, to `out`.
 
-    Args:
-      workdir: Folder of a run or of an exported model; None for the demo.
-      captions: The captions.
-      out: Folder for the images; created if missing.
-      num_images: Number of images of each caption.
-      seed: Seed of the noise.
-      step: Which checkpoint; None for the newest.
+    Without a workdir, which is the folder of a run or of an exported model, the demo generates
+    them. Other arguments as in `TrainedModel.generate` and `load`.
 
     Raises:
       UserError: there is no such run or checkpoint, or the folder cannot be written.
@@ -58,18 +51,16 @@ def _warn_of_losses(tokenizer: Tokenizer, captions: Sequence[str]) -> None:
         captions, tokenizer.lengths(captions), tokenizer.unknown_counts(captions), strict=True
     ):
         shown = caption if len(caption) <= 60 else caption[:57] + "..."
-        if length > tokenizer.num_tokens:
-            print(
-                f"notice: {shown!r} has {length} word pieces; this model reads the first "
-                f"{tokenizer.num_tokens}",
-                file=sys.stderr,
-            )
+        limit, notices = tokenizer.num_tokens, []
+        if length > limit:
+            notices.append(f"{length} word pieces; this model reads the first {limit}")
         if unknown:
-            print(
-                f"notice: {shown!r} has {unknown} word piece(s) that the text encoder does not "
-                "know; it was trained on English",
-                file=sys.stderr,
+            notices.append(
+                f"{unknown} word piece(s) that the text encoder does not know; it was trained on "
+                "English"
             )
+        for notice in notices:
+            print(f"notice: {shown!r} has {notice}", file=sys.stderr)
 
 
 def _slug(caption: str) -> str:
@@ -79,7 +70,7 @@ def _slug(caption: str) -> str:
 
 def _captioned_rows(captions: Sequence[str], rows: UInt8[np.ndarray, "n m h w 3"]) -> bytes:
     """A PNG with a row of images under each caption."""
-    factor = max(1, _SHOWN_SIDE // rows.shape[2])
+    factor = max(1, 128 // rows.shape[2])  # Small images are enlarged to about 128 pixels.
     grids = [images.enlarge(images.make_grid(row, num_columns=len(row)), factor) for row in rows]
     font, line = ImageFont.load_default(size=16), 26
     height, width = grids[0].shape[:2]

@@ -64,25 +64,19 @@ class Sampler:
         self._sizes = batch_sizes(batch_size, self._mesh.size)
         self._text_params = experiment.frozen.text
         self._z_dim = experiment.generator.z_dim
-        step = make_sample_step(
-            generator=experiment.generator, encode_text=experiment.text_encoder.apply
-        )
+        encode_text = experiment.text_encoder.apply
+        step = make_sample_step(generator=experiment.generator, encode_text=encode_text)
         whole, split = replicated(self._mesh), batch_sharding(self._mesh)
         self._step = jax.jit(step, in_shardings=(whole, whole, split, split), out_shardings=whole)
 
     def __call__(
         self, ema: PyTree, tokens: Int32[np.ndarray, "n t"], *, seed: int, first_index: int = 0
     ) -> UInt8[np.ndarray, "n h w 3"]:
-        """Generates one image per caption.
+        """Generates one image per caption: pixels, 0..255, on the host.
 
-        Args:
-          ema: Moving averages of the generator's parameters and statistics, see `TrainState`.
-          tokens: Token ids of the captions.
-          seed: Determines the noise, together with the index of each caption.
-          first_index: Index of the first caption.
-
-        Returns:
-          Pixels, 0..255, on the host.
+        The noise depends on the seed and on the index of the caption; the first caption has
+        `first_index`. ``ema`` holds moving averages of the generator's parameters and statistics,
+        see `TrainState`.
         """
         images = []
         ema, split = make_whole(ema, self._mesh), batch_sharding(self._mesh)

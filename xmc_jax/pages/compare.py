@@ -20,7 +20,6 @@ from xmc_jax.run.folder import captions_path
 from xmc_jax.run.records import MetricRecord, evaluations, latest_evaluations, read_metrics
 
 MAX_GRID_CAPTIONS = 16  # Captions taken from a run's sample grids.
-SHOWN_SIDE = 128  # Smaller images are enlarged to about this many pixels for Markdown.
 
 
 class Run(NamedTuple):
@@ -47,14 +46,12 @@ class GeneratedImages(NamedTuple):
       seed: Seed of the noise.
       steps: The checkpoint of each run.
       pngs: PNG files, ``pngs[run][caption]``.
-      side: Pixels of the smallest image's side.
     """
 
     captions: list[str]
     seed: int
     steps: list[int]
     pngs: list[list[bytes]]
-    side: int
 
 
 def read_runs(paths: Sequence[str]) -> list[Run]:
@@ -63,25 +60,20 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     Raises:
       UserError: a run is named twice, or a folder holds none.
     """
-    parts = [_parts(path) for path in paths]
+    parts = [
+        (epath.Path(path) if files.is_remote(path) else Path(path).absolute()).parts
+        for path in paths
+    ]
     if len(set(parts)) < len(parts):
         raise UserError(f"a run is named twice: {', '.join(map(str, paths))}; name each once")
     length = 1
     while len({own[-length:] for own in parts}) < len(parts):
         length += 1
-    return [
-        Run(
-            "/".join(own[-length:]),
-            str(path),
-            flatten(read_config(path).to_dict()),
-            read_metrics(path),
-        )
-        for path, own in zip(paths, parts, strict=True)
-    ]
-
-
-def _parts(path: str) -> tuple[str, ...]:
-    return (epath.Path(path) if files.is_remote(path) else Path(path).absolute()).parts
+    runs = []
+    for path, own in zip(paths, parts, strict=True):
+        config = flatten(read_config(path).to_dict())
+        runs.append(Run("/".join(own[-length:]), path, config, read_metrics(path)))
+    return runs
 
 
 def grid_captions(run: Run) -> list[str]:
@@ -95,12 +87,7 @@ def grid_captions(run: Run) -> list[str]:
 def write_comparison(
     runs: Sequence[Run], out: epath.PathLike, generated: GeneratedImages | None = None
 ) -> list[epath.Path]:
-    """Writes the comparison of runs as an HTML page and as Markdown.
-
-    Args:
-      runs: What to compare.
-      out: Folder for the results.
-      generated: Images of the runs, or None to compare numbers only.
+    """Writes the comparison of runs to a folder, as an HTML page and as Markdown.
 
     Returns:
       The paths of the two documents.
@@ -120,6 +107,7 @@ def write_comparison(
     html = render.render(
         "compare.html.jinja",
         **content,
+        pixelated=any(run.config.get("model.resolution", 128) < 128 for run in runs),
         uris=[[render.image_uri(png) for png in row] for row in pngs],
         metric_curves=curves.plot_metrics({run.name: evaluations(run.records) for run in runs}),
         training_curves=training_curves(runs),
@@ -160,9 +148,8 @@ def metric_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _metric_row(metric: str, cells: Mapping[int, MetricRecord], num_runs: int) -> dict[str, Any]:
     better = next((cell.better for cell in cells.values() if cell.better), None)
     values = [cell.value for cell in cells.values() if cell.value is not None]
-    best = None
-    if better and len(values) > 1:
-        best = max(values) if better == "higher" else min(values)
+    choose = max if better == "higher" else min
+    best = choose(values) if better and len(values) > 1 else None
     row = [cells.get(index) for index in range(num_runs)]
     return {"metric": metric, "better": better, "cells": row, "best": best}
 
@@ -184,6 +171,6 @@ def training_curves(runs: Sequence[Run]) -> list[curves.Curves]:
 
 
 def _enlarge(png: bytes) -> bytes:
-    """Enlarges a small image for Markdown, which cannot scale it."""
+    """Enlarges a small image to about 128 pixels for Markdown, which cannot scale it."""
     pixels = np.asarray(Image.open(io.BytesIO(png)))
-    return images.encode_png(images.enlarge(pixels, max(1, SHOWN_SIDE // len(pixels))))
+    return images.encode_png(images.enlarge(pixels, max(1, 128 // len(pixels))))

@@ -25,23 +25,14 @@ Points = Sequence[tuple[int, float]]  # (step, value)
 
 
 class Curves(NamedTuple):
-    """A figure of a page.
-
-    Attributes:
-      title: What it shows.
-      svg: The figure as an element of the page.
-    """
+    """A figure of a page: what it shows, and the figure as an element of the page."""
 
     title: str
     svg: markupsafe.Markup
 
 
 def training_series(records: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """The points of every training metric; steps without a finite value are left out.
-
-    Args:
-      records: Records of any kind.
-    """
+    """The points of every training metric; steps without a finite value are left out."""
     series = collections.defaultdict(list)
     for record in records:
         for name, value in record.items() if record["kind"] == "train" else ():

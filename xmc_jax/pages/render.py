@@ -32,9 +32,7 @@ def format_number(value: Any) -> str:
     """Four significant digits; integers in full with thousands separators; None as a dash."""
     if value is None:
         return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def markdown_cell(value: Any) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from etils import epath
 from PIL import Image
 
@@ -22,10 +23,10 @@ from xmc_jax.run.config import flatten, read_config
 from xmc_jax.run.folder import captions_path, report_path, samples_dir
 from xmc_jax.run.records import MetricRecord, evaluations, latest_evaluations, read_metrics
 
-GRID_PADDING = 2  # Pixels around the images of a grid, see `images.make_grid`.
 MAX_GRIDS = 20  # Sample grids on the slider, evenly spaced over the run.
 
 Record = Mapping[str, Any]
+Config = Mapping[str, Any]  # A run's config; older versions may have written fewer fields.
 
 
 def write_report(path: epath.PathLike) -> epath.Path:
@@ -51,7 +52,7 @@ def write_report(path: epath.PathLike) -> epath.Path:
         metrics=by_protocol(latest_evaluations(records)),
         metric_curves=curves.plot_metrics({name: evaluations(records)}),
         base=nearest_base(config),
-        config=config_tables(config),
+        config=config,
         starts=[record for record in records if record["kind"] == "start"],
     )
     report = report_path(path)
@@ -59,7 +60,7 @@ def write_report(path: epath.PathLike) -> epath.Path:
     return report
 
 
-def facts(config: Mapping[str, Any], records: Iterable[Record]) -> dict[str, str]:
+def facts(config: Config, records: Iterable[Record]) -> dict[str, str]:
     """A run's progress and speed as text by name; empty if no training step is recorded."""
     train = [record for record in records if record["kind"] == "train"]
     if not train:
@@ -68,11 +69,9 @@ def facts(config: Mapping[str, Any], records: Iterable[Record]) -> dict[str, str
     found = {"step": number(step)}
     if "num_steps" in config:
         found["step"] += f" of {number(config['num_steps'])}"
-    images = _images_per_step(config)
-    if images:
+    if images := _images_per_step(config):
         found["real images seen"] = number(step * images)
-    rates = sorted(r["steps_per_second"] for r in train if r.get("steps_per_second"))
-    if rates:
+    if rates := sorted(r["steps_per_second"] for r in train if r.get("steps_per_second")):
         median = rates[len(rates) // 2]
         found["typical rate"] = f"{number(median)} steps/s"
         if images:
@@ -80,7 +79,7 @@ def facts(config: Mapping[str, Any], records: Iterable[Record]) -> dict[str, str
     return found
 
 
-def _images_per_step(config: Mapping[str, Any]) -> int:
+def _images_per_step(config: Config) -> int:
     return config.get("batch_size", 0) * config.get("d_steps", 0)
 
 
@@ -92,14 +91,7 @@ def by_protocol(records: Iterable[MetricRecord]) -> list[list[MetricRecord]]:
     return list(groups.values())
 
 
-def config_tables(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The config by section; fields outside sections come first, under an empty title."""
-    loose = {name: x for name, x in config.items() if not isinstance(x, Mapping)}
-    sections = {name: dict(x) for name, x in config.items() if isinstance(x, Mapping)}
-    return ({"": loose} if loose else {}) | sections
-
-
-def nearest_base(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def nearest_base(config: Config) -> dict[str, Any] | None:
     """Finds the experiment in ``configs/``, or its ablation row, that a config differs least from.
 
     Returns:
@@ -108,25 +100,23 @@ def nearest_base(config: Mapping[str, Any]) -> dict[str, Any] | None:
       experiment has any of the fields.
     """
     here = flatten(config)
-    nearest = None
-    for name, base in _bases():
-        there = flatten(base)
-        names = [f for f in here | there if here.get(f, "absent") != there.get(f, "absent")]
-        # Of equally near ones, the experiment itself is preferred to its ablation rows.
-        distance = len(names), ":" in name
-        if here.keys() & there.keys() and (nearest is None or distance < nearest[0]):
-            rows = [(f, here.get(f, "absent"), there.get(f, "absent")) for f in names]
-            nearest = distance, {"name": name, "differences": rows}
-    return nearest and nearest[1]
+    found = []
+    for name, there in _bases():
+        if here.keys() & there.keys():
+            rows = [(f, here.get(f, "absent"), there.get(f, "absent")) for f in here | there]
+            differences = [row for row in rows if row[1] != row[2]]
+            found.append({"name": name, "differences": differences})
+    # Of equally near ones, the experiment itself is preferred to its ablation rows.
+    return min(found, key=lambda x: (len(x["differences"]), ":" in x["name"]), default=None)
 
 
 def _bases() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and fields of every experiment and of each of its ablation rows."""
+    """Name and flat fields of every experiment and of each of its ablation rows."""
     for module in pkgutil.iter_modules(configs.__path__):
         get_config = getattr(importlib.import_module(f"configs.{module.name}"), "get_config", None)
         for row in ("", *ablations.TERMS, *ablations.OTHERS) if get_config else ():
             name = f"configs/{module.name}.py" + (f":{row}" if row else "")
-            yield name, get_config(row).to_dict()
+            yield name, flatten(get_config(row).to_dict())
 
 
 def sample_grids(path: epath.PathLike, *, resolution: int) -> dict[str, Any] | None:
@@ -144,9 +134,8 @@ def sample_grids(path: epath.PathLike, *, resolution: int) -> dict[str, Any] | N
     grids = sorted(samples_dir(path).glob("step_*.png"))
     if not grids:
         return None
-    if len(grids) > MAX_GRIDS:
-        last = len(grids) - 1
-        grids = [grids[round(i * last / (MAX_GRIDS - 1))] for i in range(MAX_GRIDS)]
+    shown = np.linspace(0, len(grids) - 1, min(len(grids), MAX_GRIDS)).round().astype(int)
+    grids = [grids[index] for index in shown]
     contents = [grid.read_bytes() for grid in grids]
     return {
         "grids": [
@@ -170,7 +159,7 @@ def _tiles(captions_path: epath.Path, grid: bytes, side: int) -> list[dict[str, 
     with Image.open(io.BytesIO(grid)) as image:
         enlarged_width, enlarged_height = image.size
     # From here on, lengths are pixels of the images before they were enlarged.
-    gap = GRID_PADDING
+    gap = 2  # The padding of `images.make_grid`.
     width = columns * (side + gap) + gap
     height = enlarged_height * width / enlarged_width
     tiles = []
@@ -195,13 +184,10 @@ _GROUPS = {  # By the last word of a metric's name.
 }
 
 
-def training_curves(records: Iterable[Record], config: Mapping[str, Any]) -> list[curves.Curves]:
+def training_curves(records: Iterable[Record], config: Config) -> list[curves.Curves]:
     """One figure for each group of training metrics, sorted by title.
 
-    Args:
-      records: Records of any kind.
-      config: The run's config. Throughput is in images if it tells how many a step takes, and in
-        steps otherwise.
+    Throughput is in images if the config tells how many a step takes, and in steps otherwise.
     """
     images = _images_per_step(config)
     groups = collections.defaultdict(dict)

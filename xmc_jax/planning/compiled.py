@@ -4,6 +4,7 @@ The numbers come from XLA's analysis of an executable and from the text of its o
 which is the program of one device. Nothing is run, so the device need not exist.
 """
 
+import dataclasses
 import itertools
 import math
 import re
@@ -12,17 +13,10 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
-COLLECTIVES = (
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-broadcast",
-    "collective-permute",
-    "ragged-all-to-all",
-    "reduce-scatter",
-)
-
+_COLLECTIVES = {"all-gather", "all-reduce", "all-to-all", "ragged-all-to-all", "reduce-scatter"}
+_COLLECTIVES |= {"collective-broadcast", "collective-permute"}
 # Instructions that write nothing to memory; their results are views of existing arrays.
 _NO_BUFFER = {"bitcast", "conditional", "get-tuple-element", "parameter", "tuple", "while"}
 # In cuDNN calls: which of the operands (0, 1) and the result (-1) are a convolution's input, kernel
@@ -50,12 +44,8 @@ class _Line(NamedTuple):
 class Memory(NamedTuple):
     """Bytes of a device's memory that a program occupies while it runs.
 
-    Attributes:
-      arguments: Arguments.
-      temporaries: Peak of temporary arrays.
-      outputs: Results.
-      aliased: Results that are stored in place of arguments.
-      code: The program itself; 0 where it is not in the device's memory.
+    ``temporaries`` is the peak of temporary arrays; ``aliased`` are outputs that are stored in
+    place of arguments; ``code`` is the program itself, 0 where it is not in the device's memory.
     """
 
     arguments: int
@@ -93,7 +83,8 @@ class Instruction(NamedTuple):
     is_fused: bool
 
 
-class Buffer(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Buffer:
     """One or several equal arrays that a program writes.
 
     Attributes:
@@ -114,17 +105,12 @@ class Buffer(NamedTuple):
 def measure_memory(executable: jax.stages.Compiled) -> Memory:
     """The compiler's analysis of a program's memory."""
     stats = executable.memory_analysis()
-    return Memory(
-        arguments=stats.argument_size_in_bytes,
-        temporaries=stats.temp_size_in_bytes,
-        outputs=stats.output_size_in_bytes,
-        aliased=stats.alias_size_in_bytes,
-        code=stats.generated_code_size_in_bytes,
-    )
+    kinds = ("argument", "temp", "output", "alias", "generated_code")  # In the order of `Memory`.
+    return Memory(*(getattr(stats, f"{kind}_size_in_bytes") for kind in kinds))
 
 
 def read_program(text: str) -> list[Instruction]:
-    """The instructions of a program that are executed.
+    """The instructions that a program executes.
 
     Args:
       text: An HLO program: ``executable.as_text()``, or ``lowered.as_text("hlo", debug_info=True)``
@@ -143,12 +129,12 @@ def read_program(text: str) -> list[Instruction]:
             called = {kind: re.findall(r"[\w.-]+", x) for kind, x in _CALLED.findall(line.rest)}
             if line.op != "call":
                 called.pop("to_apply", None)  # Of scalars, such as an addition or a comparison.
-            turns = 1
+            turns = times
             if line.op == "while":
-                turns = _num_turns(line, computations[called["condition"][0]])
+                turns *= _num_turns(line, computations[called["condition"][0]])
             fuses = is_fused or line.op in ("fusion", "async-start")
             for callee in itertools.chain.from_iterable(called.values()):
-                yield from visit(callee, times * turns, fuses, path)
+                yield from visit(callee, turns, fuses, path)
 
     return list(visit(entry, 1, False, ""))
 
@@ -158,10 +144,6 @@ def count_flops(executable: jax.stages.Compiled, program: list[Instruction]) -> 
 
     The compiler's count plus the matrix products and convolutions that it leaves out: those in
     iterations of loops after the first, and those in calls of libraries.
-
-    Args:
-      executable: The compiled program.
-      program: Its instructions, see `read_program`.
     """
     count = executable.cost_analysis()["flops"]
     for instruction in program:
@@ -205,22 +187,15 @@ def largest_buffers(program: list[Instruction], count: int) -> list[Buffer]:
 
     Excludes arguments and arrays in the fast memory beside the cores.
     """
-
-    def is_written(instruction: Instruction) -> bool:
-        return not (
-            instruction.is_fused
-            or instruction.op in _NO_BUFFER
-            or instruction.op.endswith("-start")
-            or _collective(instruction)
-        )
-
-    return _largest(filter(is_written, program), count, in_main_memory=True)
+    written = (i for i in program if not (i.is_fused or i.op in _NO_BUFFER or _collective(i)))
+    complete = (i for i in written if not i.op.endswith("-start"))
+    return _largest(complete, count, in_main_memory=True)
 
 
 def _collective(instruction: Instruction) -> str | None:
     """The kind of a collective at the instruction with its result; None for other instructions."""
     kind = instruction.op.removesuffix("-done")
-    return kind if kind in COLLECTIVES else None
+    return kind if kind in _COLLECTIVES else None
 
 
 def _largest(
@@ -279,15 +254,10 @@ def _convolution_flops(instruction: Instruction, roles: tuple[int, int, int]) ->
     )
     total = 2 * out["b"] * out["f"] * kernel["i"]
     for axis, (stride, low, dilation, kernel_dilation) in _windows(instruction.attributes).items():
-        total *= sum(
-            position % dilation == 0 and 0 <= position // dilation < source[axis]
-            for tap in range(kernel[axis])
-            for position in range(
-                tap * kernel_dilation - low,
-                tap * kernel_dilation - low + out[axis] * stride,
-                stride,
-            )
-        )
+        taps = kernel_dilation * np.arange(kernel[axis]) - low
+        positions = np.add.outer(taps, stride * np.arange(out[axis]))
+        is_pixel = (positions >= 0) & (positions < dilation * source[axis])
+        total *= int(np.sum(is_pixel & (positions % dilation == 0)))
     return total
 
 
@@ -296,15 +266,11 @@ def _windows(attributes: str) -> dict[str, tuple[int, int, int, int]]:
     window = re.search(r"window=\{([^}]*)\}", attributes)
     fields = dict(field.split("=") for field in window[1].split()) if window else {}
     num_axes = len(fields["size"].split("x")) if fields else 0
-
-    def read(field: str, default: int) -> list[int]:
-        values = fields[field].split("x") if field in fields else [str(default)] * num_axes
-        return [int(value.partition("_")[0]) for value in values]
-
-    rows = zip(
-        read("stride", 1), read("pad", 0), read("lhs_dilate", 1), read("rhs_dilate", 1), strict=True
-    )
-    return {str(axis): row for axis, row in enumerate(rows)}
+    columns = []
+    for name, default in (("stride", 1), ("pad", 0), ("lhs_dilate", 1), ("rhs_dilate", 1)):
+        values = fields[name].split("x") if name in fields else [str(default)] * num_axes
+        columns.append([int(value.partition("_")[0]) for value in values])
+    return {str(axis): row for axis, row in enumerate(zip(*columns, strict=True))}
 
 
 def _integers(text: str) -> list[int]:

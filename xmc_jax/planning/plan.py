@@ -1,6 +1,7 @@
 """Plans: the cost of a training step on devices that need not exist; compiles it, never runs it."""
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -10,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from xmc_jax.console import waiting
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, create_experiment
+from xmc_jax.frozen.weights import is_weight
 from xmc_jax.pages import render
 from xmc_jax.planning import compiled
 from xmc_jax.planning.topology import ATTACHED, Device, find_chip, find_devices
@@ -32,27 +33,21 @@ _HOW_TO_FIT = (
 class Plan:
     """The cost of one training step; bytes and operations are per device.
 
-    Attributes:
+    Attributes (those that their names do not explain):
       topology: Name of the TPU slice, or ``attached``.
       device_kind: JAX's name of the devices.
-      num_chips: Number of TPU chips, each of which is one device or two; for other devices their
-        number.
-      num_devices: Number of JAX devices; the batch is split over them.
+      num_chips: TPU chips, each of which is one device or two; for other devices their number.
       fsdp: Number of devices that share one copy of the parameters.
-      batch_size: Images of a micro-batch, over all devices.
+      batch_size: Images of a micro-batch; they are split over all devices.
       num_micro_batches: Micro-batches of a step.
       parameters: Number of parameters by network.
       memory: Bytes that the step occupies, see `compiled.Memory`, and their ``total``.
       memory_limit: Bytes that a program may occupy; None if unknown.
-      flops: Floating-point operations.
       peak_flops: Peak bfloat16 operations per second; None if unknown.
       floor_seconds: ``flops / peak_flops``, a lower bound of the step's time.
       collective_bytes: Bytes of the results of each kind of collective.
-      largest_collectives: See `compiled.largest_collectives`.
-      largest_buffers: See `compiled.largest_buffers`.
       compile_seconds: Time of tracing, lowering and compiling on this machine.
       versions: Versions of JAX and of the compilers.
-      config: The experiment's fields.
     """
 
     topology: str
@@ -85,7 +80,7 @@ def make_plan(config: ConfigDict, topology: str = ATTACHED, *, fsdp: int = 1) ->
 
     Args:
       config: A resolved experiment.
-      topology: See `topology.find_devices`.
+      topology: As in `topology.find_devices`.
       fsdp: Number of devices that share one copy of the parameters.
 
     Raises:
@@ -132,16 +127,13 @@ def find_largest_batch(config: ConfigDict, topology: str = ATTACHED, *, fsdp: in
 
     Starts at the config's batch size, doubles it while it fits, then bisects. Every attempt
     compiles the step. Batch sizes are multiples of what devices, accumulation and groups divide.
-
-    Args:
-      config: A resolved experiment.
-      topology: See `topology.find_devices`.
-      fsdp: See `make_plan`.
+    Arguments as in `make_plan`.
 
     Raises:
       UserError: see `make_plan`; or the memory of the devices is unknown.
       DoesNotFitError: not even the smallest batch fits.
     """
+    tell = functools.partial(print, file=sys.stderr, flush=True)
     devices = find_devices(topology)
     if _memory_limit(devices[0]) is None:
         raise UserError(
@@ -150,7 +142,7 @@ def find_largest_batch(config: ConfigDict, topology: str = ATTACHED, *, fsdp: in
         )
     groups = config.loss.contrastive_group_size, config.model.bn_group_size
     unit = math.lcm(len(devices) * config.accumulation_steps, *filter(None, groups))
-    _tell(f"searching for the largest batch in steps of {unit}; every attempt is a compilation")
+    tell(f"searching for the largest batch in steps of {unit}; every attempt is a compilation")
     fitting: dict[int, Plan] = {}
 
     def fits(batch_size: int) -> bool:
@@ -159,10 +151,10 @@ def find_largest_batch(config: ConfigDict, topology: str = ATTACHED, *, fsdp: in
         try:
             plan = fitting[batch_size] = make_plan(changed, topology, fsdp=fsdp)
         except DoesNotFitError as error:
-            _tell(f"batch {batch_size} does not fit: {error}")
+            tell(f"batch {batch_size} does not fit: {error}")
             return False
         total, limit = plan.memory["total"] / 1e9, plan.memory_limit / 1e9
-        _tell(f"batch {batch_size} fits: {total:.2f} of {limit:.2f} GB")
+        tell(f"batch {batch_size} fits: {total:.2f} of {limit:.2f} GB")
         return True
 
     largest = largest_multiple(fits, unit, first=config.batch_size)
@@ -184,19 +176,13 @@ def largest_multiple(fits: Callable[[int], bool], unit: int, *, first: int) -> i
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        if fits(middle * unit):
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if fits(middle * unit) else (low, middle)
     return low * unit
 
 
 def to_json(plan: Plan) -> str:
     """The plan as JSON; buffers are objects with the fields of `compiled.Buffer`."""
-    fields = dataclasses.asdict(plan)
-    for name in ("largest_collectives", "largest_buffers"):
-        fields[name] = [buffer._asdict() for buffer in fields[name]]
-    return json.dumps(fields, indent=2)
+    return json.dumps(dataclasses.asdict(plan), indent=2)
 
 
 def to_text(plan: Plan) -> str:
@@ -241,11 +227,6 @@ def _count_parameters(experiment: Experiment) -> dict[str, int]:
         "image network": frozen.image,
     }
     return {
-        # Keras stores states of random generators among the weights.
-        name: sum(x.size for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.floating))
+        name: sum(x.size for x in jax.tree.leaves(params) if is_weight(x))
         for name, params in networks.items()
     }
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -60,7 +60,7 @@ _WITHOUT_TPU = {
 
 def find_chip(device: Device) -> Chip | None:
     """The TPU generation of a device; None for other devices."""
-    return {chip.device_kind: chip for chip in CHIPS.values()}.get(device.device_kind)
+    return next((chip for chip in CHIPS.values() if chip.device_kind == device.device_kind), None)
 
 
 def find_devices(topology: str) -> list[Device]:
