@@ -13,6 +13,11 @@ _EVERY_SECONDS = 5.0
 _WAITING_EVERY_SECONDS = 30.0
 
 
+def notice(text: str) -> None:
+    """Prints a line on stderr about something that the user should know but need not act on."""
+    print(f"notice: {text}", file=sys.stderr, flush=True)
+
+
 def format_duration(seconds: float) -> str:
     """``h:mm:ss``, or ``m:ss`` below one hour."""
     minutes, seconds = divmod(round(seconds), 60)

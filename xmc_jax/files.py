@@ -5,12 +5,12 @@ import fcntl
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from etils import epath
 
+from xmc_jax.console import notice
 from xmc_jax.errors import UserError, reason
 
 LOCK_FILE = ".lock"
@@ -168,8 +168,4 @@ def only_one(folder: epath.PathLike, task: str, *, lock_file: str = LOCK_FILE) -
 
 
 def _tell_no_lock(folder: epath.PathLike, task: str, why: str) -> None:
-    print(
-        f"notice: {folder} cannot be locked ({why}); let no second command be {task} it",
-        file=sys.stderr,
-        flush=True,
-    )
+    notice(f"{folder} cannot be locked ({why}); let no second command be {task} it")

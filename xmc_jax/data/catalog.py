@@ -6,6 +6,7 @@ import sys
 import tensorflow_datasets as tfds
 from etils import epath
 
+from xmc_jax.console import notice
 from xmc_jax.data.builders import schema
 from xmc_jax.data.builders.captioned import Settings, load_beam
 from xmc_jax.data.builders.folder.folder_dataset_builder import name_form
@@ -93,10 +94,9 @@ def _download_and_prepare(
     builder: tfds.core.DatasetBuilder, folder: epath.Path, settings: Settings
 ) -> None:
     for path in folder.parent.glob(f"incomplete.*_{folder.name}"):
-        print(
-            f"notice: {path} is left from an interrupted build, unless a build is running now; "
-            "it can be deleted",
-            file=sys.stderr,
+        notice(
+            f"{path} is left from an interrupted build, unless a build is running now; "
+            "it can be deleted"
         )
     builder.settings = settings
     runner, options = settings.beam_runner, settings.beam_options
@@ -111,7 +111,7 @@ def _download_and_prepare(
                 "another --data_dir"
             ) from error
         # The final rename found the same records there.
-        print(f"notice: another process has built {folder} meanwhile", file=sys.stderr)
+        notice(f"another process has built {folder} meanwhile")
     except Exception as error:
         if isinstance(error, UserError) or not beam:
             raise

@@ -1,12 +1,12 @@
 """What an evaluation leaves in the folder of a run: lines of metrics.jsonl, the best checkpoint."""
 
 import os
-import sys
 from collections.abc import Sequence
 
 from etils import epath
 
 from xmc_jax import files
+from xmc_jax.console import notice
 from xmc_jax.evaluation.inputs import split_name
 from xmc_jax.parallel import processes
 from xmc_jax.run.config import read_config
@@ -61,13 +61,13 @@ def keep_best(workdir: epath.PathLike, metric: str) -> None:
     step = best_step(records, metric)
     if step is None:
         measured = sorted({r.metric for r in records})
-        _notice(f"no value of config.eval.best_metric={metric!r}; there are {', '.join(measured)}")
+        notice(f"no value of config.eval.best_metric={metric!r}; there are {', '.join(measured)}")
         return
     if (folder / str(step)).exists():
         return
     sources = (checkpoints_dir(workdir), held_dir(workdir))
     if not any(link_checkpoint(source, folder, step) for source in sources):
-        _notice(f"the best checkpoint, of step {step}, was deleted before it could be kept")
+        notice(f"the best checkpoint, of step {step}, was deleted before it could be kept")
         return
     for path in folder.iterdir():
         if path.name != str(step):
@@ -118,7 +118,3 @@ def _link(source: epath.Path, target: epath.Path) -> None:
                 raise
             except OSError:  # A file system without hard links.
                 path.copy(target / path.name)
-
-
-def _notice(message: str) -> None:
-    print(f"notice: {message}", file=sys.stderr, flush=True)

@@ -1,7 +1,6 @@
 """The image files that the verb `sample` writes."""
 
 import re
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from xmc_jax import files, images
+from xmc_jax.console import notice
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.inference import exported
 from xmc_jax.inference.model import load
@@ -51,16 +51,13 @@ def _warn_of_losses(tokenizer: Tokenizer, captions: Sequence[str]) -> None:
         captions, tokenizer.lengths(captions), tokenizer.unknown_counts(captions), strict=True
     ):
         shown = caption if len(caption) <= 60 else caption[:57] + "..."
-        limit, notices = tokenizer.num_tokens, []
-        if length > limit:
-            notices.append(f"{length} word pieces; this model reads the first {limit}")
+        if length > (limit := tokenizer.num_tokens):
+            notice(f"{shown!r} has {length} word pieces; this model reads the first {limit}")
         if unknown:
-            notices.append(
-                f"{unknown} word piece(s) that the text encoder does not know; it was trained on "
-                "English"
+            notice(
+                f"{shown!r} has {unknown} word piece(s) that the text encoder does not know; it was "
+                "trained on English"
             )
-        for notice in notices:
-            print(f"notice: {shown!r} has {notice}", file=sys.stderr)
 
 
 def _slug(caption: str) -> str:

@@ -11,13 +11,13 @@ import dataclasses
 import json
 import math
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from etils import epath
 
 from xmc_jax import files
+from xmc_jax.console import notice
 from xmc_jax.run.folder import metrics_path
 
 Record = dict[str, Any]
@@ -184,7 +184,7 @@ def read_lines(path: epath.PathLike, fields: Mapping[str, type]) -> list[Record]
             torn.append(number)
     if torn:
         places = ", ".join(map(str, torn[:5])) + ", …" * (len(torn) > 5)
-        print(f"notice: {path}: left out {len(torn)} incomplete line(s): {places}", file=sys.stderr)
+        notice(f"{path}: left out {len(torn)} incomplete line(s): {places}")
     return records
 
 

@@ -1,7 +1,6 @@
 """Evaluation inside a training job, on its devices, between its steps."""
 
 import contextlib
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from xmc_jax.console import notice
 from xmc_jax.errors import UserError, reason
 from xmc_jax.evaluation import results
 from xmc_jax.evaluation.evaluator import create_evaluator
@@ -103,4 +103,4 @@ def _failure_is_a_notice(what: str) -> Iterator[None]:
         if not isinstance(error, UserError):
             traceback.print_exc()  # A fault of this package or of a library, worth a report.
             message = reason(error)
-        print(f"notice: {what}: {message}; training goes on", file=sys.stderr, flush=True)
+        notice(f"{what}: {message}; training goes on")

@@ -4,7 +4,6 @@ import abc
 import contextlib
 import functools
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from xmc_jax.console import with_progress
+from xmc_jax.console import notice, with_progress
 from xmc_jax.data.builders import images, schema
 from xmc_jax.data.download import open_images
 from xmc_jax.errors import UserError, reason
@@ -191,7 +190,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Adds a finished split to the report, unless it lost too much or has no example."""
         tally = self._tallies[name]
         if line := self._check_lost(name, tally, lost):
-            print(f"notice: {line}", file=sys.stderr)
+            notice(line)
         if not tally.kept:
             raise UserError(f"split {name} of {self.info.full_name} has no example")
         schema.write_report(self.data_path, self._tallies, self.describe_source())

@@ -5,11 +5,11 @@ import hashlib
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from xmc_jax.console import notice
 from xmc_jax.data.builders import captioned, images
 from xmc_jax.errors import UserError, reason
 
@@ -62,7 +62,7 @@ class Builder(captioned.Builder):
         for name, paths in self._unpaired.items():
             if paths:
                 count = f"{len(paths)} files {name.replace('_', ' ')}"
-                print(f"notice: {source} has {count}, e.g. {paths[0]}", file=sys.stderr)
+                notice(f"{source} has {count}, e.g. {paths[0]}")
         if len(examples) < 2:
             raise UserError(
                 f"{source} has {len(examples)} captioned images; training and evaluation need one "
