@@ -31,8 +31,8 @@ LAYERS = [
     {"shapes", "train_step"},
     {"objectives", "train_state", "cli"},
     {"models", "losses", "frozen", "metrics", "parallel"},
-    {"attention", "accumulation", "images", "files", "console"},
-    {"types", "errors"},
+    {"attention", "accumulation", "images", "files"},
+    {"types", "errors", "console"},
 ]
 RANK = {part: rank for rank, layer in enumerate(reversed(LAYERS)) for part in layer}
 

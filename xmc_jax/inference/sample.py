@@ -55,8 +55,8 @@ def _warn_of_losses(tokenizer: Tokenizer, captions: Sequence[str]) -> None:
             notice(f"{shown!r} has {length} word pieces; this model reads the first {limit}")
         if unknown:
             notice(
-                f"{shown!r} has {unknown} word piece(s) that the text encoder does not know; it was "
-                "trained on English"
+                f"{shown!r} has {unknown} word piece(s) that the text encoder does not know; it "
+                "was trained on English"
             )
 
 
