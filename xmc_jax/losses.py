@@ -41,7 +41,9 @@ def hinge_g_loss(fake_logits: Float[Array, " b"]) -> Float[Array, ""]:
 
 
 def symmetric_cross_entropy(scores: Float[Array, "b b"]) -> LossAndAccuracy:
-    """Cross-entropy over rows plus over columns of logits, whose targets are the diagonal.
+    """Cross-entropy over rows plus over columns; the targets are the diagonal.
+
+    Entry (i, j) is a logit that scores item i of one kind against item j of the other.
 
     Returns:
       The sum of the two mean cross-entropies (nats, >= 0), and the retrieval accuracy: the fraction

@@ -60,8 +60,9 @@ def make_train_step(
       discriminator: A `Discriminator`.
       generator_tx: Optimizer of the generator.
       discriminator_tx: Optimizer of the discriminator.
-      encode_text: Takes tokens to ``(words, sentence, word_mask)``.
-      image_features: Takes images in [-1, 1]; required if the weight of its term is not 0.
+      encode_text: ``(params, tokens) -> (words, sentence, word_mask)``.
+      image_features: ``(params, images in [-1, 1]) -> features``; required if the weight of its
+        term is not 0.
       loss_weights: Weights of the contrastive terms.
       ema_decay: Decay of the generator's moving averages per generator update, 0..1.
       flip: Whether to mirror real images at random.

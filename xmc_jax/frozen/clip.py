@@ -3,7 +3,6 @@
 It measures how well images fit captions, see `metrics.r_precision`.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -96,7 +95,7 @@ def _load_tokenizer(preset: str, text_encoder, field: str):
         )
 
     def tokenize(captions: Sequence[str]) -> Int32[np.ndarray, "b t"]:
-        cleaned = [re.sub(r"\s+", " ", caption).strip().lower() for caption in captions]
+        cleaned = [" ".join(caption.split()).lower() for caption in captions]
         tokens = np.zeros((len(cleaned), length), np.int32)
         for row, pieces in zip(tokens, tokenizer(cleaned), strict=True):
             ids = [start, *np.asarray(pieces, np.int32).tolist()[: length - 2], end]
