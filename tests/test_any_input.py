@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ml_collections import config_flags
 
 from configs import shapes_32
+from tests.places import ROOT
 from xmc_jax import cli
 from xmc_jax.data import preprocess
 from xmc_jax.data.builders import captioned, images
@@ -120,9 +121,8 @@ def test_a_config_of_any_bytes_is_refused_in_one_line(tmp_path, data):
 @pytest.fixture(scope="module")
 def tokenizer():
     from xmc_jax.data.tokenizer import Tokenizer
-    from xmc_jax.frozen.text_encoder import _packaged_folder
 
-    return Tokenizer(_packaged_folder("minilm") / "vocab.txt", 12)
+    return Tokenizer(ROOT / "xmc_jax" / "demo" / "vocab.txt", 12)
 
 
 @given(captions=st.lists(TEXTS, min_size=1, max_size=4))

@@ -8,16 +8,17 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import xmc_jax
 from tests.golden.make_earlier import CAPTIONS, SETTINGS, machine
-from tests.places import GOLDEN
-from tests.verbs import assert_refused
+from tests.places import GOLDEN, ROOT
+from tests.verbs import assert_refused, environment
 from xmc_jax.errors import UserError
 from xmc_jax.run import config_checks
 
@@ -26,12 +27,52 @@ EARLIER = GOLDEN / "earlier"
 SAME_MACHINE = machine() == json.loads((EARLIER / "machine.json").read_text())
 
 
+# In a process of one device, as the earlier version had it.
+CODE = """
+import sys
+import numpy as np
+import xmc_jax
+from tests.golden.make_earlier import CAPTIONS
+from xmc_jax.evaluation.run import evaluate
+from xmc_jax.run.config import read_config
+from xmc_jax.training.start import train
+
+written, evaluated, resumed, data_dir, out = sys.argv[1:]
+images = {
+    name: xmc_jax.load(f"{written}/{name}").generate(CAPTIONS, seed=0, num_images=2)
+    for name in ("run", "exported")
+}
+np.savez(out, **images)
+evaluate(evaluated, data_dir)
+train(read_config(resumed), resumed, data_dir)
+"""
+
+
 @pytest.fixture(scope="module")
 def written(folder):
     """The folder with ``run`` and ``exported``."""
     with tarfile.open(EARLIER / "written.tar.xz") as archive:
         archive.extractall(folder / "written", filter="data")
     return folder / "written"
+
+
+@pytest.fixture(scope="module")
+def used(folder, written):
+    """This version's images, and its runs: ``evaluated``, and ``resumed`` from step 2."""
+    for name in ("evaluated", "resumed"):
+        shutil.copytree(written / "run", folder / name)
+    shutil.rmtree(folder / "resumed" / "checkpoints" / "4")
+    paths = [written, folder / "evaluated", folder / "resumed", folder / "data", folder / "out.npz"]
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *map(str, paths)],
+        cwd=ROOT,
+        env=environment(folder / "data"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "training from step 2 to 4" in done.stdout
+    return folder
 
 
 def copy(written, folder, name="run"):
@@ -72,15 +113,9 @@ def expected(name):
 
 
 @pytest.mark.parametrize("name", ["run", "exported"])
-def test_the_same_pixels(folder, written, run_verb, name):
-    out = folder / f"{name}_images"
-    captions = [f"--caption={caption}" for caption in CAPTIONS]
-    done = run_verb("sample", f"--workdir={written / name}", *captions, "--num_images=2",
-                    f"--out={out}")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    paths = sorted(path for path in out.glob("*.png") if path.stem != "grid")
-    generated = np.stack([np.asarray(Image.open(path), int) for path in paths])
-    difference = np.abs(generated - expected(name))
+def test_the_same_pixels(used, name):
+    with np.load(used / "out.npz") as images:
+        difference = np.abs(images[name].astype(int) - expected(name))
     assert difference.max() == 0 if SAME_MACHINE else np.mean(difference) < 1
 
 
@@ -93,32 +128,24 @@ def test_the_exported_program_still_runs(written):
     assert np.mean(np.abs(generated.astype(int) - expected("exported"))) < 1
 
 
-def test_it_evaluates_to_the_same_records(folder, written, run_verb):
-    workdir = copy(written, folder, "run")
-    before = records(workdir, "eval")
-    done = run_verb("evaluate", f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
-    after = records(workdir, "eval")
+def test_it_evaluates_to_the_same_records(used, written):
+    before, after = records(written / "run", "eval"), records(used / "evaluated", "eval")
     if SAME_MACHINE:
         assert after == before  # Equal records are not written twice.
     assert {r["metric"] for r in after} == {r["metric"] for r in before}
 
 
-def test_it_resumes_to_the_same_state(folder, written, run_verb):
-    workdir = copy(written, folder, "run")
-    shutil.rmtree(workdir / "checkpoints" / "4")
-    done = run_verb("train", *SETTINGS, f"--workdir={workdir}")
-    assert done.returncode == 0 and "training from step 2 to 4" in done.stdout, done.stderr
-    found, wanted = manifest(workdir, 4), manifest(written / "run", 4)
+def test_it_resumes_to_the_same_state(used, written):
+    found, wanted = manifest(used / "resumed", 4), manifest(written / "run", 4)
     assert {name: entry[:2] for item in found.values() for name, entry in item.items()} == {
         name: entry[:2] for item in wanted.values() for name, entry in item.items()
     }
     if SAME_MACHINE:
         assert found == wanted
-        assert records(workdir, "train") == records(written / "run", "train")
+        assert records(used / "resumed", "train") == records(written / "run", "train")
 
 
-def test_fields_that_drawing_does_not_need_may_be_absent_unknown_or_wrong(folder, written):
+def test_fields_that_generating_does_not_need_may_be_absent_unknown_or_wrong(folder, written):
     for name in ("run", "exported"):
         images = generate(written / name)
         other = copy(written, folder, name)
@@ -143,7 +170,7 @@ def test_training_names_the_field(folder, written, run_verb):
     assert_refused(done, "model.of_a_newer_version (1 there, absent now)")
 
 
-def test_a_new_checked_field_of_training_stops_no_model_from_drawing(written, monkeypatch):
+def test_a_new_checked_field_of_training_stops_no_model_from_generating(written, monkeypatch):
     images = generate(written / "exported")
     new = config_checks.Field(float, minimum=0)
     monkeypatch.setitem(config_checks.FIELDS, "loss.new_weight", new)

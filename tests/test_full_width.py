@@ -50,7 +50,7 @@ def describe_image_features(network, weights, resolution):
 def describe(monkeypatch):
     for function in (describe_text_encoder, describe_image_features):
         monkeypatch.setattr(xmc_jax.experiment, function.__name__, function)
-    return lambda config: xmc_jax.experiment.describe_experiment(config, jax.devices())
+    return lambda config: xmc_jax.experiment.create_experiment(config, devices=jax.devices())
 
 
 @functools.cache  # Most rows have the same networks.

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import signal
 import socket
@@ -116,6 +117,7 @@ def test_two_processes_train_as_one(runs):
     assert np.mean(np.abs(grids[0] - grids[1])) < 2  # Of 255.
 
 
+@pytest.mark.long  # Restoring onto other devices: also in test_sharding.
 def test_checkpoints_go_from_one_process_to_two_and_back(runs, train):
     for name, num_processes in (("one", 2), ("two", 1)):
         assert f"nothing to do: {runs / name} is at step 4 of 4" in train(name, num_processes)
@@ -244,31 +246,36 @@ time.sleep(300)  # As in a collective: nothing comes back from it.
 """
 
 
-@pytest.mark.parametrize("killed", [0, 1])
-def test_when_one_is_killed_the_other_ends_and_says_why(killed):
-    address = f"127.0.0.1:{free_port()}"
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", WAITING, address, str(index)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+def test_when_one_is_killed_the_other_ends_and_says_why():
+    pairs = []  # Two runs of two processes, side by side: most of their time is waiting.
+    for _ in range(2):
+        address = f"127.0.0.1:{free_port()}"
+        pairs.append(
+            [
+                subprocess.Popen(
+                    [sys.executable, "-c", WAITING, address, str(index)],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                for index in (0, 1)
+            ]
         )
-        for index in (0, 1)
-    ]
-    for child in children:
+    for child in itertools.chain(*pairs):
         wait_for_line(child, "joined")
     time.sleep(3)  # Signs of life go to and fro.
-    children[killed].kill()
-    code, _, errors = finish(children)[1 - killed]
-    if killed == 0:  # It is the one that the others ask: JAX aborts them, with many lines.
-        assert code == -signal.SIGABRT and "another task died" in errors
-    else:
-        assert code == 1, errors
-        assert errors.splitlines()[-1] == (
-            "error: process 1 of 2 died, or cannot be reached any more; start all processes again: "
-            "the run resumes from its last checkpoint"
-        )
+    for killed, pair in enumerate(pairs):
+        pair[killed].kill()
+    ends = finish([*itertools.chain(*pairs)])
+    # Process 0 holds what the others ask for: without it JAX aborts them, with many lines.
+    code, _, errors = ends[1]
+    assert code == -signal.SIGABRT and "another task died" in errors
+    code, _, errors = ends[2]
+    assert code == 1, errors
+    assert errors.splitlines()[-1] == (
+        "error: process 1 of 2 died, or cannot be reached any more; start all processes again: "
+        "the run resumes from its last checkpoint"
+    )
 
 
 def test_places_in_a_run_are_checked(folder):
