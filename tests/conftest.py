@@ -25,9 +25,6 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ["KERAS_BACKEND"] = "jax"
 
-# Shells have background commands ignore Ctrl-C, and children inherit that: tests send it to some.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes in signatures become assertions, checked on every call.
@@ -37,6 +34,14 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def ctrl_c():
+    """Lets this process and its children hear SIGINT, which shells have background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

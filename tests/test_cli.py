@@ -8,7 +8,7 @@ import sys
 from tests.places import ROOT
 
 
-def test_ctrl_c_is_one_line_and_exit_code_130():
+def test_ctrl_c_is_one_line_and_exit_code_130(ctrl_c):
     code = (
         "import os, signal\n"
         "from xmc_jax import cli\n"

@@ -23,9 +23,6 @@ TEXT_WIDTHS = {"bert_base_en_uncased": 768, "minilm": 384}
 TERMS = {"sentence", "word", "image_d", "image_pretrained"}
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*_[0-9]*.py"))
 NAMES += [f"coco_256:{row}" for row in [*ablations.TERMS, *ablations.OTHERS]]
-# A whole step takes seconds to trace. The steps of all rows are traced at small widths by
-# test_ablations.py.
-SHORT = {"coco_256"}
 
 
 def get_config(name):
@@ -90,10 +87,8 @@ def test_networks(describe, name):
     assert {x.dtype for x in (images, *output)} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in NAMES],
-)
+@pytest.mark.long  # A whole step takes seconds to trace; test_ablations has small ones.
+@pytest.mark.parametrize("name", NAMES)
 def test_training_step(describe, name):
     """It keeps the shapes of the state, and has a metric of every term of the config."""
     config = get_config(name)

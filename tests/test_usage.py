@@ -27,6 +27,7 @@ def test_wrong_settings_are_one_clear_line(folder, run_verb):
     assert not (folder / "bad").exists()
 
 
+@pytest.mark.long  # Also in test_text_encoder.
 def test_a_value_that_cannot_work(folder, run_verb):
     """See `test_configs` for the others."""
     change, words = "--config.text.encoder=/no/such", ["/no/such", "minilm"]
@@ -57,8 +58,14 @@ def test_unwritable_workdir(folder, run_verb):
 def test_prepare(folder, run_verb):
     arguments = ["--dataset=shapes", f"--data_dir={folder / 'p'}", "--form=sq32_n8"]
     assert "built" in run_verb("prepare", *arguments).stdout
-    assert "already built" in run_verb("prepare", *arguments).stdout
     assert_refused(run_verb("prepare", "--dataset=imagenet"), "imagenet", "shapes")
+
+
+@pytest.mark.long  # Also in test_catalog.
+def test_what_is_prepared_is_not_prepared_again(folder, run_verb):
+    arguments = ["--dataset=shapes", f"--data_dir={folder / 'p2'}", "--form=sq32_n8"]
+    assert run_verb("prepare", *arguments).returncode == 0
+    assert "already built" in run_verb("prepare", *arguments).stdout
 
 
 def test_help_explains_and_waits_for_nothing_heavy(start_verb):

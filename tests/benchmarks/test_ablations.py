@@ -18,9 +18,9 @@ from xmc_jax.train_state import create_train_state
 
 ROWS = [*ablations.TERMS, *ablations.OTHERS]
 # Every row traces a step of its own, which takes seconds. The other rows combine parts of these.
-TRACED_ROWS = {"none", "s", "w", "d", "vgg", "s_w_d", "all", *ablations.OTHERS} - {"linear_head"}
+TRACED_ROWS = {"none", "s", "w", "d", "vgg", "all", "self_modulation"}
 # Compiling takes longer; these steps contain all parts of the others.
-COMPILED_ROWS = {"all", "self_modulation", "mlp_head", "per_device_negatives"}
+COMPILED_ROWS = {"all", "self_modulation"}
 METRIC_OF = {"s": "sentence", "w": "word", "d": "image_d", "vgg": "image_pretrained"}
 
 

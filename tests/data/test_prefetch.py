@@ -130,7 +130,7 @@ def is_running(pid):
 
 
 @pytest.mark.parametrize("end", ["unclosed", "error", "ctrl-c", "kill"])
-def test_no_worker_outlives_the_loop(tmp_path, path, end):
+def test_no_worker_outlives_the_loop(tmp_path, path, end, ctrl_c):
     script = tmp_path / "loop.py"
     script.write_text(LOOP)
     root = str(ROOT)

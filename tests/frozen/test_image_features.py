@@ -137,7 +137,7 @@ def test_packaged_weights_are_those_trained_on_rgb_with_mean_and_deviation(vgg16
     np.testing.assert_allclose(vgg16.params[0][0][0, :, :, 0].T, rgb, atol=5.1e-5)
 
 
-@pytest.mark.parametrize("network", ["vgg19", "resnet50"])
+@pytest.mark.parametrize("network", ["vgg19", pytest.param("resnet50", marks=pytest.mark.long)])
 def test_keras_weight_files(tmp_path, network):
     """Seeded weights in both of Keras' formats; the reference is Keras' own preprocessing."""
     model = image_features._build(network, 32)

@@ -362,7 +362,7 @@ def preemptible(checkout):
     return start
 
 
-def test_preempted_training_is_not_finished(preemptible, checkout):
+def test_preempted_training_is_not_finished(preemptible, checkout, ctrl_c):
     for sent in (signal.SIGTERM, signal.SIGINT):
         process = preemptible(*ODD)
         (training,) = re.findall(r"process (\d+)", process.stdout.readline())

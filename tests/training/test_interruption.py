@@ -45,7 +45,7 @@ def start(kind):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-def test_the_first_signal_ends_the_loop_after_a_step(number):
+def test_the_first_signal_ends_the_loop_after_a_step(number, ctrl_c):
     child = start("loop")
     time.sleep(0.3)
     child.send_signal(number)
@@ -65,7 +65,7 @@ def test_before_the_first_step_a_signal_ends_at_once_although_python_cannot_run(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-def test_the_second_signal_ends_at_once(number):
+def test_the_second_signal_ends_at_once(number, ctrl_c):
     child = start("saving")
     child.send_signal(number)
     assert "saving" in child.stderr.readline()
@@ -78,8 +78,7 @@ def test_the_second_signal_ends_at_once(number):
     assert errors == f"{number.name} again: ended without saving; the same command resumes\n"
 
 
-def test_handlers_are_as_before_when_it_is_left():
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def test_handlers_are_as_before_when_it_is_left(ctrl_c):
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     num_threads = threading.active_count()
     with Interruption() as interruption:

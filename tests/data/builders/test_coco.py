@@ -257,6 +257,7 @@ def prepare(*arguments, **options):
     )
 
 
+@pytest.mark.long  # Another data set is killed in test_ln_open_images.
 def test_a_killed_build_leaves_nothing_complete_and_can_be_repeated(tmp_path, capsys):
     big = archives.encode(archives.photograph(2000, 2800))
     archives.coco(tmp_path, {"train": {f"big{i}": big for i in range(60)}, "val": VAL})

@@ -298,7 +298,7 @@ def test_a_killed_run_leaves_whole_files_and_the_same_call_completes_it(server, 
     assert len(images_in(tmp_path)) == count and not list(tmp_path.rglob("*.part"))
 
 
-def test_ctrl_c_stops_it_soon(server, tmp_path):
+def test_ctrl_c_stops_it_soon(server, tmp_path, ctrl_c):
     silent = names(100)[60:]  # Requests that hang, for much longer than anyone waits here.
     server.faults = {image.id: image_server.silent for image in silent}
     process = start(server, tmp_path, last=100)
