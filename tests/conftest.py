@@ -115,6 +115,8 @@ LONGEST_FIRST = (
     "parallel/test_sharding",
     "data/test_real_data",
     "planning/test_plan",
+    "test_remote_workdir",
+    "test_earlier",
     "evaluation/test_run",
     "test_notebooks",
     "inference/test_export",
@@ -124,6 +126,10 @@ LONGEST_FIRST = (
     "test_usage",
     "inference/test_explore",
     "pages/test_compare",
+    "test_losses",
+    "frozen/test_image_features",
+    "models/test_discriminator",
+    "models/test_generator",
     "frozen/test_clip",
 )
 

@@ -37,6 +37,7 @@ def figures_of(notebook):
     ]
 
 
+@pytest.mark.long  # test_explore has its functions, test_documents its names.
 def test_explore_checkpoint(folder):
     workdir = small_run.make(folder, form="sq32_n40", whole=True)
     notebook = execute(

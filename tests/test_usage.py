@@ -55,6 +55,7 @@ def test_unwritable_workdir(folder, run_verb):
     assert_refused(run_verb("train", *TINY, f"--workdir={folder / 'file' / 'run'}"), "file/run")
 
 
+@pytest.mark.long  # The verb also runs in test_folder and test_ln_open_images.
 def test_prepare(folder, run_verb):
     arguments = ["--dataset=shapes", f"--data_dir={folder / 'p'}", "--form=sq32_n8"]
     assert "built" in run_verb("prepare", *arguments).stdout

@@ -58,7 +58,9 @@ def test_no_image_sees_another():
         np.testing.assert_allclose(value, getattr(whole, name)[1:3], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("head", "layers"), [("none", 0), ("linear", 1), ("mlp", 2)])
+@pytest.mark.parametrize(
+    ("head", "layers"), [("none", 0), pytest.param("linear", 1, marks=pytest.mark.long), ("mlp", 2)]
+)
 def test_contrastive_heads(head, layers):
     """They project embedding and regions without changing their widths, and not the logit."""
     make = functools.partial(Discriminator, resolution=32, width=2, region_resolution=8)

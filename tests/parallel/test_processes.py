@@ -239,7 +239,7 @@ def test_a_signal_to_one_saves_in_all_at_the_same_step(folder):
 WAITING = """
 import sys, time
 from xmc_jax.parallel import startup, stopping
-stopping._DEAD_SECONDS = 8.0  # Instead of a minute.
+stopping._DEAD_SECONDS = 5.0  # Instead of a minute.
 startup.join(sys.argv[1], 2, int(sys.argv[2]))
 print("joined", flush=True)
 time.sleep(300)  # As in a collective: nothing comes back from it.
