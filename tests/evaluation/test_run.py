@@ -74,6 +74,7 @@ def wait_until(condition, child, seconds=300):
         time.sleep(0.002)
 
 
+@pytest.mark.long  # Half a minute of real processes; test_evaluator resumes work in one.
 def test_watching_a_run_survives_kills_and_keeps_the_best(folder, config, states):
     workdir = folder / "watched"
     command = [sys.executable, "-m", "xmc_jax.evaluate", "--watch", f"--workdir={workdir}"]

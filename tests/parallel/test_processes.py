@@ -194,7 +194,8 @@ def test_two_processes_share_images_and_merge_moments(tmp_path):
         assert child.returncode == 0 and said.endswith("shared\n"), errors
 
 
-@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("failing", [0, 1])
 def test_all_stop_when_one_cannot_go_on(folder, failing):
     more = [(), ()]
     more[failing] = ["--config.loss.contrastive_group_size=3"]

@@ -150,6 +150,7 @@ def test_loss_of_perfect_and_of_blank_logits():
     np.testing.assert_allclose(scorer.scorer_loss(blank, labels), expected, rtol=1e-5)
 
 
+@pytest.mark.long  # The weights that are shipped are tested above.
 def test_training_is_a_function_of_the_seed(monkeypatch):
     monkeypatch.setattr(training, "_BATCH_SIZE", 4)
     monkeypatch.setattr(training, "_RESOLUTIONS", (32,))
