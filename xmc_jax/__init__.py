@@ -16,13 +16,15 @@ os.environ["KERAS_BACKEND"] = "jax"
 
 def load(folder, **options):
     """Loads a trained model that generates images: see `inference.model.load`."""
-    from xmc_jax.inference import model  # Loads JAX and Keras.
-
-    return model.load(folder, **options)
+    return _model().load(folder, **options)
 
 
 def load_demo():
     """Loads the model that comes with the package: see `inference.model.load_demo`."""
-    from xmc_jax.inference import model  # As above.
+    return _model().load_demo()
 
-    return model.load_demo()
+
+def _model():
+    from xmc_jax.inference import model  # Loads JAX and Keras.
+
+    return model
