@@ -6,7 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from tests.small_step import assert_same_step, make_batch, make_frozen, make_state, make_step
+from tests.small_step import (
+    assert_close,
+    assert_same_step,
+    make_batch,
+    make_frozen,
+    make_state,
+    make_step,
+)
 from xmc_jax import losses
 from xmc_jax.errors import UserError
 from xmc_jax.models.ops import convolution, resampling
@@ -180,10 +187,32 @@ def test_fsdp_must_divide_the_devices():
         sharding.make_mesh(fsdp=3)
 
 
+@pytest.mark.long  # The next test has the terms alone.
 def test_per_device_negatives_are_groups_on_one_device():
     one = run_on(1, contrastive_group_size=2)
     assert_same_step(run_on(8, contrastive_group_size=2), one)
     assert abs(one[1]["d/sentence"] - run_on(1)[1]["d/sentence"]) > 0.1
+
+
+def test_terms_in_groups_are_those_of_one_device(rng):
+    """The sentence and word terms of groups of two, and their gradients."""
+    mesh = sharding.make_mesh()
+    shapes = (16, 9, 6), (16, 5, 6)
+    args = *(np.float32(rng.normal(size=shape)) for shape in shapes), np.ones((16, 5), bool)
+
+    def losses_and_gradients(mesh, group_size, args):
+        info_nce, word_nce = make_contrastive_terms(mesh, group_size)
+
+        def loss(regions, words, mask):
+            on_sentences = info_nce(regions[:, 0], words[:, 0])[0]
+            return on_sentences + word_nce(regions, words, mask)[0]
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*args)
+
+    one = losses_and_gradients(None, 2, args)
+    eight = losses_and_gradients(mesh, 2, sharding.put(args, sharding.batch_sharding(mesh)))
+    assert_close(eight, one)
+    assert abs(one[0] - losses_and_gradients(None, 0, args)[0]) > 0.1
 
 
 @pytest.mark.long
