@@ -116,6 +116,7 @@ def test_heads_add_layers_to_the_discriminator_only():
     assert len({generator for _, generator in counts.values()}) == 1
 
 
+@pytest.mark.long  # Groups of negatives also in test_losses and test_sharding.
 def test_per_device_negatives_are_fewer():
     """With half of the captions the cross-entropy of a guess is lower by two log 2."""
     rows = "all", "per_device_negatives"  # Their first steps have the same sentence term.
