@@ -43,10 +43,14 @@ def get_config(arg: str = "") -> ConfigDict:
     data.antialias = True  # Average over all covered pixels when images shrink.
     data.train_split = "train"
     data.eval_split = "val"
+    # Distinct captions whose embeddings are kept on the host, the most recent ones; 0: the step
+    # encodes every caption. Pays where captions repeat and the text encoder is slow.
+    data.cached_captions = 0
 
     text = config.text = ConfigDict()
     text.encoder = "minilm"  # The packaged encoder, a BERT folder, or a keras-hub preset.
     text.num_tokens = 20  # Word pieces per caption, with [CLS] and [SEP]; longer captions are cut.
+    text.projection = 0  # Dimensions to which text is whitened and projected; 0: as it is.
 
     model = config.model = ConfigDict()
     model.resolution = 32
@@ -54,6 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model.discriminator_width = 16
     model.z_dim = 64  # The paper's 128 is for images of much greater variety.
     model.modulation = "attentional"  # Or self: only the sentence modulates the blocks.
+    model.first_layer = "noise"  # Or noise_and_sentence, as the paper says but the code does not.
     model.contrastive_head = "none"  # Or linear, mlp: extra layers before contrastive losses.
     model.bn_group_size = 0  # Images that share batch statistics; 0: the whole batch.
     model.region_resolution = 8  # The word loss uses 8x8 regions.

@@ -22,8 +22,9 @@ class Batch(NamedTuple):
 
     Attributes:
       image: RGB pixels, 0..255.
-      tokens: WordPiece ids, ``[CLS] … [SEP]``, padded with 0 (``[PAD]``) to the fixed length ``t``.
+      tokens: WordPiece ids, ``[CLS] … [SEP]``, padded with 0 (``[PAD]``) to the fixed length ``t``;
+        or the `EncodedText` of a `CaptionCache`.
     """
 
     image: UInt8[Array, "*m b h w 3"]
-    tokens: Int32[Array, "*m b t"]
+    tokens: Int32[Array, "*m b t"] | EncodedText

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from xmc_jax.data.overlap import evaluation_data, why_refused
 from xmc_jax.errors import UserError, did_you_mean
 from xmc_jax.models.discriminator import CONTRASTIVE_HEADS
-from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS
+from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, FIRST_LAYERS, MODULATIONS
 from xmc_jax.models.remat import REMAT_POLICIES
 from xmc_jax.run.config import flatten
 
@@ -57,13 +57,16 @@ FIELDS = {
     "data.antialias": _SWITCH,
     "data.train_split": _TEXT,
     "data.eval_split": _TEXT,
+    "data.cached_captions": _SIZE_OR_0,
     "text.encoder": _TEXT,
     "text.num_tokens": Field(int, 3),  # [CLS], a word, [SEP].
+    "text.projection": _SIZE_OR_0,
     "model.resolution": Field(int, choices=tuple(CHANNEL_MULTIPLIERS)),
     "model.generator_width": _COUNT,
     "model.discriminator_width": _COUNT,
     "model.z_dim": _COUNT,
     "model.modulation": Field(str, choices=MODULATIONS),
+    "model.first_layer": Field(str, choices=FIRST_LAYERS),
     "model.contrastive_head": Field(str, choices=tuple(CONTRASTIVE_HEADS)),
     "model.bn_group_size": _SIZE_OR_0,
     "model.region_resolution": _COUNT,
@@ -92,6 +95,9 @@ FIELDS = {
 }
 
 
+_ONLY_TRAINING = ("data.flip", "data.train_split", "data.cached_captions")
+
+
 def check_model(config: ConfigDict) -> None:
     """Refuses networks that cannot be built: what generating images needs, and no more.
 
@@ -110,7 +116,7 @@ def check_evaluation(config: ConfigDict) -> None:
       UserError: naming a field of ``model``, ``text``, ``data`` or ``eval``.
     """
     check_model(config)
-    _check_fields(config, ("data", "eval"), without=("data.flip", "data.train_split"))
+    _check_fields(config, ("data", "eval"), without=_ONLY_TRAINING)
     _check_data(config)
 
 

@@ -24,6 +24,7 @@ from xmc_jax.training.evaluation import is_missing, make_periodic_evaluation
 from xmc_jax.training.interruption import Interruption
 from xmc_jax.training.log import TrainLog
 from xmc_jax.training.preview import NUM_COLUMNS, Preview
+from xmc_jax.training.projection import fit_projection
 from xmc_jax.types import PyTree
 
 
@@ -42,7 +43,10 @@ def train(
         eval_source = catalog.open_eval_split(config, data_dir)
     around = environment.describe()
     processes.say(f"devices: {around['devices']}")
-    experiment = create_experiment(config, fsdp=fsdp)
+    if config.text.projection:
+        with processes.first_process_first("fit the projection of the text"):
+            fit_projection(config, workdir, source)
+    experiment = create_experiment(config, workdir, fsdp=fsdp)
     preview = Preview(experiment, eval_source, workdir)
     if processes.is_first():
         write_config(workdir, config)
