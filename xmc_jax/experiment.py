@@ -35,7 +35,7 @@ from xmc_jax.run.config_checks import check_accumulation, check_model, check_tra
 from xmc_jax.run.folder import text_projection_path
 from xmc_jax.train_state import TrainState, create_train_state, init_generator
 from xmc_jax.train_step import FrozenParams, make_train_step
-from xmc_jax.types import Batch, EncodedText, PyTree
+from xmc_jax.types import Batch, EncodedText, PyTree, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +135,8 @@ class Experiment:
                 **{term: config.loss[f"{term}_weight"] for term in LossWeights._fields}
             ),
             ema_decay=config.optimizer.ema_decay,
+            rate_factor=_rate_factor(config),
+            instance_noise=_instance_noise(config),
             flip=config.data.flip,
             contrastive_group_size=config.loss.contrastive_group_size,
             accumulation_steps=config.accumulation_steps,
@@ -225,6 +227,22 @@ def create_experiment(
     )
 
 
+def _rate_factor(config: ConfigDict) -> Schedule | None:
+    """What learning rates are multiplied by: 1, then half a cosine to 0 at the end of the run."""
+    begin = round(config.optimizer.decay_from * config.num_steps)
+    if begin == config.num_steps:
+        return None
+    decay = optax.cosine_decay_schedule(1.0, config.num_steps - begin)
+    return lambda step: decay(jnp.maximum(step - begin, 0))
+
+
+def _instance_noise(config: ConfigDict) -> Schedule | None:
+    """The standard deviation of `make_train_step`'s instance noise; it falls linearly to 0."""
+    if not config.loss.instance_noise:
+        return None
+    return optax.linear_schedule(config.loss.instance_noise, 0.0, config.num_steps)
+
+
 def _encoded(params: PyTree, text: EncodedText) -> EncodedText:
     """In place of the text encoder, for batches of a `CaptionCache`."""
     del params
@@ -244,6 +262,7 @@ def _create_networks(config: ConfigDict) -> tuple[Generator, Discriminator]:
             z_dim=config.model.z_dim,
             modulation=config.model.modulation,
             first_layer=config.model.first_layer,
+            sentence_scale=config.model.sentence_scale,
             bn_group_size=config.model.bn_group_size,
             dtype=dtype,
         )

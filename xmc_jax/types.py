@@ -14,6 +14,9 @@ EncodedText = tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t
 EncodeText = Callable[[PyTree, Int32[Array, "b t"]], EncodedText]
 ExtractFeatures = Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b n"]]
 
+# A number as a function of the training step, an int32 scalar.
+Schedule = Callable[[Int32[Array, ""]], Float[Array, ""]]
+
 
 class Batch(NamedTuple):
     """A batch of examples in the form in which it is sent to the devices.

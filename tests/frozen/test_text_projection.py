@@ -38,7 +38,9 @@ def test_projected_axes_are_uncorrelated_and_damped_whitened(captions):
         covariance = got.T @ got / len(x)
         scale = variances.sum() / whitened.sum()  # Keeps the mean squared length.
         np.testing.assert_allclose(covariance, np.diag(scale * whitened), rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(np.sum(got**2, 1).mean(), np.sum(centred**2, 1).mean(), rtol=1e-4)
+        np.testing.assert_allclose(
+            np.sum(got**2, 1).mean(), np.sum(centred**2, 1).mean(), rtol=1e-4
+        )
 
 
 def test_the_fit_depends_on_no_sign_of_eigenvectors(captions):

@@ -41,6 +41,8 @@ class Generator(nn.Module):
         ablation in the paper).
       first_layer: What the first dense layer makes the 4x4 map of: ``"noise"``, as in the authors'
         code, or ``"noise_and_sentence"``, as in the paper: the global condition.
+      sentence_scale: Factor of the sentence before its projection. Noise has the standard deviation
+        1 a unit; at the start of training a projected sentence has much less, and is hardly heard.
       bn_group_size: Images that share batch statistics, see `BatchNorm`.
       dtype: Compute type of the convolutions; attention is float32.
     """
@@ -50,6 +52,7 @@ class Generator(nn.Module):
     z_dim: int
     modulation: str = "attentional"
     first_layer: str = "noise"
+    sentence_scale: float = 1.0
     bn_group_size: int = 0
     dtype: DTypeLike = jnp.float32
 
@@ -83,7 +86,7 @@ class Generator(nn.Module):
         def dense(features: int, name: str) -> nn.Dense:
             return nn.Dense(features, kernel_init=layers.KERNEL_INIT, dtype=self.dtype, name=name)
 
-        projected = dense(self.z_dim, "project_sentence")(sentence)
+        projected = dense(self.z_dim, "project_sentence")(self.sentence_scale * sentence)
         condition = layers.Condition(jnp.concatenate([projected, z.astype(self.dtype)], axis=-1))
 
         side, channels = BASE_RESOLUTION, multipliers[0] * self.width

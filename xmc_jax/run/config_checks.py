@@ -67,6 +67,7 @@ FIELDS = {
     "model.z_dim": _COUNT,
     "model.modulation": Field(str, choices=MODULATIONS),
     "model.first_layer": Field(str, choices=FIRST_LAYERS),
+    "model.sentence_scale": _NUMBER,
     "model.contrastive_head": Field(str, choices=tuple(CONTRASTIVE_HEADS)),
     "model.bn_group_size": _SIZE_OR_0,
     "model.region_resolution": _COUNT,
@@ -79,11 +80,13 @@ FIELDS = {
     "loss.image_pretrained_weights": _TEXT,
     "loss.image_pretrained_resolution": _COUNT,
     "loss.contrastive_group_size": _SIZE_OR_0,
+    "loss.instance_noise": _NUMBER,
     "optimizer.generator_learning_rate": _NUMBER,
     "optimizer.discriminator_learning_rate": _NUMBER,
     "optimizer.beta1": _NUMBER,
     "optimizer.beta2": _NUMBER,
     "optimizer.ema_decay": _NUMBER,
+    "optimizer.decay_from": _NUMBER,
     "eval.num_examples": _COUNT,
     "eval.batch_size": _COUNT,
     "eval.seed": _SEED,
@@ -191,6 +194,11 @@ def _check_groups(config: ConfigDict) -> None:
 
 
 def _check_periods(config: ConfigDict) -> None:
+    if (fraction := config.optimizer.decay_from) > 1:
+        raise UserError(
+            f"config.optimizer.decay_from={fraction} is after the end of the run; it is a fraction "
+            "of config.num_steps, and 1 keeps the learning rates as they are"
+        )
     every_steps = config.eval.every_steps
     if config.eval.best_metric and every_steps % config.checkpoint_every_steps:
         raise UserError(
