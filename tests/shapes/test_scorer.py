@@ -15,7 +15,7 @@ from xmc_jax.shapes import scenes, scorer
 from xmc_jax.shapes import scorer_training as training
 from xmc_jax.shapes.accuracy import ATTRIBUTES, ParsedScene, count_claims, summarise
 
-SCORER = scorer.load_scorer()
+SCORER = scorer.load_scorer(scorer.PACKAGED["full"])
 
 
 def accuracy(split, resolution, strength, num_examples=150):
@@ -77,7 +77,7 @@ def test_a_shape_with_less_than_even_odds_is_none():
 
 
 def test_the_weight_file_records_its_command():
-    assert scorer.PACKAGED.stat().st_size < 1e6
+    assert scorer.PACKAGED["full"].stat().st_size < 1e6
     # The module had another name when this file was written.
     assert SCORER.metadata["command"].endswith("train_shapes_scorer --num_steps=2400 --seed=0")
     assert len(SCORER.fingerprint) == 64
@@ -105,7 +105,7 @@ def test_wrong_files_are_refused(tmp_path):
     path = tmp_path / "scorer.npz"
     with pytest.raises(UserError, match="shapes.train_scorer writes one"):
         scorer.load_scorer(path)
-    whole = scorer.PACKAGED.read_bytes()
+    whole = scorer.PACKAGED["full"].read_bytes()
     for wrong in (b"", b"nonsense", whole[: len(whole) // 2]):
         path.write_bytes(wrong)
         with pytest.raises(UserError, match="does not hold a scorer"):
@@ -124,7 +124,7 @@ def test_wrong_files_are_refused(tmp_path):
 
 
 def test_labels():
-    scene = scenes.make_scene("train", 3, narrative=True)
+    scene = scenes.make_scene("train", 3, "narrative")
     labels = training.labels_of([scene])
     for item in scene.objects:
         indices = [kind[0, item.cell] for kind in labels[1:4]]
@@ -154,11 +154,11 @@ def test_loss_of_perfect_and_of_blank_logits():
 def test_training_is_a_function_of_the_seed(monkeypatch):
     monkeypatch.setattr(training, "_BATCH_SIZE", 4)
     monkeypatch.setattr(training, "_RESOLUTIONS", (32,))
-    first, again, other = (training.train(20, seed) for seed in (0, 0, 1))
+    first, again, other = (training.train("full", 20, seed) for seed in (0, 0, 1))
     equal = jax.tree.map(np.array_equal, first, again)
     assert all(jax.tree.leaves(equal))
     assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, first, other)["params"])[1::2])
-    images, labels = training.make_batch(0, 0)
+    images, labels = training.make_batch("full", 0, 0)
 
     def loss(params):
         logits = scorer.ShapesScorer().apply(params, from_uint8(jnp.asarray(images)))
@@ -167,17 +167,21 @@ def test_training_is_a_function_of_the_seed(monkeypatch):
     assert loss(first) < loss(init())
 
 
-def test_trains_on_training_scenes_only(monkeypatch):
-    splits = []
+@pytest.mark.parametrize(
+    ("layout", "made"), [("full", {"full", "narrative"}), ("one", {"one"}), ("two", {"two"})]
+)
+def test_trains_on_training_scenes_of_the_layout_only(monkeypatch, layout, made):
+    asked = []
     make_scene = scenes.make_scene
 
-    def watch(split, index, **options):
-        splits.append(split)
-        return make_scene(split, index, **options)
+    def watch(split, index, layout):
+        asked.append((split, layout))
+        return make_scene(split, index, layout)
 
     monkeypatch.setattr(training, "make_scene", watch)
-    training.make_batch(0, 0)
-    assert set(splits) == {"train"} and len(splits) == training._BATCH_SIZE
+    training.make_batch(layout, 0, 0)
+    assert set(asked) == {("train", layout) for layout in made}
+    assert len(asked) == training._BATCH_SIZE
 
 
 @pytest.mark.long
