@@ -15,20 +15,22 @@ from xmc_jax.shapes import scenes, scorer
 from xmc_jax.shapes import scorer_training as training
 from xmc_jax.shapes.accuracy import ATTRIBUTES, ParsedScene, count_claims, summarise
 
-SCORER = scorer.load_scorer(scorer.PACKAGED["full"])
+SCORERS = {layout: scorer.load_scorer(path) for layout, path in scorer.PACKAGED.items() if layout != "two"}
+SCORER = SCORERS["full"]
 
 
-def accuracy(split, resolution, strength, num_examples=150):
-    images, forms = training.degraded_examples(split, resolution, strength, num_examples)
-    return summarise(count_claims(SCORER.read(images), forms))
+def accuracy(split, resolution, strength, num_examples=150, layout="full"):
+    images, forms = training.degraded_examples(split, resolution, strength, num_examples, layout)
+    return summarise(count_claims(SCORERS[layout].read(images), forms))
 
 
 @pytest.mark.parametrize("split", ["val", "test_comp"])
 @pytest.mark.parametrize("resolution", [32, 64])
-def test_packaged_weights_read_degraded_renders(split, resolution):
+@pytest.mark.parametrize("layout", ["full", "one"])
+def test_packaged_weights_read_degraded_renders(split, resolution, layout):
     """`python -m xmc_jax.shapes.train_scorer` reports 99 % on a larger sample."""
-    measured = accuracy(split, resolution, min(training.MEASURED_STRENGTHS))
-    assert set(measured) == set(ATTRIBUTES)
+    measured = accuracy(split, resolution, min(training.MEASURED_STRENGTHS), layout=layout)
+    assert set(measured) == set(ATTRIBUTES) - ({"relation"} if layout == "one" else set())
     assert all(a.value >= 0.98 for a in measured.values()), measured
 
 
@@ -47,10 +49,23 @@ def test_reads_objects_and_their_cells():
     np.testing.assert_allclose([o[3:] for o in scene.objects], [(5 / 6, 1 / 6), (1 / 6, 5 / 6)])
 
 
-@pytest.mark.parametrize("background", scenes.BACKGROUNDS)
-def test_finds_nothing_in_empty_images(background):
-    (scene,) = SCORER.read(scenes.render(scenes.Scene(background, ()), 32)[None])
-    assert scene == ParsedScene(background, ())
+@pytest.mark.parametrize("layout", SCORERS)
+def test_finds_nothing_in_empty_images(layout):
+    empty = [scenes.render(scenes.Scene(background, ()), 32) for background in scenes.BACKGROUNDS]
+    found = SCORERS[layout].read(np.stack(empty))
+    assert found == [ParsedScene(background, ()) for background in scenes.BACKGROUNDS]
+
+
+@pytest.mark.parametrize("layout", ["one"])
+def test_counts_more_objects_than_its_scenes_have(layout):
+    """A generator may: it must not look as if the count were right."""
+    made = (scenes.make_scene("val", i, layout).objects[0] for i in range(1000))
+    corners = {item.cell: item for item in made if item.cell in (0, 2, 6, 8)}
+    for count in (2, 3, 4):
+        objects = tuple(corners[cell] for cell in sorted(corners)[:count])
+        image = scenes.render(scenes.Scene("gray", objects), 32, layout)
+        (found,) = SCORERS[layout].read(image[None])
+        assert [o[:3] for o in found.objects] == [o[:3] for o in objects]
 
 
 def test_results_do_not_depend_on_batches():
@@ -77,10 +92,14 @@ def test_a_shape_with_less_than_even_odds_is_none():
 
 
 def test_the_weight_file_records_its_command():
-    assert scorer.PACKAGED["full"].stat().st_size < 1e6
-    # The module had another name when this file was written.
+    # The module had another name when this file was written, and one layout.
     assert SCORER.metadata["command"].endswith("train_shapes_scorer --num_steps=2400 --seed=0")
-    assert len(SCORER.fingerprint) == 64
+    for layout in ("one",):
+        expected = f"train_scorer --layout={layout} --num_steps=2400 --seed=0"
+        assert SCORERS[layout].metadata["command"].endswith(expected)
+    fingerprints = [found.fingerprint for found in SCORERS.values()]
+    assert len(fingerprints[0]) == 64 and len(set(fingerprints)) == 2
+    assert SCORERS["narrative"].fingerprint == SCORER.fingerprint
 
 
 @functools.cache
