@@ -34,8 +34,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
     data = config.data = ConfigDict()
     data.name = "shapes"
-    # Prepared form: 32x32 pixels, five short captions per image. narrative_sq32 has one long
-    # description instead; sq32_n400 has 400 of the 40,000 training examples.
+    # Prepared form: 32x32 pixels, five short captions per image. one_sq32 and two_sq32 are easier;
+    # narrative_sq32 has one long description instead; sq32_n400 has 400 of the 40,000 training
+    # examples. See docs/data.md.
     data.form = "sq32"
     data.eval_name = ""  # Data set for evaluation, in the same form; empty: data.name.
     data.flip = False  # Mirroring would make every caption with "left of" wrong.

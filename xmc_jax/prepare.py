@@ -65,8 +65,8 @@ def _define_flags() -> None:
         "form",
         "",
         "How images are stored: sq256 (squashed to 256x256, the default), sq128, or original; "
-        "NAME_sq256 names a data set of your own; shapes has sq32, narrative_sq64, sq32_n400 (400 "
-        "training examples), …",
+        "NAME_sq256 names a data set of your own; shapes has sq32, one_sq32, two_sq32, "
+        "narrative_sq64, sq32_n400 (400 training examples), …",
     )
     flags.DEFINE_string(
         "source",

@@ -45,6 +45,19 @@ def test_narratives_are_prepared_too(tmp_path):
     assert text == captions.make_narrative("val", 2)[1].text
 
 
+@pytest.mark.parametrize("layout", ["one", "two"])
+def test_easier_layouts_are_prepared_too(tmp_path, layout):
+    source = catalog.open_split(
+        "shapes", form=f"{layout}_sq32_n40", split="test_comp", data_dir=str(tmp_path)
+    )
+    assert len(source) == 5
+    for index in range(5):
+        record, example = source[index], captions.make_example("test_comp", index, layout)
+        assert record["captions"]["text"] == [c.text for c in example.captions]
+        image = decode(record["image"], example.id)
+        np.testing.assert_array_equal(image, scenes.render(example.scene, 32, layout))
+
+
 def test_two_processes_may_build_the_same(tmp_path, monkeypatch, capsys):
     """The one that ends later takes what the other has made."""
     slow, fast = (
@@ -91,7 +104,9 @@ def test_unknown_names_are_refused(data_dir):
     [
         ("shapes", "sq32_n40001", "there are 40000 training examples"),
         ("shapes", "sq8", "below 16 pixels"),
-        ("shapes", "large", "forms are like sq32, narrative_sq64"),
+        ("shapes", "large", "forms are like sq32, narrative_sq64, one_sq32, two_sq64, sq32_n400"),
+        ("shapes", "full_sq32", "no form 'full_sq32'"),
+        ("shapes", "three_sq32", "no form 'three_sq32'"),
         ("coco", "sq32", "no form 'sq32'; there are sq256, sq128, original"),
         ("folder", "", "e.g. holidays_sq256"),
         ("folder", "holidays_sq32", "forms sq256, sq128, original"),

@@ -21,8 +21,8 @@ FORMS = [(e.captions[i % 5].form,) for i, e in enumerate(EXAMPLES)]
 
 
 @functools.cache
-def parser(resolution):
-    return make_parser(resolution)
+def parser(resolution, layout="full"):
+    return make_parser(resolution, layout)
 
 
 def renders(resolution, count):
@@ -40,6 +40,16 @@ def test_ceiling_on_real_images(resolution, count):
     accuracy = summarise(count_claims(found, FORMS[:count]))
     assert set(accuracy) == set(ATTRIBUTES)
     assert all(a.value >= 0.98 for a in accuracy.values()), accuracy
+
+
+@pytest.mark.parametrize("layout", scenes.LAYOUTS)
+@pytest.mark.parametrize("resolution", [32, 64])
+def test_reads_every_layout(layout, resolution):
+    examples = [captions.make_example("test_comp", i, layout) for i in range(60)]
+    images = np.stack([scenes.render(e.scene, resolution, layout) for e in examples])
+    forms = [[caption.form for caption in example.captions] for example in examples]
+    accuracy = summarise(count_claims(parser(resolution, layout)(images), forms))
+    assert accuracy["all_correct"].value >= 0.99, accuracy
 
 
 def test_floor_of_shuffled_captions():

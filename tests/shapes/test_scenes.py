@@ -13,6 +13,10 @@ from xmc_jax.frozen.text_encoder import load_text_encoder
 from xmc_jax.shapes import captions, scenes
 
 EXAMPLES = [captions.make_example("val", i) for i in range(400)]
+EXAMPLES_OF = {
+    layout: [captions.make_example("val", i, layout) for i in range(200)]
+    for layout in scenes.LAYOUTS
+}
 NARRATIVES = [captions.make_narrative("val", i) for i in range(100)]
 
 GOLDEN = {
@@ -91,9 +95,10 @@ def test_every_value_occurs():
     assert {len(e.scene.objects) for e in EXAMPLES} == {1, 2, 3, 4}
 
 
-def test_held_out_pairs_occur_in_test_comp_only():
+@pytest.mark.parametrize("layout", scenes.LAYOUTS)
+def test_held_out_pairs_occur_in_test_comp_only(layout):
     def pairs(split):
-        made = (scenes.make_scene(split, i) for i in range(300))
+        made = (scenes.make_scene(split, i, layout) for i in range(300))
         return [{(o.shape, o.colour) for o in scene.objects} for scene in made]
 
     assert len(scenes.HELD_OUT_PAIRS) == 6
@@ -102,9 +107,65 @@ def test_held_out_pairs_occur_in_test_comp_only():
     assert all(p & scenes.HELD_OUT_PAIRS for p in pairs("test_comp"))
 
 
-def test_a_scene_looks_the_same_at_any_resolution():
-    for example in EXAMPLES[:20]:
-        small, large = (scenes.render(example.scene, r).astype(float) for r in (32, 128))
+@pytest.mark.parametrize("layout", scenes.LAYOUTS)
+def test_numbers_of_objects(layout):
+    smallest, largest = scenes.LAYOUTS[layout].counts
+    found = {len(example.scene.objects) for example in EXAMPLES_OF[layout]}
+    assert found == set(range(smallest, largest + 1))
+
+
+@pytest.mark.parametrize("layout", scenes.LAYOUTS)
+def test_objects_lie_in_the_image_and_their_centres_in_their_ninths(layout):
+    for example in EXAMPLES_OF[layout]:
+        for item in example.scene.objects:
+            row, column = divmod(item.cell, scenes.GRID)
+            assert [int(scenes.GRID * v) for v in item.centre] == [column, row]
+            radius = scenes.LAYOUTS[layout].radius(item.size)
+            assert all(radius < v < 1 - radius for v in item.centre)
+
+
+@pytest.mark.parametrize("layout", scenes.LAYOUTS)
+def test_objects_do_not_overlap_or_touch_the_border(layout):
+    """As rendered: the pixels that objects cover are those of each alone, and none is cut off."""
+    for example in EXAMPLES_OF[layout][:50]:
+        background = np.array(scenes.BACKGROUNDS[example.scene.background])
+
+        def covered(*objects, scene=example.scene, background=background):
+            image = scenes.render(scene._replace(objects=objects), 64, layout)
+            return np.any(image != background, axis=-1)
+
+        objects = example.scene.objects
+        apart = np.sum([covered(item) for item in objects], axis=0)
+        assert apart.max() == 1
+        np.testing.assert_array_equal(apart, covered(*objects))
+
+
+def test_larger_layouts_have_larger_objects():
+    def widths(layout):
+        """Of the bounding boxes of the small and the large size, in pixels at 32 pixels."""
+        return [round(64 * scenes.LAYOUTS[layout].radius(size)) for size in scenes.SIZES]
+
+    assert [widths(layout) for layout in ("full", "two", "one")] == [[6, 9], [8, 13], [10, 14]]
+    item = scenes.SceneObject("square", "red", "large", 4, (0.0, 0.0))
+    for layout in scenes.LAYOUTS:
+        image = scenes.render(scenes.Scene("gray", (item,)), 96, layout)
+        side = 2 * 0.84 * scenes.LAYOUTS[layout].radius("large") * 96
+        red = np.sum(np.all(image == scenes.COLOURS["red"], axis=-1))
+        assert (side - 2) ** 2 <= red <= side**2
+
+
+def test_two_objects_stand_anywhere_but_next_to_each_other():
+    pairs = [e.scene.objects for e in EXAMPLES_OF["two"] if len(e.scene.objects) == 2]
+    places = np.array([[divmod(item.cell, 3) for item in pair] for pair in pairs])
+    assert np.abs(places[:, 0] - places[:, 1]).max(axis=-1).min() == 2
+    # All cells but the middle one, which has only neighbours.
+    assert len(np.unique(places.reshape(-1, 2), axis=0)) == 8
+
+
+@pytest.mark.parametrize("layout", scenes.LAYOUTS)
+def test_a_scene_looks_the_same_at_any_resolution(layout):
+    for example in EXAMPLES_OF[layout][:10]:
+        small, large = (scenes.render(example.scene, r, layout).astype(float) for r in (32, 128))
         averaged = large.reshape(32, 4, 32, 4, 3).mean((1, 3))
         assert np.mean(np.abs(averaged - small)) < 2.0
 
@@ -158,9 +219,10 @@ def check_form(scene, form):
         assert form["background"] == scene.background
 
 
-def test_captions_are_true():
+@pytest.mark.parametrize("layout", scenes.LAYOUTS)
+def test_captions_are_true(layout):
     kinds = set()
-    for example in EXAMPLES:
+    for example in EXAMPLES_OF[layout]:
         assert len(example.captions) == 5
         for caption in example.captions:
             check_form(example.scene, caption.form)
@@ -169,7 +231,8 @@ def test_captions_are_true():
             for mention in caption.form["objects"]:
                 assert mention["shape"] in caption.text and mention["colour"] in caption.text
             kinds.add(caption.form["type"])
-    assert kinds == {"exists", "relation", "location", "count", "background"}
+    assert kinds | {"relation"} == {"exists", "relation", "location", "count", "background"}
+    assert ("relation" in kinds) == (scenes.LAYOUTS[layout].counts[1] > 1)
 
 
 def test_captions_fit_the_default_length():

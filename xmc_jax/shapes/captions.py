@@ -24,7 +24,7 @@ from xmc_jax.shapes.scenes import GRID, Scene, SceneObject, direction, make_scen
 
 Form = Mapping[str, Any]
 
-_NUMBERS = ("no", "one", "two", "three", "four")
+_NUMBERS = ("no", "one", "two", "three", "four", "five")
 _PLACES = {
     "top left": ("in the top left corner", "at the top left"),
     "top": ("at the top", "at the top center"),
@@ -70,20 +70,23 @@ class Narrative(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A scene with five short captions; the id ``<split>-<index>`` determines both."""
+    """A scene with five captions; the id ``<split>-<index>`` and the layout determine both."""
 
     id: str
     scene: Scene
     captions: tuple[Caption, ...]
 
 
-def make_example(split: str, index: int) -> Example:
+def make_example(split: str, index: int, layout: str = "full") -> Example:
     """Example of a split at an index, with one caption of each type in random order.
+
+    The scene is in one of `scenes.LAYOUTS`. Without two objects to relate, the caption of that type
+    says what exists.
 
     Raises:
       ValueError: The split does not exist, or the index is negative.
     """
-    scene, rng = make_scene(split, index), random_generator(split, index, "captions")
+    scene, rng = make_scene(split, index, layout), random_generator(split, index, "captions")
     makers = (_say_location, _say_count, _say_background, _say_exists, _say_relation)
     captions = [make(scene, rng) for make in makers]
     shuffled = tuple(captions[i] for i in rng.permutation(len(captions)))
@@ -182,7 +185,7 @@ def make_narrative(split: str, index: int) -> tuple[Scene, Narrative]:
     Raises:
       ValueError: The split does not exist, or the index is negative.
     """
-    scene = make_scene(split, index, narrative=True)
+    scene = make_scene(split, index, "narrative")
     rng = random_generator(split, index, "narration")
     # The word "picture" stays: prepared data sets contain this sentence.
     utterances = [f"In this picture the background is {scene.background}."]

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
 
 from xmc_jax.shapes.accuracy import ParsedObject, ParsedScene, Reader
-from xmc_jax.shapes.scenes import BACKGROUNDS, COLOURS, GRID, SHAPES, SIZES, coverage
+from xmc_jax.shapes.scenes import BACKGROUNDS, COLOURS, LAYOUTS, SHAPES, SIZES, coverage
 
 _READING_SIDE = 64  # Larger images are averaged down to this side: silhouettes need no more.
 _MIN_COVERAGE = 0.5  # Smallest coverage of a pixel that belongs to an object.
@@ -35,11 +35,11 @@ class _Templates(NamedTuple):
     squared_norms: Float[np.ndarray, " n"]  # Of the rows of the bank.
 
 
-def make_parser(resolution: int) -> Reader:
-    """Makes the reader of images whose side is `resolution` pixels."""
+def make_parser(resolution: int, layout: str = "full") -> Reader:
+    """Makes the reader of scenes of a layout, in images whose side is `resolution` pixels."""
     shrink = max(1, resolution // _READING_SIDE)
     side = resolution // shrink
-    radii = {name: radius / GRID * side for name, radius in SIZES.items()}
+    radii = {size: LAYOUTS[layout].radius(size) * side for size in SIZES}
     templates = _rasterise(radii)
     min_area = _MIN_AREA * min(t.sum() for t in templates.bank)
 

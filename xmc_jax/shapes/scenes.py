@@ -1,12 +1,13 @@
 """Scenes of coloured shapes: what an image of the embedded data set contains, and its rendering.
 
-A scene is a background and one to four objects (two to five for narratives), each in a cell of a
-3x3 grid. Everything is sampled from a seed that depends on the split and the index only, so an
-example is the same whether it is generated or read from disk, in any process and in any order. A
-scene renders at any resolution. `captions.py` describes scenes.
+A scene is a background and a few objects, each in a cell of a 3x3 grid; `LAYOUTS` has how many they
+are and how large. Everything is sampled from a seed that depends on the layout, the split and the
+index only, so an example is the same whether it is generated or read from disk, in any process and
+in any order. A scene renders at any resolution. `captions.py` describes scenes.
 """
 
 import zlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,8 @@ COLOURS = {
     "pink": (235, 125, 180),
 }
 BACKGROUNDS = {"white": (236, 236, 236), "gray": (128, 128, 128), "black": (20, 20, 20)}
-SIZES = {"small": 0.28, "large": 0.42}  # Half the side of an object's bounding box, in cells.
+# Half the side of an object's bounding box, in the unit of the layout.
+SIZES = {"small": 0.28, "large": 0.42}
 GRID = 3  # Cells along a side.
 SPLITS = {"train": 40_000, "val": 5_000, "test": 5_000, "test_comp": 5_000}
 # A tenth of the pairs occurs in test_comp only, where every scene contains at least one of them.
@@ -36,7 +38,43 @@ HELD_OUT_PAIRS = frozenset(
 
 _PAIRS = tuple((shape, colour) for shape in SHAPES for colour in COLOURS)
 _SEEN_PAIRS = tuple(pair for pair in _PAIRS if pair not in HELD_OUT_PAIRS)
-_MARGIN = 0.04  # Smallest distance between an object and the border of its cell, in cells.
+
+
+class Layout(NamedTuple):
+    """How many objects a scene has, how large they are and where they stand; lengths in cells.
+
+    An object may be larger than its cell, but it lies in the image, its centre in its cell, and it
+    does not touch others. So the places of larger objects are nearer to the middle of the image.
+
+    Attributes:
+      counts: Smallest and largest number of objects.
+      unit: What `SIZES` are measured in.
+      spacing: Between the places of neighbouring cells; the place of the middle cell is its centre.
+      jitter: Largest distance of an object of each size from its place, along each axis.
+      distance: Smallest number of rows or columns, whichever is larger, between two objects.
+    """
+
+    counts: tuple[int, int]
+    unit: float
+    spacing: float
+    jitter: Mapping[str, float]
+    distance: int
+
+    def radius(self, size: str) -> float:
+        """Half the side of an object's bounding box, in units of the image's side."""
+        return self.unit * SIZES[size] / GRID
+
+
+# An object stays 0.04 away from the border of its cell.
+_IN_CELLS = Layout((1, 4), 1.0, 1.0, {size: 0.5 - r - 0.04 for size, r in SIZES.items()}, 1)
+LAYOUTS = {
+    "full": _IN_CELLS,
+    "narrative": _IN_CELLS._replace(counts=(2, 5)),
+    # At 32 pixels, objects are 10 or 14 pixels wide (6 or 9 in the layouts above).
+    "one": Layout((1, 1), 1.6, 0.69, dict.fromkeys(SIZES, 0.09), 1),
+    # 8 or 13 pixels. Two objects in neighbouring cells would overlap.
+    "two": Layout((1, 2), 1.4, 0.78, dict.fromkeys(SIZES, 0.09), 2),
+}
 
 
 class SceneObject(NamedTuple):
@@ -76,26 +114,38 @@ def random_generator(split: str, index: int, purpose: str) -> np.random.Generato
     return np.random.default_rng([zlib.crc32(f"{split}/{purpose}".encode()), index])
 
 
-def make_scene(split: str, index: int, *, narrative: bool = False) -> Scene:
-    """Samples the scene of an example, with 1 to 4 objects, or 2 to 5 for a narrative.
+def make_scene(split: str, index: int, layout: str = "full") -> Scene:
+    """Samples the scene of an example, in one of `LAYOUTS`.
 
     Raises:
       ValueError: The split does not exist, or the index is negative.
     """
     if split not in SPLITS or index < 0:
         raise ValueError(f"no example {index} of split {split!r}; splits are {', '.join(SPLITS)}")
-    rng = random_generator(split, index, "narrative" if narrative else "scene")
-    count = int(rng.integers(1, 5)) + narrative
+    rng = random_generator(split, index, "scene" if layout == "full" else layout)
+    counts, _, spacing, jitter, distance = LAYOUTS[layout]
+    count = int(rng.integers(counts[0], counts[1] + 1))
     pairs = _sample_pairs(rng, count, compositional=split == "test_comp")
-    cells = rng.permutation(GRID * GRID)[:count]
+    cells = _sample_cells(rng, count, distance)
     objects = []
     for (shape, colour), cell in zip(pairs, cells, strict=True):
         size = tuple(SIZES)[rng.integers(len(SIZES))]
-        slack = 0.5 - SIZES[size] - _MARGIN
-        x, y = (float(v) for v in rng.uniform(-slack, slack, 2))
-        objects.append(SceneObject(shape, colour, size, int(cell), (x, y)))
+        row, column = divmod(cell, GRID)
+        place = [(v - GRID // 2) * (spacing - 1) for v in (column, row)]
+        x, y = (float(v) for v in place + rng.uniform(-jitter[size], jitter[size], 2))
+        objects.append(SceneObject(shape, colour, size, cell, (x, y)))
     background = tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
     return Scene(background, tuple(objects))
+
+
+def _sample_cells(rng: np.random.Generator, count: int, distance: int) -> list[int]:
+    """Samples different cells; any two are `distance` rows or columns apart, or more."""
+    while True:
+        cells = rng.permutation(GRID * GRID)[:count].tolist()
+        places = np.array([divmod(cell, GRID) for cell in cells])
+        apart = np.abs(places[:, None] - places).max(axis=-1)
+        if np.all(apart[np.triu_indices(count, k=1)] >= distance):
+            return cells
 
 
 def _sample_pairs(rng: np.random.Generator, count: int, *, compositional: bool) -> list:
@@ -109,11 +159,11 @@ def _sample_pairs(rng: np.random.Generator, count: int, *, compositional: bool) 
     return [pairs[i] for i in rng.permutation(count)]
 
 
-def render(scene: Scene, resolution: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Renders a scene with antialiasing at a resolution in pixels."""
+def render(scene: Scene, resolution: int, layout: str = "full") -> UInt8[np.ndarray, "h w 3"]:
+    """Renders a scene of a layout with antialiasing at a resolution in pixels."""
     image = np.full((resolution, resolution, 3), BACKGROUNDS[scene.background], np.float32)
     for item in scene.objects:
-        radius = SIZES[item.size] / GRID * resolution
+        radius = LAYOUTS[layout].radius(item.size) * resolution
         x, y = (v * resolution for v in item.centre)
         left, top = (max(int(np.floor(v - radius)), 0) for v in (x, y))
         right, bottom = (min(int(np.ceil(v + radius)), resolution) for v in (x, y))

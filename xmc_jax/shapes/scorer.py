@@ -25,7 +25,16 @@ from xmc_jax.shapes.accuracy import ParsedObject, ParsedScene, Reader
 from xmc_jax.shapes.scenes import BACKGROUNDS, COLOURS, GRID, SHAPES, SIZES
 from xmc_jax.types import PyTree
 
-PACKAGED = Path(__file__).with_name("scorer.npz")
+# Weight files by layout. Layouts whose objects have the same sizes and places share a file.
+PACKAGED = {
+    layout: Path(__file__).with_name(name)
+    for layout, name in {
+        "full": "scorer.npz",
+        "narrative": "scorer.npz",
+        "one": "scorer_one.npz",
+        "two": "scorer_two.npz",
+    }.items()
+}
 # What the network tells apart, in the order of its outputs. Weight files carry these names.
 NAMES = {
     "shapes": SHAPES,
@@ -181,8 +190,8 @@ def save_scorer(path: Path, params: PyTree, metadata: Mapping[str, Any]) -> None
         np.savez(file, **arrays, **{_METADATA: np.frombuffer(text.encode(), np.uint8)})
 
 
-def load_scorer(path: Path = PACKAGED) -> Scorer:
-    """Reads a weight file that `save_scorer` wrote, by default the packaged one.
+def load_scorer(path: Path) -> Scorer:
+    """Reads a weight file that `save_scorer` wrote, such as one of `PACKAGED`.
 
     Raises:
       UserError: The file does not exist, or does not contain a scorer of these shapes.

@@ -10,11 +10,11 @@ from jaxtyping import UInt8
 
 from xmc_jax.console import Progress
 from xmc_jax.images import from_uint8
-from xmc_jax.shapes.accuracy import ATTRIBUTES, Reader, count_claims, summarise
+from xmc_jax.shapes.accuracy import Reader, count_claims, summarise
 from xmc_jax.shapes.captions import Form, make_example
 from xmc_jax.shapes.degradations import degrade
-from xmc_jax.shapes.scenes import GRID, SPLITS, Scene, make_scene, random_generator, render
-from xmc_jax.shapes.scorer import NAMES, Labels, ShapesScorer, scorer_loss
+from xmc_jax.shapes.scenes import GRID, LAYOUTS, SPLITS, Scene, make_scene, random_generator, render
+from xmc_jax.shapes.scorer import NAMES, PACKAGED, Labels, ShapesScorer, scorer_loss
 from xmc_jax.types import PyTree
 
 # Strengths of degradations, see `degradations.degrade`.
@@ -25,10 +25,11 @@ _RESOLUTIONS = (32, 64)  # Batches alternate between them; larger images are eas
 _BATCH_SIZE = 32
 
 
-def train(num_steps: int, seed: int) -> PyTree:
+def train(layout: str, num_steps: int, seed: int) -> PyTree:
     """Trains from random weights on degraded renders of the training split.
 
-    Weights, scenes and degradations depend on `seed`. Returns the network's variables.
+    Scenes are of all layouts that share a weight file with `layout`. Weights, scenes and
+    degradations depend on `seed`. Returns the network's variables.
     """
     # Warmup over a twentieth of the training, then cosine decay to zero.
     schedule = optax.warmup_cosine_decay_schedule(0.0, 2e-3, num_steps // 20, num_steps)
@@ -48,20 +49,23 @@ def train(num_steps: int, seed: int) -> PyTree:
     state = optimizer.init(params)
     progress = Progress(num_steps, name="train", unit="steps")
     for index in range(num_steps):
-        params, state, loss = step(params, state, *make_batch(seed, index))
+        params, state, loss = step(params, state, *make_batch(layout, seed, index))
         progress.tell(index + 1, note=f"loss {loss:.4f}")
     return params
 
 
-def make_batch(seed: int, index: int) -> tuple[UInt8[np.ndarray, "n h w 3"], Labels]:
-    """Degraded renders of training scenes and their labels; a function of seed and index."""
+def make_batch(layout: str, seed: int, index: int) -> tuple[UInt8[np.ndarray, "n h w 3"], Labels]:
+    """Degraded renders of training scenes and their labels; a function of the arguments."""
     rng = np.random.default_rng([seed, index])
     resolution = _RESOLUTIONS[index % len(_RESOLUTIONS)]
+    layouts = [other for other in LAYOUTS if PACKAGED[other] == PACKAGED[layout]]
     scenes = [
-        make_scene("train", int(i), narrative=bool(rng.integers(2)))
+        make_scene("train", int(i), layouts[rng.integers(len(layouts))])
         for i in rng.integers(SPLITS["train"], size=_BATCH_SIZE)
     ]
-    images = [degrade(render(scene, resolution), rng, TRAINING_STRENGTH) for scene in scenes]
+    # Layouts that share weights render alike.
+    renders = (render(scene, resolution, layout) for scene in scenes)
+    images = [degrade(image, rng, TRAINING_STRENGTH) for image in renders]
     return np.stack(images), labels_of(scenes)
 
 
@@ -79,13 +83,13 @@ def labels_of(scenes: Sequence[Scene]) -> Labels:
     return Labels(present, shape, colour, size, background)
 
 
-def print_accuracy(read: Reader, strength: float, num_examples: int) -> None:
+def print_accuracy(read: Reader, layout: str, strength: float, num_examples: int) -> None:
     """Prints a table of a reader's accuracy, in percent, on degraded renders of held-out scenes."""
     columns = [(split, side) for split in ("val", "test_comp") for side in (32, 64, 128)]
     progress = Progress(len(columns) * num_examples, name="measure", unit="images")
     measured = []
     for split, side in columns:
-        images, forms = degraded_examples(split, side, strength, num_examples)
+        images, forms = degraded_examples(split, side, strength, num_examples, layout)
         measured.append(summarise(count_claims(read(images), forms)))
         progress.tell(len(measured) * num_examples)
     print(
@@ -93,20 +97,20 @@ def print_accuracy(read: Reader, strength: float, num_examples: int) -> None:
         f"strength {strength} (training: {TRAINING_STRENGTH})"
     )
     print(f"{'':<14}" + "".join(f"{f'{split} {side}':>14}" for split, side in columns))
-    for name in ATTRIBUTES:
+    for name in measured[0]:
         print(f"{name:<14}" + "".join(f"{100 * m[name].value:>14.2f}" for m in measured))
     lowest = min(accuracy.value for m in measured for accuracy in m.values())
     print(f"lowest: {100 * lowest:.2f}")
 
 
 def degraded_examples(
-    split: str, resolution: int, strength: float, num_examples: int
+    split: str, resolution: int, strength: float, num_examples: int, layout: str = "full"
 ) -> tuple[UInt8[np.ndarray, "n h w 3"], list[tuple[Form, ...]]]:
     """Degraded renders of a split's first scenes, and the logical forms of all their captions."""
     images, forms = [], []
     for index in range(num_examples):
-        example = make_example(split, index)
+        example = make_example(split, index, layout)
         rng = random_generator(split, index, "faults")
-        images.append(degrade(render(example.scene, resolution), rng, strength))
+        images.append(degrade(render(example.scene, resolution, layout), rng, strength))
         forms.append(tuple(caption.form for caption in example.captions))
     return np.stack(images), forms

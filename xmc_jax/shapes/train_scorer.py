@@ -3,8 +3,9 @@
     python -m xmc_jax.shapes.train_scorer --out=scorer.npz
 
 The training images are renders of the training split, at 32 and 64 pixels, with degradations that
-imitate the faults of generated images. The result depends on the seed only. This command, with
---out=xmc_jax/shapes/scorer.npz, made the packaged weights.
+imitate the faults of generated images. The result depends on the layout and the seed only. This
+command, with --out=xmc_jax/shapes/scorer.npz, made the packaged weights; with --layout=one and
+--out=xmc_jax/shapes/scorer_one.npz it made those of scenes with one object, likewise two.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ from absl import flags
 
 from xmc_jax import cli
 from xmc_jax.errors import UserError
+from xmc_jax.shapes.scenes import LAYOUTS
 
 
 def main() -> None:
@@ -24,18 +26,22 @@ def main() -> None:
     # They import JAX and Flax: --help and a wrong flag need not wait for these.
     from xmc_jax.shapes import scorer, scorer_training
 
-    num_steps, seed = flags.FLAGS.num_steps, flags.FLAGS.seed
-    params = scorer_training.train(num_steps, seed)
-    command = f"python -m xmc_jax.shapes.train_scorer --num_steps={num_steps} --seed={seed}"
+    layout, num_steps, seed = (flags.FLAGS[name].value for name in ("layout", "num_steps", "seed"))
+    params = scorer_training.train(layout, num_steps, seed)
+    options = f"--layout={layout} --num_steps={num_steps} --seed={seed}"
+    command = f"python -m xmc_jax.shapes.train_scorer {options}"
     scorer.save_scorer(out, params, {"command": command})
     trained = scorer.load_scorer(out)
     print(f"wrote {out}: {out.stat().st_size / 1e3:.0f} kB, sha256 {trained.fingerprint}")
     for strength in scorer_training.MEASURED_STRENGTHS:
-        scorer_training.print_accuracy(trained.read, strength, flags.FLAGS.num_measured)
+        scorer_training.print_accuracy(trained.read, layout, strength, flags.FLAGS.num_measured)
 
 
 def _define_flags() -> None:
     flags.DEFINE_string("out", None, "File to write the weights to, *.npz.")
+    flags.DEFINE_enum(
+        "layout", "full", list(LAYOUTS), "Layout of the scenes; full and narrative share weights."
+    )
     flags.DEFINE_integer("num_steps", 2400, "Batches of 32 images.", lower_bound=20)
     flags.DEFINE_integer(
         "num_measured", 500, "Held-out images of each split and resolution.", lower_bound=1

@@ -14,6 +14,7 @@ from xmc_jax.evaluation.run import format_table
 from xmc_jax.parallel.sharding import make_mesh
 from xmc_jax.shapes import scenes as shapes
 from xmc_jax.shapes.accuracy import ATTRIBUTES
+from xmc_jax.shapes.forms import parse_form
 
 COUNT = 60
 
@@ -28,9 +29,9 @@ def make_inputs(split, generate, tmp_path, form="sq32"):
     """Prompts of a split with their real images, and others in place of generated ones."""
     config = shapes_32.get_config()
     config.data.eval_split, config.data.form = split, form
-    narrative = form.startswith("narrative_")
-    scenes = [shapes.make_scene(split, i, narrative=narrative) for i in range(COUNT)]
-    real = np.stack([shapes.render(scene, 32) for scene in scenes])
+    layout = parse_form(form).layout
+    scenes = [shapes.make_scene(split, i, layout) for i in range(COUNT)]
+    real = np.stack([shapes.render(scene, 32, layout) for scene in scenes])
     tokens = np.zeros(4, np.int32)
     prompts = [Prompt(f"{split}-{i:06d}", "", i % 5, tokens) for i in range(COUNT)]
     return EvalInputs(
@@ -46,12 +47,14 @@ def make_inputs(split, generate, tmp_path, form="sq32"):
 
 
 @functools.cache
-def measure_of(names):
-    return family.make_measure(shapes_32.get_config(), make_mesh(), names)
+def measure_of(names, form):
+    config = shapes_32.get_config()
+    config.data.form = form
+    return family.make_measure(config, make_mesh(), names)
 
 
 def measure(inputs, names=family.METRICS):
-    return {r.metric: r for r in measure_of(names)(inputs)}
+    return {r.metric: r for r in measure_of(names, inputs.config.data.form)(inputs)}
 
 
 def copies(scenes, real):
@@ -97,6 +100,15 @@ def test_all_sentences_of_a_narrative_are_claims(tmp_path):
     assert records["shapes_accuracy/background"].claims == COUNT
     assert records["shapes_accuracy/object"].claims > 2 * COUNT
     assert "shapes_accuracy/count" not in records
+
+
+@pytest.mark.parametrize(("layout", "absent"), [("one", {"relation"}), ("two", set())])
+def test_claims_and_readers_are_those_of_the_form(layout, absent, tmp_path):
+    names = ("shapes_accuracy",)
+    records = measure(make_inputs("test_comp", copies, tmp_path, f"{layout}_sq32_n400"), names)
+    assert set(records) == {f"{name}/{a}" for name in names for a in set(ATTRIBUTES) - absent}
+    for record in records.values():
+        assert record.value >= 0.95 and f"reader for layout {layout}" in record.protocol
 
 
 def test_only_the_readers_asked_for(tmp_path):

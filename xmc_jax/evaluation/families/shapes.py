@@ -12,8 +12,9 @@ from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompt, Prompts, spli
 from xmc_jax.run.records import MetricRecord
 from xmc_jax.shapes import accuracy as metric
 from xmc_jax.shapes import captions
+from xmc_jax.shapes.forms import parse_form
 from xmc_jax.shapes.parser import make_parser
-from xmc_jax.shapes.scorer import load_scorer
+from xmc_jax.shapes.scorer import PACKAGED, load_scorer
 
 METRICS = ("shapes_accuracy", "shapes_accuracy_trained")
 
@@ -32,12 +33,17 @@ class Reader(NamedTuple):
     weights: str | None
 
 
-def make_reader(name: str, resolution: int) -> Reader:
-    """The reader that one of `METRICS` uses, for square images of this side."""
+def make_reader(name: str, resolution: int, layout: str = "full") -> Reader:
+    """The reader that one of `METRICS` uses, for square images of this side, of one of `LAYOUTS`.
+
+    Its name has the layout if objects are not where they are in the full one: their accuracies
+    cannot be compared.
+    """
+    where = "" if layout in ("full", "narrative") else f" for layout {layout}"
     if name == "shapes_accuracy_trained":
-        scorer = load_scorer()
-        return Reader("trained reader", scorer.read, scorer.fingerprint)
-    return Reader("analytic reader", make_parser(resolution), None)
+        scorer = load_scorer(PACKAGED[layout])
+        return Reader(f"trained reader{where}", scorer.read, scorer.fingerprint)
+    return Reader(f"analytic reader{where}", make_parser(resolution, layout), None)
 
 
 def names(num_prompts: int) -> tuple[str, ...]:
@@ -55,7 +61,8 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
 
 def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: captions of other images. Ceiling: real images."""
-    readers = {name: make_reader(name, config.model.resolution) for name in names}
+    layout = parse_form(config.data.form).layout
+    readers = {name: make_reader(name, config.model.resolution, layout) for name in names}
 
     def measure(inputs: EvalInputs) -> list[MetricRecord]:
         forms = [claims(inputs.config, prompt) for prompt in inputs.prompts]
@@ -105,9 +112,12 @@ def _measure_with(
 
 def claims(config: ConfigDict, prompt: Prompt) -> tuple[captions.Form, ...]:
     """The logical forms of a prompt."""
-    if config.data.form.startswith("narrative_"):
-        return captions.make_narrative(*captions.parse_id(prompt.example_id))[1].forms
-    example = captions.make_example(*captions.parse_id(prompt.example_id))
+    # Another data set for evaluation (`data.eval_name`) is in the same form.
+    layout = parse_form(config.data.form).layout
+    split, index = captions.parse_id(prompt.example_id)
+    if layout == "narrative":
+        return captions.make_narrative(split, index)[1].forms
+    example = captions.make_example(split, index, layout)
     return (example.captions[prompt.caption_index].form,)
 
 
