@@ -128,7 +128,8 @@ def test_equals_the_algorithm_written_out(frozen, d_steps, num_parts):
 
 
 def test_rates_fall_and_the_discriminator_alone_sees_noise(frozen):
-    step = jax.jit(make_step(rate_factor=lambda _: 0.5, instance_noise=lambda step: 0.3 * step))
+    options = {"rate_factor": lambda _: jnp.float32(0.5), "instance_noise": lambda step: 0.3 * step}
+    step = jax.jit(make_step(**options))
     state, rest = make_state(), (make_batch(1), frozen, jax.random.key(0))
     plain, got = (run(state, *rest) for run in (jitted_step(), step))  # No noise yet.
     assert_close(got[1], plain[1])

@@ -15,7 +15,9 @@ from xmc_jax.shapes import scenes, scorer
 from xmc_jax.shapes import scorer_training as training
 from xmc_jax.shapes.accuracy import ATTRIBUTES, ParsedScene, count_claims, summarise
 
-SCORERS = {layout: scorer.load_scorer(path) for layout, path in scorer.PACKAGED.items() if layout != "two"}
+SCORERS = {
+    layout: scorer.load_scorer(path) for layout, path in scorer.PACKAGED.items() if layout != "two"
+}
 SCORER = SCORERS["full"]
 
 
