@@ -20,13 +20,13 @@ from xmc_jax.shapes.captions import make_example
 from xmc_jax.shapes.scenes import render
 from xmc_jax.train_state import init_generator
 
-NUM_PROMPTS, NUM_CAPTIONS = 12, 5
+NUM_PROMPTS, NUM_CAPTIONS = 40, 5
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """Few captions, so that a short search finds enough scenes."""
-    monkeypatch.setattr(family, "_NUM_CAPTIONS", NUM_CAPTIONS)
+    monkeypatch.setattr(family, "_MAX_CAPTIONS", NUM_CAPTIONS)
     monkeypatch.setattr(family, "_NUM_SEARCHED", 2500)
 
 
@@ -47,8 +47,8 @@ def measure(inputs):
 
 
 def chosen(inputs):
-    tried = tuple((prompt.example_id, prompt.caption_index) for prompt in inputs.prompts)
-    return family._choose(tried, "one")
+    tried = [(prompt.example_id, prompt.caption_index) for prompt in inputs.prompts]
+    return family._choose(tuple(tried[: 2 * NUM_CAPTIONS]), "one")[:NUM_CAPTIONS]
 
 
 def test_one_image_for_all_noises_is_the_floor(tmp_path, rng):
@@ -108,6 +108,11 @@ def test_without_a_caption_that_fits_enough_scenes_there_is_no_value(tmp_path, m
     family._choose.cache_clear()
     assert (record.value, record.num_samples, record.ceiling) == (None, 0, None)
     assert format_table([record])
+
+
+def test_fewer_prompts_are_fewer_captions(monkeypatch):
+    monkeypatch.undo()
+    assert [family.num_captions(n) for n in (2, 8, 40, 500, 1000, 30_000)] == [1, 1, 5, 62, 64, 64]
 
 
 def test_where_it_is_unavailable():

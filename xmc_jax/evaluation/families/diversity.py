@@ -19,11 +19,8 @@ from xmc_jax.shapes.fitting import find_scenes
 from xmc_jax.shapes.forms import parse_form
 from xmc_jax.shapes.scenes import Scene, render
 
-_NUM_CAPTIONS = 64
+_MAX_CAPTIONS = 64
 _NUM_IMAGES = 8  # Of each caption.
-# A caption that states much, such as three objects, fits too few scenes. So more captions are tried
-# than are needed.
-_NUM_TRIED = 2 * _NUM_CAPTIONS
 _NUM_SEARCHED = 20_000  # Scenes; this takes a few seconds.
 
 
@@ -45,8 +42,10 @@ def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measur
     layout, resolution = parse_form(config.data.form).layout, config.model.resolution
 
     def measure(inputs: EvalInputs) -> list[MetricRecord]:
-        tried = tuple((p.example_id, p.caption_index) for p in inputs.prompts[:_NUM_TRIED])
-        chosen = _choose(tried, layout)
+        wanted = num_captions(len(inputs.prompts))
+        # A caption that states much, such as three objects, fits too few scenes.
+        tried = tuple((p.example_id, p.caption_index) for p in inputs.prompts[: 2 * wanted])
+        chosen = _choose(tried, layout)[:wanted]
         fields = {"num_samples": len(chosen) * _NUM_IMAGES, "value": None}
         if chosen:
             prompts = [inputs.prompts[c.index] for c in chosen for _ in range(_NUM_IMAGES)]
@@ -60,7 +59,7 @@ def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measur
             fields["ceiling"], fields["ceiling_low"], fields["ceiling_high"] = ceiling
         record = inputs.record(
             metric=names[0],
-            protocol=_protocol(inputs.config),
+            protocol=_protocol(inputs.config, wanted),
             **fields,
             floor=0.0,
             weights=None,
@@ -71,11 +70,16 @@ def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measur
     return measure
 
 
-def _protocol(config: ConfigDict) -> str:
+def num_captions(num_prompts: int) -> int:
+    """How many captions are measured: with few prompts fewer, because each needs many images."""
+    return max(1, min(_MAX_CAPTIONS, num_prompts // _NUM_IMAGES))
+
+
+def _protocol(config: ConfigDict, wanted: int) -> str:
     return (
         f"root mean squared difference of pixels in [0, 1], mean over the pairs of {_NUM_IMAGES} "
         f"noises of a caption, and over captions, {split_name(config)}, one caption an image drawn "
-        f"with seed {config.eval.seed}: of the first {_NUM_TRIED}, the first {_NUM_CAPTIONS} that "
+        f"with seed {config.eval.seed}: of the first {2 * wanted}, the first {wanted} that "
         f"are true of {_NUM_IMAGES} of the first {_NUM_SEARCHED} scenes of the split's generator; "
         f"ceiling: real images of the first {_NUM_IMAGES} such scenes; floor: all noises give one "
         "image; 95 % intervals by bootstrap over captions"
@@ -91,13 +95,12 @@ class _Caption(NamedTuple):
 
 @functools.lru_cache(maxsize=1)
 def _choose(tried: tuple[tuple[str, int], ...], layout: str) -> list[_Caption]:
-    """Chooses captions, given by example and index; the same for all checkpoints of a run."""
+    """The captions, given by example and index, that fit enough scenes; kept for a run's steps."""
     # Scenes of the prompts' own split: others have none of the pairs held out for `test_comp`.
     split, _ = parse_id(tried[0][0])
     forms = [make_example(*parse_id(id), layout).captions[i].form for id, i in tried]
     found = find_scenes(forms, split, layout, wanted=_NUM_IMAGES, searched=_NUM_SEARCHED)
-    fitting = [_Caption(i, scenes) for i, scenes in enumerate(found) if len(scenes) == _NUM_IMAGES]
-    return fitting[:_NUM_CAPTIONS]
+    return [_Caption(i, scenes) for i, scenes in enumerate(found) if len(scenes) == _NUM_IMAGES]
 
 
 def _summarise(pixels: UInt8[np.ndarray, "m h w 3"], seed: int) -> tuple[float, float, float]:
