@@ -160,7 +160,7 @@ def test_evaluate_and_report(trained, run_verb):
     assert "test_comp" in colour["protocol"] and colour["low"] <= colour["value"] <= colour["high"]
     assert values["shapes_accuracy_trained/colour"]["weights"]
     assert values["fd_vgg16"]["weights"] and values["fd_vgg16"]["value"] > 0
-    assert "shapes_accuracy/colour" in done.stdout
+    assert "shapes_accuracy/colour" in done.stdout and values["shapes_diversity"]["floor"] == 0
 
     done = run_verb("report", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr

@@ -30,9 +30,11 @@ from xmc_jax.shapes.captions import make_example, parse_id
 from xmc_jax.shapes.forms import parse_form
 from xmc_jax.shapes.swaps import ATTRIBUTES, make_swaps
 from xmc_jax.train_state import TrainState
-from xmc_jax.types import EncodedText, PyTree
+from xmc_jax.types import PyTree
 
 SCORES = ("sentence", "word")
+# Words, sentences and word masks of n captions for each image of a batch.
+EncodedCaptions = tuple[Float[Array, "b n t d"], Float[Array, "b n d"], Bool[Array, "b n t"]]
 
 _NUM_IMAGES = 256
 _BATCH = 32  # Images scored at once.
@@ -128,10 +130,9 @@ class SwapProbe:
         for start in range(0, count, self._batch_size):
             batch = np.arange(start, start + self._batch_size) % count
             captions = self._captions[batch].reshape(len(batch), -1)
-            text = tuple(x[captions] for x in self._texts)
-            scores.append(
-                np.asarray(self._score(variables, *put((self._images[batch], text), split)))
-            )
+            texts = tuple(x[captions] for x in self._texts)
+            scored = self._score(variables, *put((self._images[batch], texts), split))
+            scores.append(np.asarray(scored))
         return np.concatenate(scores, axis=1)[:, :count].reshape(len(SCORES), *self._captions.shape)
 
     @functools.cached_property
@@ -152,18 +153,15 @@ class SwapProbe:
 
 def make_score(
     discriminator: nn.Module,
-) -> Callable[[PyTree, UInt8[Array, "b h w 3"], EncodedText], Float[Array, "scores b n"]]:
-    """Builds ``score(variables, images, text) -> scores`` of each image against n captions.
+) -> Callable[[PyTree, UInt8[Array, "b h w 3"], EncodedCaptions], Float[Array, "scores b n"]]:
+    """Builds ``score(variables, images, text) -> scores`` of each image against its n captions.
 
-    ``text`` are words [b n t d], sentences [b n d] and word masks [b n t]. The two scores are those
-    of the contrastive terms: the cosine of image and sentence embedding, and
-    `losses.word_scores`. The discriminator is not in training mode.
+    The two scores are those of the contrastive terms: the cosine of image and sentence embedding,
+    and `losses.word_scores`. The discriminator is not in training mode.
     """
 
     def score(
-        variables: PyTree,
-        images: UInt8[Array, "b h w 3"],
-        text: tuple[Float[Array, "b n t d"], Float[Array, "b n d"], Bool[Array, "b n t"]],
+        variables: PyTree, images: UInt8[Array, "b h w 3"], text: EncodedCaptions
     ) -> Float[Array, "scores b n"]:
         words, sentences, mask = text
         b, n, _ = sentences.shape
