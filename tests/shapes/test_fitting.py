@@ -8,11 +8,11 @@ from xmc_jax.shapes.fitting import find_scenes
 from xmc_jax.shapes.parser import make_parser
 from xmc_jax.shapes.scenes import make_scene, render
 
-SEARCHED = 1500
+SEARCHED = 1000
 
 
 def test_images_of_found_scenes_are_read_as_the_caption():
-    captions = [c for i in range(6) for c in make_example("test_comp", i, "two").captions]
+    captions = [c for i in range(4) for c in make_example("test_comp", i, "two").captions]
     forms = [caption.form for caption in captions]
     found = find_scenes(forms, "test_comp", "two", wanted=3, searched=SEARCHED)
     assert all(len(scenes) <= 3 for scenes in found)

@@ -10,7 +10,7 @@ from xmc_jax.shapes.captions import Caption, make_example
 from xmc_jax.shapes.scenes import HELD_OUT_PAIRS, Scene, SceneObject
 from xmc_jax.shapes.swaps import ATTRIBUTES, make_swaps, swap_attribute
 
-NUM_EXAMPLES = 150
+NUM_EXAMPLES = 80
 
 
 def swaps_of(layout, split="val"):

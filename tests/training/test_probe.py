@@ -105,12 +105,10 @@ def test_shares_by_hand():
 
 
 def test_scores_are_those_of_the_losses(state, tmp_path):
-    """Pair by pair, on one device; on eight devices likewise."""
+    """Pair by pair."""
     one = make_probe(tmp_path)
     found = one._scores(state)
     assert found.shape == (2, NUM_IMAGES, len(ATTRIBUTES), 2)
-    np.testing.assert_allclose(make_probe(tmp_path, 8)._scores(state), found, atol=1e-5)
-
     discriminator = small_experiment.make_experiment("").discriminator
     variables = {"params": state.discriminator, SPECTRAL: state.spectral}
     frozen = small_step.make_frozen()
@@ -125,6 +123,12 @@ def test_scores_are_those_of_the_losses(state, tmp_path):
     np.testing.assert_allclose(found[0, :, 0, 1], cosines, atol=1e-5)
     np.testing.assert_allclose(found[1, :, 0, 1], by_word, atol=1e-5)
     assert np.std(cosines) > 1e-3 and np.std(by_word) > 1e-3
+
+
+@pytest.mark.long  # Two processes of two devices are one run in test_processes.
+def test_scores_on_eight_devices(state, tmp_path):
+    one, eight = (make_probe(tmp_path, n)._scores(state) for n in (1, 8))
+    np.testing.assert_allclose(eight, one, atol=1e-5)
 
 
 def test_a_probe_is_a_record_scalars_and_a_line(state, tmp_path, capsys):

@@ -27,7 +27,7 @@ NUM_PROMPTS, NUM_CAPTIONS = 40, 5
 def few(monkeypatch):
     """Few captions, so that a short search finds enough scenes."""
     monkeypatch.setattr(family, "_MAX_CAPTIONS", NUM_CAPTIONS)
-    monkeypatch.setattr(family, "_NUM_SEARCHED", 2500)
+    monkeypatch.setattr(family, "_NUM_SEARCHED", 1500)
 
 
 def make_inputs(generate, tmp_path, num_prompts=NUM_PROMPTS):
