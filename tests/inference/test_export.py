@@ -173,6 +173,22 @@ def test_changed_and_missing_files_are_named(half, tmp_path, name):
         xmc_jax.load(copy)
 
 
+def test_a_damaged_or_missing_projection_is_named(half, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(half, copy)
+    path = copy / "text_projection.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-4] + bytes(4))
+    with pytest.raises(UserError, match="projection.safetensors is not the file that was exported"):
+        xmc_jax.load(copy)
+    path.write_bytes(data[:-4])
+    with pytest.raises(UserError, match="projection.safetensors is damaged"):
+        xmc_jax.load(copy)
+    path.unlink()
+    with pytest.raises(UserError, match="projection=3 needs it: copy the whole folder"):
+        xmc_jax.load(copy)
+
+
 def test_another_text_encoder_is_refused(half, tmp_path):
     other = bert.write(tmp_path / "other", bert.weights(np.random.default_rng(5)))
     with pytest.raises(UserError, match="is not the one that the model in"):
