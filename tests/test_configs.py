@@ -55,6 +55,10 @@ def test_experiments_are_valid(path):
         ("model", "bn_group_size", 5, "bn_group_size=5 does not divide config.batch_size=32"),
         ("data", "flip", 1, "flip=1 is not of type bool"),
         ("optimizer", "beta1", float("nan"), "beta1=nan is not a finite number"),
+        ("data", "cached_captions", -1, "cached_captions=-1 must be at least 0"),
+        ("text", "projection", 0.5, "projection=0.5 is not of type int"),
+        ("model", "first_layer", "words", "'words' is not one of noise, noise_and_sentence"),
+        ("optimizer", "decay_from", 1.5, "decay_from=1.5 is after the end of the run"),
         ("eval", "every_steps", -1, "every_steps=-1 must be at least 0"),
     ],
 )

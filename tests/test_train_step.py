@@ -127,6 +127,24 @@ def test_equals_the_algorithm_written_out(frozen, d_steps, num_parts):
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
+def test_rates_fall_and_the_discriminator_alone_sees_noise(frozen):
+    options = {"rate_factor": lambda _: jnp.float32(0.5), "instance_noise": lambda step: 0.3 * step}
+    step = jax.jit(make_step(**options))
+    state, rest = make_state(), (make_batch(1), frozen, jax.random.key(0))
+    plain, got = (run(state, *rest) for run in (jitted_step(), step))  # No noise yet.
+    assert_close(got[1], plain[1])
+    for name in ("generator", "discriminator"):
+        old, new = (getattr(x, name) for x in (state, plain[0]))
+        half = jax.tree.map(lambda x, y: x + 0.5 * (y - x), old, new)
+        assert_close(getattr(got[0], name), half)
+
+    later = state.replace(step=jnp.int32(2))
+    plain, noisy = (run(later, *rest)[1] for run in (jitted_step(), step))
+    assert_close(noisy["g/image_pretrained"], plain["g/image_pretrained"])
+    for term in ("d/loss", "d/sentence", "g/sentence", "g/image_d"):
+        assert abs(noisy[term] - plain[term]) > 1e-3
+
+
 def test_compiles_once_and_is_a_function_of_state_batch_and_rng(frozen):
     step, first, runs = jitted_step(), make_state(), []
     num_programs = step._cache_size()  # Of other tests.

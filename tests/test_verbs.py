@@ -86,7 +86,10 @@ def test_training_reports_progress_and_leaves_everything_in_place(trained):
     assert grid.ndim == 3 and grid.std() > 0
     assert len(json.loads((workdir / "samples" / "captions.json").read_text())["captions"]) > 1
     assert all("g/image_d_accuracy" in r for r in train_records(workdir))
-    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    assert re.search(r"^step 8/8  swapped words .*  colour \d\.\d\d/\d\.\d\d", said, re.M)
+    records = list(map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()))
+    probes = [r for r in records if r["kind"] == "probe"]
+    assert [r["step"] for r in probes] == [4, 8] and "probe/word/shape" in probes[0]
     starts = [r for r in records if r["kind"] == "start"]
     assert starts[0]["step"] == 0 < starts[-1]["step"] < 8  # Started, killed, stopped, finished.
     assert starts[0]["devices"] == "1 x cpu" and starts[0]["versions"]["jax"]
@@ -98,7 +101,8 @@ def test_tensorboard_shows_the_run(trained):
     workdir, *_ = trained
     tags = EventAccumulator(str(workdir)).Reload().Tags()["tensors"]
     numbers = train_records(workdir)[0].keys() - {"kind", "step"}
-    assert numbers | {"steps_per_second", "samples", "captions", "config"} <= set(tags)
+    shown = {"steps_per_second", "probe/sentence/colour", "samples", "captions", "config"}
+    assert numbers | shown <= set(tags)
 
 
 @pytest.mark.long  # Also in test_processes.
@@ -156,7 +160,7 @@ def test_evaluate_and_report(trained, run_verb):
     assert "test_comp" in colour["protocol"] and colour["low"] <= colour["value"] <= colour["high"]
     assert values["shapes_accuracy_trained/colour"]["weights"]
     assert values["fd_vgg16"]["weights"] and values["fd_vgg16"]["value"] > 0
-    assert "shapes_accuracy/colour" in done.stdout
+    assert "shapes_accuracy/colour" in done.stdout and values["shapes_diversity"]["floor"] == 0
 
     done = run_verb("report", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr

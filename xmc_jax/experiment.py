@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, UInt32
 from ml_collections import ConfigDict
 
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
+from xmc_jax.frozen import text_projection
 from xmc_jax.frozen.image_features import (
     ImageFeatures,
     describe_image_features,
@@ -30,9 +32,10 @@ from xmc_jax.models.generator import Generator
 from xmc_jax.objectives import LossWeights
 from xmc_jax.parallel import sharding
 from xmc_jax.run.config_checks import check_accumulation, check_model, check_training
+from xmc_jax.run.folder import text_projection_path
 from xmc_jax.train_state import TrainState, create_train_state, init_generator
 from xmc_jax.train_step import FrozenParams, make_train_step
-from xmc_jax.types import Batch, PyTree
+from xmc_jax.types import Batch, EncodedText, PyTree, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +90,19 @@ class Experiment:
         leading, side = (config.d_steps, config.batch_size), config.model.resolution
         image = jax.ShapeDtypeStruct((*leading, side, side, 3), np.uint8, sharding=split)
         tokens = jax.ShapeDtypeStruct((*leading, config.text.num_tokens), np.int32, sharding=split)
+        if config.data.cached_captions:
+            tokens = self._abstract_text(tokens)
         frozen, rng = self.frozen, jax.eval_shape(lambda: jax.random.key(0))
         frozen, rng = jax.tree.map(lambda x: _abstract(x, whole), (frozen, rng))
         return self.abstract_state(), Batch(image, tokens), frozen, rng
+
+    def _abstract_text(self, tokens: jax.ShapeDtypeStruct) -> EncodedText:
+        """What a `CaptionCache` makes of tokens."""
+        *leading, num_tokens = tokens.shape
+        width, split = self.text_encoder.width, tokens.sharding
+        words = jax.ShapeDtypeStruct((*leading, num_tokens, width), np.float32, sharding=split)
+        sentence = jax.ShapeDtypeStruct((*leading, width), np.float32, sharding=split)
+        return words, sentence, jax.ShapeDtypeStruct(tokens.shape, bool, sharding=split)
 
     @functools.cached_property
     def _create_state(self) -> Callable[[UInt32[Array, ""]], TrainState]:
@@ -116,12 +129,14 @@ class Experiment:
         config = self.config
         step = make_train_step(
             **self._players(),
-            encode_text=self.text_encoder.apply,
+            encode_text=_encoded if config.data.cached_captions else self.text_encoder.apply,
             image_features=self.image_features and self.image_features.apply,
             loss_weights=LossWeights(
                 **{term: config.loss[f"{term}_weight"] for term in LossWeights._fields}
             ),
             ema_decay=config.optimizer.ema_decay,
+            rate_factor=_rate_factor(config),
+            instance_noise=_instance_noise(config),
             flip=config.data.flip,
             contrastive_group_size=config.loss.contrastive_group_size,
             accumulation_steps=config.accumulation_steps,
@@ -152,6 +167,7 @@ class Experiment:
 
 def create_experiment(
     config: ConfigDict,
+    folder: epath.PathLike | None = None,
     *,
     training: bool = True,
     fsdp: int = 1,
@@ -161,6 +177,7 @@ def create_experiment(
 
     Args:
       config: A resolved configuration; see `configs/shapes_32.py` for every field.
+      folder: Of the run or of the exported model. Only a projection of the text is read from it.
       training: Whether losses will be computed. Otherwise only the sections ``model`` and ``text``
         need to be right, and there are no image features.
       fsdp: See `sharding.make_mesh`.
@@ -183,6 +200,13 @@ def create_experiment(
     is_attached = devices is None
     make_text_encoder = load_text_encoder if is_attached else describe_text_encoder
     text_encoder = make_text_encoder(config.text.encoder)
+    if width := config.text.projection:
+        text_projection.check_width(width, text_encoder.width)
+        if is_attached:
+            projection = text_projection.read(text_projection_path(folder), width)
+        else:
+            projection = text_projection.describe(text_encoder.width, width)
+        text_encoder = text_projection.project(text_encoder, projection)
     image_features = None
     if training and config.loss.image_pretrained_weight:
         make_features = load_image_features if is_attached else describe_image_features
@@ -203,6 +227,28 @@ def create_experiment(
     )
 
 
+def _rate_factor(config: ConfigDict) -> Schedule | None:
+    """What learning rates are multiplied by: 1, then half a cosine to 0 at the end of the run."""
+    begin = round(config.optimizer.decay_from * config.num_steps)
+    if begin == config.num_steps:
+        return None
+    decay = optax.cosine_decay_schedule(1.0, config.num_steps - begin)
+    return lambda step: decay(jnp.maximum(step - begin, 0))
+
+
+def _instance_noise(config: ConfigDict) -> Schedule | None:
+    """The standard deviation of `make_train_step`'s instance noise; it falls linearly to 0."""
+    if not config.loss.instance_noise:
+        return None
+    return optax.linear_schedule(config.loss.instance_noise, 0.0, config.num_steps)
+
+
+def _encoded(params: PyTree, text: EncodedText) -> EncodedText:
+    """In place of the text encoder, for batches of a `CaptionCache`."""
+    del params
+    return text
+
+
 def _abstract(x: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
@@ -215,6 +261,8 @@ def _create_networks(config: ConfigDict) -> tuple[Generator, Discriminator]:
             width=config.model.generator_width,
             z_dim=config.model.z_dim,
             modulation=config.model.modulation,
+            first_layer=config.model.first_layer,
+            sentence_scale=config.model.sentence_scale,
             bn_group_size=config.model.bn_group_size,
             dtype=dtype,
         )

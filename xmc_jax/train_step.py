@@ -22,7 +22,7 @@ from xmc_jax.models.remat import REMAT_POLICIES
 from xmc_jax.objectives import LossWeights, NetworkOutputs, Objectives, Text, make_contrastive_terms
 from xmc_jax.parallel import sharding
 from xmc_jax.train_state import TrainState
-from xmc_jax.types import Batch, EncodeText, ExtractFeatures, Metrics, PyTree
+from xmc_jax.types import Batch, EncodeText, ExtractFeatures, Metrics, PyTree, Schedule
 
 
 class FrozenParams(NamedTuple):
@@ -43,6 +43,8 @@ def make_train_step(
     loss_weights: LossWeights,
     ema_decay: float,
     flip: bool,
+    rate_factor: Schedule | None = None,
+    instance_noise: Schedule | None = None,
     contrastive_group_size: int = 0,
     accumulation_steps: int = 1,
     remat: str = "none",
@@ -66,6 +68,11 @@ def make_train_step(
       loss_weights: Weights of the contrastive terms.
       ema_decay: Decay of the generator's moving averages per generator update, 0..1.
       flip: Whether to mirror real images at random.
+      rate_factor: What the updates of both players are multiplied by, for decaying rates.
+      instance_noise: Standard deviation of the Gaussian noise that is added to real and generated
+        images before the discriminator sees them (Sønderby et al. 2017). It hides faults of a few
+        grey levels, by which the discriminator would tell all generated images from real ones
+        before they have shapes. Terms of the pretrained network see no noise.
       contrastive_group_size: Items that share negatives, see `make_contrastive_terms`.
       accumulation_steps: Number of parts in which a micro-batch passes through the networks; more
         parts need less memory and one more forward pass. Losses are those of the whole micro-batch,
@@ -95,6 +102,8 @@ def make_train_step(
         objectives=Objectives(loss_weights, *make_contrastive_terms(mesh, contrastive_group_size)),
         ema_decay=ema_decay,
         flip=flip,
+        rate_factor=rate_factor,
+        instance_noise=instance_noise,
         accumulation_steps=accumulation_steps,
         every_update=every_update,
     )
@@ -107,6 +116,8 @@ class _Example(NamedTuple):
     real: Float[Array, "b h w 3"]
     text: Text
     z: Float[Array, "b z"]
+    # What is added to real and to generated images for the discriminator, or None.
+    noise: tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"]] | tuple[None, None]
 
 
 class _Networks(NamedTuple):
@@ -123,9 +134,10 @@ class _Networks(NamedTuple):
         return self._apply(self.generator, params, BATCH_STATS, stats, example.z, *example.text)
 
     def discriminate(
-        self, params: PyTree, spectral: PyTree, images: Array, text: Text
+        self, params: PyTree, spectral: PyTree, images: Array, text: Text, noise: Array | None
     ) -> tuple[DiscriminatorOutput, PyTree]:
         """Discriminator outputs, and the updated vectors of the spectral norms."""
+        images = images if noise is None else images + noise
         return self._apply(self.discriminator, params, SPECTRAL, spectral, images, text.sentence)
 
     def image_features(self, params: PyTree, images: Array) -> Array | None:
@@ -157,6 +169,8 @@ class _Algorithm(NamedTuple):
     objectives: Objectives
     ema_decay: float
     flip: bool
+    rate_factor: Schedule | None
+    instance_noise: Schedule | None
     accumulation_steps: int
     every_update: bool
 
@@ -166,7 +180,7 @@ class _Algorithm(NamedTuple):
         """One generator update; see `make_train_step`."""
         rng = jax.random.fold_in(rng, state.step)
         *for_discriminator, for_both = (
-            self._prepare(jax.tree.map(lambda x, i=i: x[i], batch), frozen, rng, i)
+            self._prepare(jax.tree.map(lambda x, i=i: x[i], batch), frozen, rng, state.step, i)
             for i in range(batch.image.shape[0])
         )
         all_metrics = []
@@ -177,7 +191,7 @@ class _Algorithm(NamedTuple):
         return state, [*all_metrics, metrics] if self.every_update else metrics
 
     def _prepare(
-        self, micro_batch: Batch, frozen: FrozenParams, rng: Array, index: int
+        self, micro_batch: Batch, frozen: FrozenParams, rng: Array, step: Array, index: int
     ) -> _Example:
         z_rng, flip_rng = jax.random.split(jax.random.fold_in(rng, index))
         real = images.from_uint8(micro_batch.image)
@@ -185,7 +199,12 @@ class _Algorithm(NamedTuple):
             real = images.random_flip(real, flip_rng)
         text = Text(*self.encode_text(frozen.text, micro_batch.tokens))
         z = jax.random.normal(z_rng, (real.shape[0], self.networks.generator.z_dim))
-        return _Example(real, text, z)
+        noise = None, None
+        if self.instance_noise is not None:
+            shape = (2, *real.shape)
+            drawn = jax.random.normal(jax.random.fold_in(z_rng, 1), shape)
+            noise = tuple(self.instance_noise(step) * drawn)
+        return _Example(real, text, z, noise)
 
     def _update_discriminator(
         self, state: TrainState, example: _Example
@@ -198,7 +217,10 @@ class _Algorithm(NamedTuple):
 
             def discriminate_both(params: PyTree):
                 pairs, texts = _pair(example.real, fake), _pair(example.text, example.text)
-                outputs, spectral = networks.discriminate(params, state.spectral, pairs, texts)
+                noise = _pair(*example.noise)
+                outputs, spectral = networks.discriminate(
+                    params, state.spectral, pairs, texts, noise
+                )
                 return _unpair(outputs), spectral
 
             outputs, pull_back, spectral = jax.vjp(
@@ -216,7 +238,11 @@ class _Algorithm(NamedTuple):
         self, state: TrainState, grads: PyTree, spectral: PyTree, metrics: Metrics
     ) -> tuple[TrainState, Metrics]:
         params, optimizer = _descend(
-            self.discriminator_tx, grads, state.discriminator_optimizer, state.discriminator
+            self.discriminator_tx,
+            grads,
+            state.discriminator_optimizer,
+            state.discriminator,
+            self._rate_factor(state),
         )
         state = state.replace(
             discriminator=params,
@@ -225,6 +251,9 @@ class _Algorithm(NamedTuple):
             spectral=jax.tree.map(lambda x: x[0], spectral),
         )
         return state, metrics | {"d/grad_norm": optax.tree.norm(grads)}
+
+    def _rate_factor(self, state: TrainState) -> Array | None:
+        return self.rate_factor and self.rate_factor(state.step)
 
     def _update_both(
         self, state: TrainState, example: _Example, frozen: FrozenParams
@@ -247,7 +276,11 @@ class _Algorithm(NamedTuple):
 
         state, d_metrics = self._descend_discriminator(state, d_grads, spectral, d_metrics)
         params, optimizer = _descend(
-            self.generator_tx, g_grads, state.generator_optimizer, state.generator
+            self.generator_tx,
+            g_grads,
+            state.generator_optimizer,
+            state.generator,
+            self._rate_factor(state),
         )
         # Every part of the batch updates the running statistics from the same start.
         stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), stats)
@@ -275,12 +308,16 @@ class _Algorithm(NamedTuple):
             has_aux=True,
         )
         real_output, from_real, spectral = jax.vjp(
-            lambda params: networks.discriminate(params, state.spectral, example.real, text),
+            lambda params: networks.discriminate(
+                params, state.spectral, example.real, text, example.noise[0]
+            ),
             state.discriminator,
             has_aux=True,
         )
         fake_output, from_fake, _ = jax.vjp(
-            lambda params, fake: networks.discriminate(params, state.spectral, fake, text),
+            lambda params, fake: networks.discriminate(
+                params, state.spectral, fake, text, example.noise[1]
+            ),
             state.discriminator,
             fake,
             has_aux=True,
@@ -312,7 +349,13 @@ def _unpair(outputs: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def _descend(
-    tx: optax.GradientTransformation, grads: PyTree, optimizer_state: PyTree, params: PyTree
+    tx: optax.GradientTransformation,
+    grads: PyTree,
+    optimizer_state: PyTree,
+    params: PyTree,
+    rate_factor: Array | None,
 ) -> tuple[PyTree, PyTree]:
     updates, optimizer_state = tx.update(grads, optimizer_state, params)
+    if rate_factor is not None:
+        updates = jax.tree.map(lambda x: rate_factor * x, updates)
     return optax.apply_updates(params, updates), optimizer_state

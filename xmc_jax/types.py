@@ -14,6 +14,9 @@ EncodedText = tuple[Float[Array, "b t d"], Float[Array, "b d"], Bool[Array, "b t
 EncodeText = Callable[[PyTree, Int32[Array, "b t"]], EncodedText]
 ExtractFeatures = Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b n"]]
 
+# A number as a function of the training step, an int32 scalar.
+Schedule = Callable[[Int32[Array, ""]], Float[Array, ""]]
+
 
 class Batch(NamedTuple):
     """A batch of examples in the form in which it is sent to the devices.
@@ -22,8 +25,9 @@ class Batch(NamedTuple):
 
     Attributes:
       image: RGB pixels, 0..255.
-      tokens: WordPiece ids, ``[CLS] … [SEP]``, padded with 0 (``[PAD]``) to the fixed length ``t``.
+      tokens: WordPiece ids, ``[CLS] … [SEP]``, padded with 0 (``[PAD]``) to the fixed length ``t``;
+        or the `EncodedText` of a `CaptionCache`.
     """
 
     image: UInt8[Array, "*m b h w 3"]
-    tokens: Int32[Array, "*m b t"]
+    tokens: Int32[Array, "*m b t"] | EncodedText

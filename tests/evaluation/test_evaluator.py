@@ -182,7 +182,17 @@ def test_kid_shows_its_progress(rng, capsys, mesh, monkeypatch):
     monkeypatch.setattr(inception, "kernel_distance", few)
     real, generated = (blank_images(1000, name) for name in ("real", "generated"))
     others = blank_images(9, "other real")  # Too few.
-    inputs = EvalInputs(get_config(), (), real, others, generated, epath.Path(), 2, "g")
+    inputs = EvalInputs(
+        get_config(),
+        (),
+        real,
+        others,
+        generated,
+        lambda prompts, name: generated,
+        epath.Path(),
+        2,
+        "g",
+    )
     sets = inception._InceptionFeatures(make_features(mesh), inputs, InceptionWeights({}, "w"))
     sets._computed = {
         images.name: rng.normal(size=(len(images), 2048)).astype(np.float32)
@@ -218,7 +228,9 @@ def test_fid_and_prdc_of_images(rng, tmp_path, monkeypatch, capsys):
         for index, name in ((0, "real"), (1, "other real"), (0, "generated"))
     ]
     scratch = epath.Path(tmp_path / "scratch")
-    found = measure(EvalInputs(config, make_prompts(8), *sets, scratch, 2, "g"))
+    found = measure(
+        EvalInputs(config, make_prompts(8), *sets, lambda prompts, name: sets[2], scratch, 2, "g")
+    )
     values = {r.metric: r for r in found}
     assert set(values) == {
         "fid8",
@@ -247,7 +259,8 @@ def test_names_have_the_number():
     ]
     config = get_config()
     assert set(inception.names(config.eval.num_examples)) == {"fid1k", "kid1k", "is1k", "prdc1k"}
-    assert choose_metrics((), config) == ("shapes_accuracy", "shapes_accuracy_trained", "fd_vgg16")
+    of_shapes = ("shapes_accuracy", "shapes_accuracy_trained", "shapes_diversity")
+    assert choose_metrics((), config) == (*of_shapes, "fd_vgg16")
     # Fewer prompts than the config asks for: fewer metrics, and names that say so.
     config.eval.inception_weights = "somewhere"
     prompts = make_prompts(573)

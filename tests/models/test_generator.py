@@ -72,6 +72,23 @@ def test_every_input_reaches_the_image():
         assert np.max(np.abs(other - base)) > 1e-4
 
 
+@pytest.mark.parametrize("first_layer", ["noise", "noise_and_sentence"])
+def test_the_first_layer_sees_the_noise_alone_or_with_the_sentence(first_layer):
+    generator = Generator(resolution=32, width=2, z_dim=4, first_layer=first_layer)
+    variables, (z, words, sentence, mask) = init(generator)
+    apply = functools.partial(generator.apply, capture_intermediates=True, mutable="intermediates")
+    _, seen = run(apply, variables, z, words, sentence, mask)
+    (first,) = seen["intermediates"]["project_noise"]["__call__"]
+
+    def dense(name, x):
+        layer = variables["params"][name]
+        return x @ layer["kernel"] + layer["bias"][None]
+
+    if first_layer == "noise_and_sentence":
+        z = jnp.concatenate([dense("project_sentence", sentence), z], axis=-1)
+    np.testing.assert_allclose(first, dense("project_noise", z), atol=1e-5)
+
+
 def test_words_beyond_the_mask_have_no_effect():
     generator = Generator(resolution=32, width=2, z_dim=4)
     variables, (z, words, sentence, mask) = init(generator)

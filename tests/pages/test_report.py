@@ -110,6 +110,13 @@ def test_curves_leave_gaps_for_missing_values_and_need_two_evaluations():
     titles = [figure.title for figure in report.training_curves(records, {})]
     assert titles == ["Discriminator: losses"]
     assert report.training_curves(records[:1], {}) == []
+    names = ("probe/sentence/colour", "probe/sentence/size", "probe/word/size")
+    records += [{"kind": "probe", "step": step, **dict.fromkeys(names, 0.5)} for step in (1, 2)]
+    figures = report.training_curves(records, {})
+    swapped = [f"Discriminator: swapped words, {score} score" for score in ("sentence", "word")]
+    assert [figure.title for figure in figures] == ["Discriminator: losses", *swapped]
+    assert ">colour</text>" in figures[1].svg and ">size</text>" in figures[1].svg
+    records = records[:2]
     for second, count in ((None, 0), (0.6, 1)):
         records = evaluations([evaluation(1, 0.5), evaluation(2, second)])
         assert len(curves.plot_metrics({"run": records})) == count

@@ -72,6 +72,7 @@ def test_truncate_drops_later_training_only_and_repeats_harmlessly(tmp_path):
     truncate_metrics(tmp_path, 1)  # No file: nothing to do, nothing made.
     assert not metrics_path(tmp_path).exists()
     append_metrics(tmp_path, [train_record(1), train_record(2), eval_record(3), train_record(3)])
+    append_metrics(tmp_path, [{"kind": "probe", "step": 3, "probe/word/size": 0.5}])
     with metrics_path(tmp_path).open("a") as file:
         file.write('{"kind": "tra')
     for _ in range(2):

@@ -122,10 +122,10 @@ def compare(whole: Run, killed: Run) -> list[str]:
     wanted, found = whole.records(), killed.records()
     counts = collections.Counter(json.dumps(record) for record in found)
     faults += [f"{n} times: {line[:80]}" for line, n in counts.items() if n > 1]
-    for kind in ("train", "eval"):
+    for kind in ("train", "probe", "eval"):
         a, b = ([r for r in records if r["kind"] == kind] for records in (wanted, found))
         # Evaluations of earlier checkpoints are there besides.
-        b = b if kind == "train" else [r for r in b if r["step"] == whole.num_steps]
+        b = b if kind != "eval" else [r for r in b if r["step"] == whole.num_steps]
         if a != b:
             faults.append(f"{kind} lines differ: {len(a)} and {len(b)}")
         print(f"compared {len(a)} {kind} lines")

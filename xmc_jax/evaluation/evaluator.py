@@ -7,7 +7,8 @@ from etils import epath
 
 from xmc_jax.evaluation import generation, selection
 from xmc_jax.evaluation.examples import read_examples
-from xmc_jax.evaluation.inputs import EvalInputs
+from xmc_jax.evaluation.image_sets import ImageSet
+from xmc_jax.evaluation.inputs import EvalInputs, Prompts
 from xmc_jax.evaluation.resume import remove
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
@@ -67,10 +68,16 @@ def create_evaluator(
         generator = generation.fingerprint_weights(ema, experiment.mesh)
         identity = generation.fingerprint_generation(config, generator, prompts)
         scratch = evaluation_dir(workdir, step, identity)
+
+        def generate_more(prompts: Prompts, name: str) -> ImageSet:
+            identity = generation.fingerprint_generation(config, generator, prompts)
+            return generate(ema, prompts, folder=scratch, identity=identity, name=name)
+
         inputs = EvalInputs(
             config,
             *examples,
             generated=generate(ema, prompts, folder=scratch, identity=identity),
+            generate=generate_more,
             scratch=scratch,
             step=step,
             generator=generator,

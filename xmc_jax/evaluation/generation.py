@@ -1,4 +1,4 @@
-"""Generates one image for each prompt; the images stay on disk until the evaluation is over."""
+"""Generates an image for each prompt; the images stay on disk until the evaluation is over."""
 
 import hashlib
 from collections.abc import Iterator
@@ -49,7 +49,13 @@ class ImageGenerator:
         self._sampler = Sampler(experiment, self._shards.batch_size)
 
     def __call__(
-        self, ema: PyTree, prompts: Prompts, *, folder: epath.Path, identity: str
+        self,
+        ema: PyTree,
+        prompts: Prompts,
+        *,
+        folder: epath.Path,
+        identity: str,
+        name: str = "generated",
     ) -> ImageSet:
         """Generates the images that a folder lacks; all processes must call it.
 
@@ -58,11 +64,12 @@ class ImageGenerator:
           prompts: All prompts.
           folder: Where the images are kept; they can be read as long as it exists.
           identity: From `fingerprint_generation`.
+          name: Name of the set and of its files; different for each set in a folder.
 
         Raises:
           UserError: the disk has no room for the images.
         """
-        rows, shards, count = ResumableRows(folder, "generated"), self._shards, len(prompts)
+        rows, shards, count = ResumableRows(folder, name), self._shards, len(prompts)
         ranges, size, seed = shards.ranges(count), shards.batch_size, self._config.eval.seed
         done = rows.num_done()
         num_before = min(done * size, count)
@@ -87,4 +94,4 @@ class ImageGenerator:
             for index in range(len(ranges)):
                 yield rows.read(index)
 
-        return ImageSet("generated", count, identity, shards, open_batches)
+        return ImageSet(name, count, identity, shards, open_batches)

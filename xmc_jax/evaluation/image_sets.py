@@ -67,7 +67,7 @@ class ImageSet:
     """A set of images that is read batch by batch.
 
     Attributes:
-      name: For progress messages: ``"real"``, ``"other real"`` or ``"generated"``.
+      name: For progress messages: ``"real"``, ``"other real"``, ``"generated"``, ….
       count: Number of images over all processes.
       fingerprint: sha256 of everything that determines the pixels.
       shards: How the images are split over processes.

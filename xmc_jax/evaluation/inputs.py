@@ -42,6 +42,10 @@ class EvalInputs:
       real: The images of the prompts' examples, in their order.
       other_real: More images of the split, as many as `real` or as there are; none of `real`.
       generated: One image for each prompt, in their order, rounded to 8 bits.
+      generate: ``generate(prompts, name)``: more generated images, one for each of any prompts. The
+        noise of an image depends on its index, so a prompt may occur several times. The name is
+        that of the set; a killed evaluation finds the images again by it. All processes must call
+        it.
       scratch: Folder where a killed evaluation finds its intermediate results again (see
         `ResumableRows`); removed when everything is measured.
       step: Training step of the generator.
@@ -53,6 +57,7 @@ class EvalInputs:
     real: ImageSet
     other_real: ImageSet
     generated: ImageSet
+    generate: Callable[[Prompts, str], ImageSet]
     scratch: epath.Path
     step: int
     generator: str

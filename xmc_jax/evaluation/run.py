@@ -103,7 +103,7 @@ def _open(
     split: str | None,
 ) -> tuple[Experiment, Evaluator]:
     config = read_request(workdir, names, settings, split)
-    experiment = create_experiment(config, training=False)
+    experiment = create_experiment(config, workdir, training=False)
     return experiment, create_evaluator(experiment, names, workdir=workdir, data_dir=data_dir)
 
 

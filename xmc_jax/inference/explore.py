@@ -154,7 +154,7 @@ def load_discriminator(folder: epath.PathLike, *, step: int | None = None) -> Tr
     Raises:
       UserError: there is no such run or checkpoint.
     """
-    experiment = create_experiment(read_config(folder), training=False)
+    experiment = create_experiment(read_config(folder), folder, training=False)
     with Checkpoints(find_checkpoints(folder, step), read_only=True) as checkpoints:
         state = checkpoints.restore(experiment.abstract_state(), step)
     variables = {"params": state.discriminator, SPECTRAL: state.spectral}

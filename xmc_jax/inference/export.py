@@ -9,7 +9,7 @@ from xmc_jax.inference import exported, standalone
 from xmc_jax.inference.model import load
 from xmc_jax.inference.model_card import write_card
 from xmc_jax.inference.program import export_program, name_text_params
-from xmc_jax.run.folder import config_path
+from xmc_jax.run.folder import config_path, text_projection_path
 from xmc_jax.run.records import read_metrics
 
 
@@ -44,6 +44,8 @@ def export(
         exported.WEIGHTS: exported.to_safetensors(weights),
         exported.VOCABULARY: Path(encoder.vocabulary_file).read_bytes(),
     }
+    if config.text.projection:
+        files[exported.PROJECTION] = text_projection_path(workdir).read_bytes()
     if with_program:
         text_params = name_text_params(model.experiment.frozen.text)
         files[exported.TEXT_WEIGHTS] = exported.to_safetensors(text_params)

@@ -5,6 +5,7 @@
   config.json                the run's config
   weights.safetensors        averaged parameters and batch statistics, "params/block_0/…"
   vocab.txt                  the tokenizer's vocabulary
+  text_projection.safetensors   of the text, if `config.text.projection` is not 0
   README.md                  the model card
   metrics.jsonl              results of `evaluate` on the folder, if any; not part of the model
 and, for use without this package:
@@ -28,12 +29,13 @@ from safetensors.numpy import load, save
 from xmc_jax.errors import UserError, reason
 from xmc_jax.files import ensure_writable, write_whole, writing
 from xmc_jax.run.environment import installed_versions
-from xmc_jax.run.folder import metrics_path
+from xmc_jax.run.folder import metrics_path, text_projection_path
 from xmc_jax.types import PyTree
 
 FORMAT = 1
 DTYPES = ("float32", "float16")
 WEIGHTS, VOCABULARY, CARD = "weights.safetensors", "vocab.txt", "README.md"
+PROJECTION = text_projection_path("").name
 PROGRAM, TEXT_WEIGHTS, SCRIPT = "program.stablehlo", "text_encoder.safetensors", "generate.py"
 _PACKAGES = ("xmc-jax", "jax", "flax", "keras-hub", "numpy")
 _AGAIN = "export the model again"
@@ -151,7 +153,8 @@ def read(folder: epath.PathLike) -> tuple[int, PyTree, str]:
                 f"{path} has format {manifest['format']}, and this version of xmc_jax reads "
                 f"{FORMAT}; install version {manifest['versions']['xmc-jax']}"
             )
-        for name in ("config.json", VOCABULARY, WEIGHTS):
+        projection = [PROJECTION] if PROJECTION in manifest["sha256"] else []
+        for name in ("config.json", VOCABULARY, *projection, WEIGHTS):
             data = _read_verified(folder / name, manifest["sha256"][name])
         ema = unflatten_dict(load(data), sep="/")
         return manifest["step"], ema, manifest["text_encoder"]["fingerprint"]

@@ -97,7 +97,7 @@ def load(
         with config.unlocked():
             config.text.encoder = text_encoder
     startup.hide_missing_tpu()  # In a notebook no verb has called it.
-    experiment = create_experiment(config, training=False)
+    experiment = create_experiment(config, folder, training=False)
     step, ema = restore(folder, experiment, step)
     return TrainedModel(experiment, step, ema, batch_size)
 

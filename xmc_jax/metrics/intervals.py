@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 Z_95 = 1.959963984540054  # Half-width of a 95 % interval, in standard deviations.
 
@@ -32,7 +32,7 @@ def resample_counts(rng: np.random.Generator, n: int) -> Int[np.ndarray, " n"]:
 
 
 def ratio_intervals(
-    hits: Int[np.ndarray, "n k"],
+    hits: Num[np.ndarray, "n k"],
     claims: Int[np.ndarray, "n k"],
     *,
     seed: int,
@@ -46,7 +46,7 @@ def ratio_intervals(
     independent claims, true rates up to about 3 / n away are then plausible as well.
 
     Args:
-      hits: Hits of each image.
+      hits: Hits of each image; any numbers, whose means are wanted, if every claim is 1.
       claims: Claims of each image; may be 0. Resamples without any claim for a ratio are ignored.
       seed: Seed of the resampling.
       level: Probability that an interval contains the true ratio.

@@ -21,6 +21,7 @@ CHANNEL_MULTIPLIERS = {
 }
 
 MODULATIONS = ("attentional", "self")
+FIRST_LAYERS = ("noise", "noise_and_sentence")
 
 ATTENTION = "attention"  # Collection of the attention weights, if `mutable` names it.
 
@@ -38,6 +39,10 @@ class Generator(nn.Module):
       z_dim: Length of the noise vector, and of the projected sentence.
       modulation: ``"attentional"``, or ``"self"``: only the global condition in all blocks (an
         ablation in the paper).
+      first_layer: What the first dense layer makes the 4x4 map of: ``"noise"``, as in the authors'
+        code, or ``"noise_and_sentence"``, as in the paper: the global condition.
+      sentence_scale: Factor of the sentence before its projection. Noise has the standard deviation
+        1 a unit; at the start of training a projected sentence has much less, and is hardly heard.
       bn_group_size: Images that share batch statistics, see `BatchNorm`.
       dtype: Compute type of the convolutions; attention is float32.
     """
@@ -46,12 +51,15 @@ class Generator(nn.Module):
     width: int
     z_dim: int
     modulation: str = "attentional"
+    first_layer: str = "noise"
+    sentence_scale: float = 1.0
     bn_group_size: int = 0
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
         layers.check_choice("resolution", self.resolution, CHANNEL_MULTIPLIERS)
         layers.check_choice("modulation", self.modulation, MODULATIONS)
+        layers.check_choice("first_layer", self.first_layer, FIRST_LAYERS)
         super().__post_init__()
 
     @nn.compact
@@ -78,11 +86,12 @@ class Generator(nn.Module):
         def dense(features: int, name: str) -> nn.Dense:
             return nn.Dense(features, kernel_init=layers.KERNEL_INIT, dtype=self.dtype, name=name)
 
-        projected = dense(self.z_dim, "project_sentence")(sentence)
+        projected = dense(self.z_dim, "project_sentence")(self.sentence_scale * sentence)
         condition = layers.Condition(jnp.concatenate([projected, z.astype(self.dtype)], axis=-1))
 
         side, channels = BASE_RESOLUTION, multipliers[0] * self.width
-        x = dense(side * side * channels, "project_noise")(z).reshape(-1, side, side, channels)
+        first = z if self.first_layer == "noise" else condition.vector
+        x = dense(side * side * channels, "project_noise")(first).reshape(-1, side, side, channels)
         for index, multiplier in enumerate(multipliers):
             if index == NUM_GLOBAL_BLOCKS and self.modulation == "attentional":
                 condition = self._attend(x, words, word_mask, condition)

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from xmc_jax.run.records import MetricRecord
+from xmc_jax.run.records import TRAINING_KINDS, MetricRecord
 
 MAX_POINTS = 200  # Points of a curve; more of them are averaged in blocks.
 
@@ -35,7 +35,7 @@ def training_series(records: Iterable[Mapping[str, Any]]) -> dict[str, list[tupl
     """The points of every training metric; steps without a finite value are left out."""
     series = collections.defaultdict(list)
     for record in records:
-        for name, value in record.items() if record["kind"] == "train" else ():
+        for name, value in record.items() if record["kind"] in TRAINING_KINDS else ():
             if name != "step" and isinstance(value, int | float):
                 series[name].append((record["step"], float(value)))
     return series

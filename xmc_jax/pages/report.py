@@ -192,7 +192,7 @@ def training_curves(records: Iterable[Record], config: Config) -> list[curves.Cu
     images = _images_per_step(config)
     groups = collections.defaultdict(dict)
     for name, points in curves.training_series(records).items():
-        label = name.removeprefix("d/").removeprefix("g/").removesuffix("_accuracy")
+        label = name.rpartition("/")[2].removesuffix("_accuracy")
         title = _group(name)
         if title == THROUGHPUT and images:
             points = [(step, images * value) for step, value in points]
@@ -205,6 +205,8 @@ def training_curves(records: Iterable[Record], config: Config) -> list[curves.Cu
 
 
 def _group(name: str) -> str:
+    if match := re.fullmatch(r"probe/(\w+)/\w+", name):
+        return f"Discriminator: swapped words, {match[1]} score"
     player = {"d": "Discriminator", "g": "Generator"}.get(name.split("/")[0])
     if player is None:
         return THROUGHPUT if name == "steps_per_second" else name

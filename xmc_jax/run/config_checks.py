@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from xmc_jax.data.overlap import evaluation_data, why_refused
 from xmc_jax.errors import UserError, did_you_mean
 from xmc_jax.models.discriminator import CONTRASTIVE_HEADS
-from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, MODULATIONS
+from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, FIRST_LAYERS, MODULATIONS
 from xmc_jax.models.remat import REMAT_POLICIES
 from xmc_jax.run.config import flatten
 
@@ -57,13 +57,17 @@ FIELDS = {
     "data.antialias": _SWITCH,
     "data.train_split": _TEXT,
     "data.eval_split": _TEXT,
+    "data.cached_captions": _SIZE_OR_0,
     "text.encoder": _TEXT,
     "text.num_tokens": Field(int, 3),  # [CLS], a word, [SEP].
+    "text.projection": _SIZE_OR_0,
     "model.resolution": Field(int, choices=tuple(CHANNEL_MULTIPLIERS)),
     "model.generator_width": _COUNT,
     "model.discriminator_width": _COUNT,
     "model.z_dim": _COUNT,
     "model.modulation": Field(str, choices=MODULATIONS),
+    "model.first_layer": Field(str, choices=FIRST_LAYERS),
+    "model.sentence_scale": _NUMBER,
     "model.contrastive_head": Field(str, choices=tuple(CONTRASTIVE_HEADS)),
     "model.bn_group_size": _SIZE_OR_0,
     "model.region_resolution": _COUNT,
@@ -76,11 +80,13 @@ FIELDS = {
     "loss.image_pretrained_weights": _TEXT,
     "loss.image_pretrained_resolution": _COUNT,
     "loss.contrastive_group_size": _SIZE_OR_0,
+    "loss.instance_noise": _NUMBER,
     "optimizer.generator_learning_rate": _NUMBER,
     "optimizer.discriminator_learning_rate": _NUMBER,
     "optimizer.beta1": _NUMBER,
     "optimizer.beta2": _NUMBER,
     "optimizer.ema_decay": _NUMBER,
+    "optimizer.decay_from": _NUMBER,
     "eval.num_examples": _COUNT,
     "eval.batch_size": _COUNT,
     "eval.seed": _SEED,
@@ -90,6 +96,9 @@ FIELDS = {
     "eval.every_steps": _SIZE_OR_0,
     "eval.best_metric": _TEXT,
 }
+
+
+_ONLY_TRAINING = ("data.flip", "data.train_split", "data.cached_captions")
 
 
 def check_model(config: ConfigDict) -> None:
@@ -110,7 +119,7 @@ def check_evaluation(config: ConfigDict) -> None:
       UserError: naming a field of ``model``, ``text``, ``data`` or ``eval``.
     """
     check_model(config)
-    _check_fields(config, ("data", "eval"), without=("data.flip", "data.train_split"))
+    _check_fields(config, ("data", "eval"), without=_ONLY_TRAINING)
     _check_data(config)
 
 
@@ -185,6 +194,11 @@ def _check_groups(config: ConfigDict) -> None:
 
 
 def _check_periods(config: ConfigDict) -> None:
+    if (fraction := config.optimizer.decay_from) > 1:
+        raise UserError(
+            f"config.optimizer.decay_from={fraction} is after the end of the run; it is a fraction "
+            "of config.num_steps, and 1 keeps the learning rates as they are"
+        )
     every_steps = config.eval.every_steps
     if config.eval.best_metric and every_steps % config.checkpoint_every_steps:
         raise UserError(

@@ -1,6 +1,7 @@
 """The folder of a run: which file lies where.
 
     config.json              the resolved config, written when the run starts (`config.py`)
+    text_projection.safetensors   what `config.text.projection` fixes (`frozen/text_projection.py`)
     metrics.jsonl            one record a line, of training and of evaluations (`records.py`)
     nonfinite.jsonl          steps whose losses or gradients were not finite (`training/faults.py`)
     samples/                 captions.json, and a grid of samples per time, step_00001000.png
@@ -18,6 +19,11 @@ from etils import epath
 def config_path(workdir: epath.PathLike) -> epath.Path:
     """Where the run's resolved config is."""
     return epath.Path(workdir) / "config.json"
+
+
+def text_projection_path(workdir: epath.PathLike) -> epath.Path:
+    """Where the projection of the text is, in the folder of a run or of an exported model."""
+    return epath.Path(workdir) / "text_projection.safetensors"
 
 
 def metrics_path(workdir: epath.PathLike) -> epath.Path:

@@ -1,9 +1,11 @@
 """The numbers of a run, ``metrics.jsonl``: one JSON object on each line, appended, never changed.
 
-Every line has ``kind`` and ``step``. There are three kinds:
+Every line has ``kind`` and ``step``. There are four kinds:
 
 * ``start``: training began, or was resumed after ``step``; the rest is `environment.describe`;
 * ``train``: the metrics of a training step by their names (``d/hinge``, …);
+* ``probe``: shares of images whose discriminator prefers their captions to swapped ones by their
+  names (``probe/sentence/colour``, …), see `training.probe`;
 * ``eval``: one number of an evaluation, see `MetricRecord`.
 """
 
@@ -22,6 +24,8 @@ from xmc_jax.run.folder import metrics_path
 
 Record = dict[str, Any]
 Number = int | float
+
+TRAINING_KINDS = ("train", "probe")  # Kinds that a resumed run writes again.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,7 +193,7 @@ def read_lines(path: epath.PathLike, fields: Mapping[str, type]) -> list[Record]
 
 
 def truncate_metrics(workdir: epath.PathLike, step: int) -> None:
-    """Drops the training records after a step, in a single move: a resumed run repeats them.
+    """Drops records of `TRAINING_KINDS` after a step, in a single move: a resumed run repeats them.
 
     Records of other kinds stay: an evaluation is true of its checkpoint in any case. A UserError if
     the file cannot be written.
@@ -197,7 +201,8 @@ def truncate_metrics(workdir: epath.PathLike, step: int) -> None:
     path = metrics_path(workdir)
     if not path.exists():
         return
-    kept = [r for r in read_metrics(workdir) if r["kind"] != "train" or r["step"] <= step]
+    records = read_metrics(workdir)
+    kept = [r for r in records if r["kind"] not in TRAINING_KINDS or r["step"] <= step]
     text = "".join(json.dumps(record) + "\n" for record in kept)
     files.write_whole(path, text.encode())
 

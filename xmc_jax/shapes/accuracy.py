@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 
 from xmc_jax.metrics.intervals import ratio_intervals
 from xmc_jax.shapes.captions import LOCATIONS, Form
-from xmc_jax.shapes.scenes import GRID, direction
+from xmc_jax.shapes.scenes import GRID, Scene, direction
 
 ATTRIBUTES = (
     "object",
@@ -63,6 +63,12 @@ class Accuracy(NamedTuple):
     low: float
     high: float
     claims: int
+
+
+def read_exactly(scene: Scene) -> ParsedScene:
+    """What a reader without faults finds in the image of a scene."""
+    objects = (ParsedObject(o.shape, o.colour, o.size, *o.centre) for o in scene.objects)
+    return ParsedScene(scene.background, tuple(objects))
 
 
 def score(scene: ParsedScene, form: Form) -> dict[str, tuple[int, int]]:

@@ -25,7 +25,8 @@ from xmc_jax.shapes.scenes import GRID, Scene, SceneObject, direction, make_scen
 Form = Mapping[str, Any]
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five")
-_PLACES = {
+# Phrases for each location and relation; entries at one index are of one style.
+PLACES = {
     "top left": ("in the top left corner", "at the top left"),
     "top": ("at the top", "at the top center"),
     "top right": ("in the top right corner", "at the top right"),
@@ -36,8 +37,8 @@ _PLACES = {
     "bottom": ("at the bottom", "at the bottom center"),
     "bottom right": ("in the bottom right corner", "at the bottom right"),
 }
-LOCATIONS = tuple(_PLACES)  # Names of the cells, row by row.
-_RELATIONS = {
+LOCATIONS = tuple(PLACES)  # Names of the cells, row by row.
+RELATIONS = {
     "left of": ("left of", "to the left of"),
     "right of": ("right of", "to the right of"),
     "above": ("above", "over"),
@@ -115,12 +116,24 @@ def _relation_between(one: SceneObject, other: SceneObject) -> str | None:
 def _mention(item: SceneObject, rng: np.random.Generator) -> tuple[str, Form]:
     """A noun phrase for an object, and its logical form; states the size half of the time."""
     form = {"shape": item.shape, "colour": item.colour}
-    words = [item.colour, item.shape]
     if rng.integers(2):
         form["size"] = item.size
-        words.insert(0, item.size)
+    return describe_mention(form), form
+
+
+def describe_mention(mention: Form) -> str:
+    """The noun phrase for an entry of a form's ``objects``, such as "a large red circle"."""
+    words = [mention[name] for name in ("size", "colour", "shape") if name in mention]
     article = "an" if words[0][0] in "aeiou" else "a"
-    return " ".join([article, *words]), form
+    return " ".join([article, *words])
+
+
+def describe_count(count: int, phrase: str) -> tuple[str, str]:
+    """Two captions that mention one object by a phrase and tell how many there are."""
+    if count == 1:
+        return f"only {phrase}", f"{phrase} and nothing else"
+    number = _NUMBERS[count]
+    return f"{number} shapes, one is {phrase}", f"{phrase}, {number} shapes in all"
 
 
 def _pick(options: Sequence[Any], rng: np.random.Generator) -> Any:
@@ -140,7 +153,7 @@ def _say_location(scene: Scene, rng: np.random.Generator) -> Caption:
     item = _pick(scene.objects, rng)
     phrase, mentioned = _mention(item, rng)
     location = LOCATIONS[item.cell]
-    place = _pick(_PLACES[location], rng)
+    place = _pick(PLACES[location], rng)
     text = _pick((f"{phrase} {place}", f"{place} there is {phrase}"), rng)
     return Caption(text, {"type": "location", "objects": [mentioned], "location": location})
 
@@ -156,7 +169,7 @@ def _say_relation(scene: Scene, rng: np.random.Generator) -> Caption:
         return _say_exists(scene, rng)
     one, other, relation = _pick(related, rng)
     (phrase, mentioned), (other_phrase, other_mentioned) = _mention(one, rng), _mention(other, rng)
-    text = f"{phrase} {_pick(_RELATIONS[relation], rng)} {other_phrase}"
+    text = f"{phrase} {_pick(RELATIONS[relation], rng)} {other_phrase}"
     form = {"type": "relation", "objects": [mentioned, other_mentioned], "relation": relation}
     return Caption(text, form)
 
@@ -164,12 +177,8 @@ def _say_relation(scene: Scene, rng: np.random.Generator) -> Caption:
 def _say_count(scene: Scene, rng: np.random.Generator) -> Caption:
     phrase, mentioned = _mention(_pick(scene.objects, rng), rng)
     count = len(scene.objects)
-    if count == 1:
-        texts = f"only {phrase}", f"{phrase} and nothing else"
-    else:
-        number = _NUMBERS[count]
-        texts = f"{number} shapes, one is {phrase}", f"{phrase}, {number} shapes in all"
-    return Caption(_pick(texts, rng), {"type": "count", "objects": [mentioned], "count": count})
+    text = _pick(describe_count(count, phrase), rng)
+    return Caption(text, {"type": "count", "objects": [mentioned], "count": count})
 
 
 def _say_background(scene: Scene, rng: np.random.Generator) -> Caption:
@@ -196,12 +205,12 @@ def make_narrative(split: str, index: int) -> tuple[Scene, Narrative]:
         phrase, mentioned = _mention(item, rng)
         relation = previous and _relation_between(item, previous[0])
         if relation and rng.integers(2):
-            text = f"{_pick(_RELATIONS[relation], rng)} it there is {phrase}."
+            text = f"{_pick(RELATIONS[relation], rng)} it there is {phrase}."
             # "Above it there is X": "it" is the object of the previous sentence.
             form = {"type": "relation", "objects": [mentioned, previous[1]], "relation": relation}
         else:
             location = LOCATIONS[item.cell]
-            text = f"{_pick(_PLACES[location], rng)} I can see {phrase}."
+            text = f"{_pick(PLACES[location], rng)} I can see {phrase}."
             form = {"type": "location", "objects": [mentioned], "location": location}
         utterances.append(text[0].upper() + text[1:])
         forms.append(form)

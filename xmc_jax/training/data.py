@@ -1,6 +1,8 @@
 """The batches of a training run."""
 
+import contextlib
 import os
+from collections.abc import Generator
 
 import jax
 
@@ -9,12 +11,14 @@ from xmc_jax.data.prefetch import ReadAhead
 from xmc_jax.data.records import Records
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
+from xmc_jax.training.caption_cache import CaptionCache
+from xmc_jax.types import Batch
 
 
 def open_stream(
     experiment: Experiment, source: Records, reader_workers: int | None, first_step: int
-) -> ReadAhead:
-    """This process's batches of the steps after `first_step`.
+) -> ReadAhead | Generator[Batch]:
+    """This process's batches of the steps after `first_step`; close it after use.
 
     Args:
       experiment: Of the run.
@@ -30,7 +34,7 @@ def open_stream(
         reader_workers = min(idle // 2, 16) if idle >= 8 else 0
     if reader_workers:
         processes.say(f"reading with {reader_workers} worker processes (--reader_workers)")
-    return streams.train_batches(
+    stream = streams.train_batches(
         source,
         experiment.tokenizer,
         resolution=config.model.resolution,
@@ -44,3 +48,18 @@ def open_stream(
         process_count=jax.process_count(),
         num_workers=reader_workers,
     )
+    if capacity := config.data.cached_captions:
+        cache = CaptionCache(
+            experiment.text_encoder.apply,
+            experiment.frozen.text,
+            capacity=capacity,
+            num_tokens=config.text.num_tokens,
+            width=experiment.text_encoder.width,
+        )
+        return _encode(stream, cache)
+    return stream
+
+
+def _encode(stream: ReadAhead, cache: CaptionCache) -> Generator[Batch]:
+    with contextlib.closing(stream):
+        yield from map(cache, stream)

@@ -24,6 +24,8 @@ from xmc_jax.training.evaluation import is_missing, make_periodic_evaluation
 from xmc_jax.training.interruption import Interruption
 from xmc_jax.training.log import TrainLog
 from xmc_jax.training.preview import NUM_COLUMNS, Preview
+from xmc_jax.training.probe import SwapProbe, make_probe
+from xmc_jax.training.projection import fit_projection
 from xmc_jax.types import PyTree
 
 
@@ -42,8 +44,12 @@ def train(
         eval_source = catalog.open_eval_split(config, data_dir)
     around = environment.describe()
     processes.say(f"devices: {around['devices']}")
-    experiment = create_experiment(config, fsdp=fsdp)
+    if config.text.projection:
+        with processes.first_process_first("fit the projection of the text"):
+            fit_projection(config, workdir, source)
+    experiment = create_experiment(config, workdir, fsdp=fsdp)
     preview = Preview(experiment, eval_source, workdir)
+    probe = make_probe(experiment, eval_source, workdir)
     if processes.is_first():
         write_config(workdir, config)
         preview.write_captions()
@@ -52,7 +58,7 @@ def train(
         tensorboard.open_writer(workdir, config, preview.captions, NUM_COLUMNS) as writer,
     ):
         training = Training(
-            experiment, checkpoints, workdir, data_dir, source, preview, writer, interruption
+            experiment, checkpoints, workdir, data_dir, source, preview, probe, writer, interruption
         )
         state = training.restore_or_init()
         if (step := int(state.step)) >= config.num_steps:
@@ -77,6 +83,7 @@ class Training:
       data_dir: Folder of the prepared data sets.
       source: The training split.
       preview: Generates the grids of samples.
+      probe: Tests the discriminator with swapped words, or None.
       writer: Of TensorBoard's events.
       interruption: Tells when a signal asks to stop.
     """
@@ -89,13 +96,14 @@ class Training:
         data_dir: str,
         source: Records,
         preview: Preview,
+        probe: SwapProbe | None,
         writer: Any,
         interruption: Interruption,
     ):
         self._experiment, self._config = experiment, experiment.config
         self._checkpoints, self._workdir = checkpoints, workdir
-        self._source, self._preview, self._writer = source, preview, writer
-        self._interruption = interruption
+        self._source, self._preview, self._probe = source, preview, probe
+        self._writer, self._interruption = writer, interruption
         self._make_evaluation = functools.partial(
             make_periodic_evaluation, experiment, workdir, data_dir, checkpoints, writer
         )
@@ -172,7 +180,11 @@ class Training:
             if done or step % config.log_every_steps == 0 or step == first_step + 1:
                 log.flush()
             if done or step % config.sample_every_steps == 0:
+                log.flush()
                 self._preview.generate(step, state.ema, self._writer)
+                if self._probe:
+                    self._probe.measure(step, state, self._writer)
+                log.begin()  # Time spent on other things than training does not count.
             if done or stopped or step % config.checkpoint_every_steps == 0:
                 log.flush()
                 self._checkpoints.save(step, state)
@@ -181,7 +193,7 @@ class Training:
             if eval_every_steps and step % eval_every_steps == 0:
                 log.flush()
                 evaluate(step, state.ema)
-                log.begin()  # Time spent on other things than training does not count.
+                log.begin()
         return step
 
     def measure_missed_evaluation(self, step: int, ema: PyTree) -> bool:

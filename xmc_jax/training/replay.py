@@ -31,7 +31,7 @@ def replay(
     fault = known[-1]
     with processes.first_process_first("open the data"):
         source = catalog.open_train_split(config, data_dir)
-    experiment = create_experiment(config, fsdp=fsdp)
+    experiment = create_experiment(config, workdir, fsdp=fsdp)
     if fault.restored:
         with Checkpoints(checkpoints_dir(workdir), read_only=True) as checkpoints:
             state = checkpoints.restore(experiment.abstract_state(), fault.restored)

@@ -81,7 +81,13 @@ def inputs(folder, presets_of):
     sets = {"real": real, "other real": real, "generated": generated}
     sets = [image_set(*named) for named in sets.items()]
     scratch = epath.Path(folder / "scratch")
-    return EvalInputs(config, prompts, *sets, scratch, step=2, generator="g"), real, generated
+    return (
+        EvalInputs(
+            config, prompts, *sets, lambda prompts, name: sets[2], scratch, step=2, generator="g"
+        ),
+        real,
+        generated,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ def make_inputs(split, generate, tmp_path, form="sq32"):
         image_set("real", real),
         image_set("other real", real),
         image_set("generated", generate(scenes, real)),
+        lambda prompts, name: None,
         epath.Path(tmp_path),
         step=7,
         generator="g",

@@ -1,0 +1,31 @@
+"""One shape an image at 32 px: the default of launch/local.sh, for two CPU cores.
+
+Command: python -m xmc_jax.train --config=configs/one_shape_32.py --workdir=runs/one_shape_32
+Cost, result: not run yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import ablations, shapes_32
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`shapes_32` with larger objects, one an image, and all that makes a small run learn sooner.
+
+    `arg` names an ablation row.
+    """
+    config = shapes_32.get_config()
+    config.num_steps = 6000
+    config.log_every_steps = 100
+    config.sample_every_steps = 500
+    config.checkpoint_every_steps = 500
+    config.data.form = "one_sq32"
+    config.data.cached_captions = 20_000  # All of them.
+    config.text.projection = 64
+    config.model.generator_width = 4
+    config.model.first_layer = "noise_and_sentence"
+    config.model.sentence_scale = 3.0
+    config.loss.image_d_weight = 0.0
+    config.loss.instance_noise = 0.3
+    config.optimizer.decay_from = 0.5
+    return ablations.apply(config, arg)
