@@ -15,9 +15,7 @@ from xmc_jax.shapes import scenes, scorer
 from xmc_jax.shapes import scorer_training as training
 from xmc_jax.shapes.accuracy import ATTRIBUTES, ParsedScene, count_claims, summarise
 
-SCORERS = {
-    layout: scorer.load_scorer(path) for layout, path in scorer.PACKAGED.items() if layout != "two"
-}
+SCORERS = {layout: scorer.load_scorer(path) for layout, path in scorer.PACKAGED.items()}
 SCORER = SCORERS["full"]
 
 
@@ -28,7 +26,7 @@ def accuracy(split, resolution, strength, num_examples=150, layout="full"):
 
 @pytest.mark.parametrize("split", ["val", "test_comp"])
 @pytest.mark.parametrize("resolution", [32, 64])
-@pytest.mark.parametrize("layout", ["full", "one"])
+@pytest.mark.parametrize("layout", ["full", "one", "two"])
 def test_packaged_weights_read_degraded_renders(split, resolution, layout):
     """`python -m xmc_jax.shapes.train_scorer` reports 99 % on a larger sample."""
     measured = accuracy(split, resolution, min(training.MEASURED_STRENGTHS), layout=layout)
@@ -51,14 +49,14 @@ def test_reads_objects_and_their_cells():
     np.testing.assert_allclose([o[3:] for o in scene.objects], [(5 / 6, 1 / 6), (1 / 6, 5 / 6)])
 
 
-@pytest.mark.parametrize("layout", SCORERS)
+@pytest.mark.parametrize("layout", scenes.LAYOUTS)
 def test_finds_nothing_in_empty_images(layout):
     empty = [scenes.render(scenes.Scene(background, ()), 32) for background in scenes.BACKGROUNDS]
     found = SCORERS[layout].read(np.stack(empty))
     assert found == [ParsedScene(background, ()) for background in scenes.BACKGROUNDS]
 
 
-@pytest.mark.parametrize("layout", ["one"])
+@pytest.mark.parametrize("layout", ["one", "two"])
 def test_counts_more_objects_than_its_scenes_have(layout):
     """A generator may: it must not look as if the count were right."""
     made = (scenes.make_scene("val", i, layout).objects[0] for i in range(1000))
@@ -96,11 +94,12 @@ def test_a_shape_with_less_than_even_odds_is_none():
 def test_the_weight_file_records_its_command():
     # The module had another name when this file was written, and one layout.
     assert SCORER.metadata["command"].endswith("train_shapes_scorer --num_steps=2400 --seed=0")
-    for layout in ("one",):
+    for layout in ("one", "two"):
         expected = f"train_scorer --layout={layout} --num_steps=2400 --seed=0"
         assert SCORERS[layout].metadata["command"].endswith(expected)
+    assert all(path.stat().st_size < 1e6 for path in scorer.PACKAGED.values())
     fingerprints = [found.fingerprint for found in SCORERS.values()]
-    assert len(fingerprints[0]) == 64 and len(set(fingerprints)) == 2
+    assert len(fingerprints[0]) == 64 and len(set(fingerprints)) == 3
     assert SCORERS["narrative"].fingerprint == SCORER.fingerprint
 
 

@@ -105,9 +105,9 @@ def test_all_sentences_of_a_narrative_are_claims(tmp_path):
 
 @pytest.mark.parametrize(("layout", "absent"), [("one", {"relation"}), ("two", set())])
 def test_claims_and_readers_are_those_of_the_form(layout, absent, tmp_path):
-    names = ("shapes_accuracy",)
-    records = measure(make_inputs("test_comp", copies, tmp_path, f"{layout}_sq32_n400"), names)
-    assert set(records) == {f"{name}/{a}" for name in names for a in set(ATTRIBUTES) - absent}
+    records = measure(make_inputs("test_comp", copies, tmp_path, f"{layout}_sq32_n400"))
+    attributes = set(ATTRIBUTES) - absent
+    assert set(records) == {f"{name}/{a}" for name in family.METRICS for a in attributes}
     for record in records.values():
         assert record.value >= 0.95 and f"reader for layout {layout}" in record.protocol
 
