@@ -15,7 +15,7 @@ def get_config(arg: str = "") -> ConfigDict:
     `arg` names an ablation row.
     """
     config = shapes_32.get_config()
-    config.num_steps = 6000
+    config.num_steps = 8000
     config.log_every_steps = 100
     config.sample_every_steps = 500
     config.checkpoint_every_steps = 500

@@ -4,11 +4,11 @@
 #
 #   bash launch/local.sh [WORKDIR] [--config.field=value …]
 #
-# WORKDIR is runs/shapes_32 in this checkout by default; all other arguments go to the training.
+# WORKDIR is runs/one_shape_32 in this checkout by default; all other arguments go to the training.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-workdir=$root/runs/shapes_32
+workdir=$root/runs/one_shape_32
 if (($# > 0)) && [[ $1 != -* ]]; then
   workdir=$1
   shift
@@ -32,11 +32,11 @@ timed() {
 timed set-up bash launch/setup.sh
 python=${XMC_VENV:-$root/.venv}/bin/python
 
-timed train "$python" -m xmc_jax.train --config=configs/shapes_32.py --workdir="$workdir" "$@"
+timed train "$python" -m xmc_jax.train --config=configs/one_shape_32.py --workdir="$workdir" "$@"
 timed sample "$python" -m xmc_jax.sample --workdir="$workdir" \
   --caption="a large red circle on a white background" \
-  --caption="a small blue square left of a green triangle" \
-  --caption="a yellow star in the center" \
+  --caption="a small blue square on black" \
+  --caption="a large yellow triangle" \
   --out="$workdir/captions"
 timed evaluate "$python" -m xmc_jax.evaluate --workdir="$workdir"
 timed report "$python" -m xmc_jax.report --workdir="$workdir"

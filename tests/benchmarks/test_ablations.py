@@ -18,7 +18,7 @@ from xmc_jax.train_state import create_train_state
 
 ROWS = [*ablations.TERMS, *ablations.OTHERS]
 # Every row traces a step of its own, which takes seconds. The other rows combine parts of these.
-TRACED_ROWS = {"none", "s", "w", "d", "vgg", "all", "self_modulation"}
+TRACED_ROWS = {"none", "s", "d", "all", "self_modulation"}
 # Compiling takes longer; this step has every term.
 COMPILED_ROWS = {"all"}
 METRIC_OF = {"s": "sentence", "w": "word", "d": "image_d", "vgg": "image_pretrained"}

@@ -98,6 +98,7 @@ def test_photographs_and_their_changed_copies_find_each_other(vgg16, change):
     assert loss < shuffled / 2
 
 
+@pytest.mark.long  # The next test has the gradient.
 def test_the_term_pulls_fakes_towards_their_photographs(vgg16):
     """Descending on the pixels of fakes, with the features of the reals held fixed."""
     real = photographs(32)[:4]

@@ -1,4 +1,4 @@
-"""processes.py: two real processes of two devices are one run, as one process of four is."""
+"""processes.py: two real processes of two devices are one run, as one process of one device is."""
 
 import concurrent.futures
 import contextlib
@@ -19,7 +19,6 @@ from tests.verbs import ROOT, TINY, environment, start, wait_for_line
 
 NAMES = ("one", "two")
 RUN = [*TINY, "--config.d_steps=1", "--config.eval.num_examples=4"]
-NUM_DEVICES = 4
 
 
 def free_port():
@@ -35,7 +34,7 @@ def command(folder):
 
 
 def start_processes(verb, *arguments, data_dir, num_processes, more=((), ())):
-    """A verb on all devices, as one or two processes."""
+    """A verb in one process of one device, or in two of two devices each."""
     port, several = free_port(), num_processes > 1
     children = []
     for index in range(num_processes):
@@ -51,7 +50,7 @@ def start_processes(verb, *arguments, data_dir, num_processes, more=((), ())):
                 *(place if several else ()),
                 *more[index],
                 data_dir=data_dir,
-                devices=NUM_DEVICES // num_processes,
+                devices=num_processes,
             )
         )
     return children
