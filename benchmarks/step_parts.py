@@ -1,13 +1,12 @@
 """Where the time of the default training step goes, before and after it was made faster.
 
-    python -m benchmarks.step_parts                         # configs/shapes_32.py, on this machine
-    python -m benchmarks.step_parts --repeats=20 --config=configs/shapes_64.py
+    python -m benchmarks.step_parts                   # configs/one_shape_32.py, on this machine
+    python -m benchmarks.step_parts --repeats=20 --config.model.generator_width=6
 
 Both sides read the prepared shapes data (made on first use) and take turns. "Earlier" is the same
-config with the fields of `EARLIER`, the default until the caption cache and the projection of the
-text. Prints milliseconds per step of each part, and images per second of all of them together.
-Parts are measured alone, each as one program: their sum differs from the whole step, which shares
-work between them.
+config with the fields of `EARLIER`, those of the default before it. Prints milliseconds per step of
+each part, and images per second of the whole. Parts are measured alone, each as one program: their
+sum differs from the whole step, which shares work between them.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks import measure
-from xmc_jax import images, losses
+from xmc_jax import cli, images, losses
 from xmc_jax.data import catalog
 from xmc_jax.experiment import create_experiment
 from xmc_jax.models.layers import BATCH_STATS, SPECTRAL
@@ -30,20 +29,21 @@ from xmc_jax.parallel import sharding
 from xmc_jax.training.data import open_stream
 from xmc_jax.training.projection import fit_projection
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/shapes_32.py", "The experiment.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Of prepared data sets; TFDS's default if absent.")
+CONFIG = config_flags.DEFINE_config_file("config", "configs/one_shape_32.py", "The experiment.")
 NUM_CACHED_STEPS = flags.DEFINE_integer(
     "num_cached_steps", 300, "Steps whose captions are in the cache before timing."
 )
 REPEATS = flags.DEFINE_integer("repeats", 9, "Timed turns of each side.", lower_bound=1)
 
 EARLIER = {
-    "data.form": "sq32",
     "data.cached_captions": 0,
     "text.projection": 0,
     "model.first_layer": "noise",
+    "model.sentence_scale": 1.0,
     "model.generator_width": 8,
-    "model.discriminator_width": 16,
+    "loss.image_d_weight": 0.2,
+    "loss.instance_noise": 0.0,
+    "optimizer.decay_from": 1.0,
 }
 
 
@@ -147,9 +147,8 @@ def main(argv):
     for name, value in EARLIER.items():
         section, _, field = name.partition(".")
         earlier[section][field] = value
-    data_dir = DATA_DIR.value or catalog.default_data_dir()
     with contextlib.ExitStack() as stack:
-        sides = [make_side(stack, config, data_dir) for config in (earlier, now)]
+        sides = [make_side(stack, config, flags.FLAGS.data_dir) for config in (earlier, now)]
         rows = []
         for part in sides[0]:
             before, after = measure.time_in_turns([s[part] for s in sides], REPEATS.value)
@@ -161,4 +160,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    cli.define_data_dir_flag()
     app.run(main)

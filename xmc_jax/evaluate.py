@@ -1,10 +1,10 @@
 """Measures a trained model: a run by its folder, or an exported model.
 
-    python -m xmc_jax.evaluate --workdir=runs/shapes_32
-    python -m xmc_jax.evaluate --workdir=runs/shapes_32 --step=2000 --metrics=shapes_accuracy
-    python -m xmc_jax.evaluate --workdir=runs/shapes_32 --split=test_comp
-    python -m xmc_jax.evaluate --workdir=runs/shapes_32 --watch
-    python -m xmc_jax.evaluate --workdir=exports/shapes_32
+    python -m xmc_jax.evaluate --workdir=runs/one_shape_32
+    python -m xmc_jax.evaluate --workdir=runs/one_shape_32 --step=2000 --metrics=shapes_accuracy
+    python -m xmc_jax.evaluate --workdir=runs/one_shape_32 --split=test_comp
+    python -m xmc_jax.evaluate --workdir=runs/one_shape_32 --watch
+    python -m xmc_jax.evaluate --workdir=exports/one_shape_32
 
 Metrics, as far as they are available for the run (docs/metrics.md): shapes_accuracy and
 shapes_accuracy_trained (whether images of the shapes data show what their captions say, read from

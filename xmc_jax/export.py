@@ -1,7 +1,7 @@
 """Exports a trained model: a folder with everything that generating images needs.
 
-    python -m xmc_jax.export --workdir=runs/shapes_32 --out=exports/shapes_32
-    python -m xmc_jax.export --workdir=runs/shapes_32 --out=small --dtype=float16 --noprogram
+    python -m xmc_jax.export --workdir=runs/one_shape_32 --out=exports/one_shape_32
+    python -m xmc_jax.export --workdir=runs/one_shape_32 --out=small --dtype=float16 --noprogram
 
 Writes to --out: weights.safetensors, config.json, vocab.txt, model.json (fingerprints), README.md
 (the model card) and, for use without this package, program.stablehlo, text_encoder.safetensors and

@@ -1,6 +1,6 @@
 """Writes a self-contained page about a run, ``workdir/report.html``.
 
-    python -m xmc_jax.report --workdir=runs/shapes_32
+    python -m xmc_jax.report --workdir=runs/one_shape_32
 
 The page needs no network: curves are inline SVG, and images are inline bytes.
 """

@@ -1,7 +1,7 @@
 """Generates images of your own captions with a trained model.
 
-    python -m xmc_jax.sample --workdir=runs/shapes_32 --caption="a red circle" --out=pictures
-    python -m xmc_jax.sample --workdir=runs/shapes_32 --captions_file=captions.txt --out=pictures
+    python -m xmc_jax.sample --workdir=runs/one_shape_32 --caption="a red circle" --out=pictures
+    python -m xmc_jax.sample --workdir=runs/one_shape_32 --captions_file=captions.txt --out=pictures
     python -m xmc_jax.sample --demo --caption="a blue star"
 
 The folder may be that of a run or of an exported model.

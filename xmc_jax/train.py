@@ -1,6 +1,6 @@
 """Trains a text-to-image model; the same command resumes a run that was stopped or killed.
 
-    python -m xmc_jax.train --config=configs/shapes_32.py --workdir=runs/shapes_32
+    python -m xmc_jax.train --config=configs/one_shape_32.py --workdir=runs/one_shape_32
     python -m xmc_jax.train --config=configs/shapes_32.py:s_w --workdir=runs/s_w \
         --config.batch_size=64
 

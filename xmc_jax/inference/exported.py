@@ -61,7 +61,7 @@ def demo_folder() -> epath.Path:
     if not is_exported(folder):
         raise UserError(
             f"there is no demo model in {folder}; export a run there: python -m xmc_jax.export "
-            f"--workdir=runs/shapes_32 --out={folder} --dtype=float16 --noprogram"
+            f"--workdir=runs/one_shape_32 --out={folder} --dtype=float16 --noprogram"
         )
     return folder
 

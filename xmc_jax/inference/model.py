@@ -1,6 +1,6 @@
 """Loads a trained model from the folder of a run or of an exported model.
 
-    model = xmc_jax.load("runs/shapes_32")
+    model = xmc_jax.load("runs/one_shape_32")
     images = model.generate(["a red circle above a blue square"], seed=0)
 
 The verbs `sample`, `export`, `compare` and `evaluate` load models here too.

@@ -101,8 +101,8 @@ def swap_attribute(
     new = others[rng.integers(len(others))]
     before, after = (_phrases(caption, attribute, value) for value in (old, new))
     # Phrases contain others: "at the top left" contains "at the top".
-    style = max((i for i, phrase in enumerate(before) if phrase in caption.text),
-                key=lambda i: len(before[i]))  # fmt: skip
+    styles = [i for i, phrase in enumerate(before) if phrase in caption.text]
+    style = max(styles, key=lambda i: len(before[i]))
     text = caption.text.replace(before[style], after[style])
     return Caption(text, {**caption.form, attribute: new})
 
