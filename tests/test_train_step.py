@@ -127,6 +127,7 @@ def test_equals_the_algorithm_written_out(frozen, d_steps, num_parts):
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
+@pytest.mark.long  # A step more to compile; most of it is in the test of every update.
 def test_rates_fall_and_the_discriminator_alone_sees_noise(frozen):
     options = {"rate_factor": lambda _: jnp.float32(0.5), "instance_noise": lambda step: 0.3 * step}
     step = jax.jit(make_step(**options))
@@ -195,13 +196,21 @@ def test_every_term_reports_loss_and_accuracy(frozen):
 
 
 def test_every_update_reports_and_gradient_norms_are_those_of_the_updates(frozen):
-    state = make_state()
-    step = jax.jit(make_step(every_update=True))
+    """Of updates at half the rate; noise begins after the first step."""
+    state, noise = make_state(), jax.jit(lambda step: 0.3 * step)
+    step = jax.jit(
+        make_step(every_update=True, rate_factor=lambda _: jnp.float32(0.5), instance_noise=noise)
+    )
     new, (first, last) = step(state, make_batch(), frozen, jax.random.key(0))
-    added = jax.tree.map(lambda a, b: (a - b) / LEARNING_RATE, new.generator, state.generator)
+    rate = 0.5 * LEARNING_RATE
+    added = jax.tree.map(lambda a, b: (a - b) / rate, new.generator, state.generator)
     np.testing.assert_allclose(last["g/grad_norm"], optax.tree.norm(added), rtol=1e-3)
     assert first.keys() == {name for name in last if name.startswith("d/")}
     assert first["d/loss"] != last["d/loss"]
+
+    # What the discriminator makes of real images, before any update, depends on noise alone.
+    _, (noisy, _) = step(state.replace(step=jnp.int32(2)), make_batch(), frozen, jax.random.key(0))
+    assert abs(noisy["d/sentence"] - first["d/sentence"]) > 1e-2
 
     # An image feature that is not finite spoils only the term that uses it.
     image = frozen.image.at[0, 0].set(jnp.nan)
