@@ -10,7 +10,7 @@ from configs import shapes_32
 from tests import bert
 from xmc_jax import files
 from xmc_jax.experiment import create_experiment
-from xmc_jax.frozen import text_projection
+from xmc_jax.frozen import text_projection, whitening
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config import write_config
 from xmc_jax.run.folder import checkpoints_dir, text_projection_path
@@ -56,7 +56,7 @@ def draw_projection(width):
     """A projection of the small BERT's embeddings."""
     rng, text_width = np.random.default_rng(2), bert.CONFIG["hidden_size"]
     shapes = 2 * ((text_width,), (text_width, width))
-    return text_projection.Projection(*(np.float32(rng.normal(size=shape)) for shape in shapes))
+    return whitening.Projection(*(np.float32(rng.normal(size=shape)) for shape in shapes))
 
 
 def draw_state(abstract):

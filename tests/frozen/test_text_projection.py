@@ -1,4 +1,4 @@
-"""text_projection.py: whitening by its closed form, the encoder with it, and its file."""
+"""whitening.py and text_projection.py: the closed form, the encoder with it, and its file."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ from etils import epath
 
 from tests import small_step
 from xmc_jax.errors import UserError
-from xmc_jax.frozen import text_projection
+from xmc_jax.frozen import text_projection, whitening
 from xmc_jax.frozen.text_encoder import TextEncoder, fingerprint
 
 WIDTH = 3
@@ -25,7 +25,7 @@ def captions(rng):
 
 def test_projected_axes_are_uncorrelated_and_damped_whitened(captions):
     words, sentence, mask = captions
-    projection = text_projection.fit(*captions, WIDTH)
+    projection = whitening.fit(*captions, WIDTH)
     for x, mean, kernel in (
         (words[mask], projection.word_mean, projection.word_kernel),
         (sentence, projection.sentence_mean, projection.sentence_kernel),
@@ -45,11 +45,11 @@ def test_projected_axes_are_uncorrelated_and_damped_whitened(captions):
 
 def test_the_fit_depends_on_no_sign_of_eigenvectors(captions):
     words, sentence, mask = captions
-    projection = text_projection.fit(*captions, 6)
+    projection = whitening.fit(*captions, 6)
     largest = np.argmax(np.abs(projection.sentence_kernel), axis=0)
     assert np.all(projection.sentence_kernel[largest, range(6)] > 0)
     order = np.random.default_rng(1).permutation(len(words))
-    again = text_projection.fit(words[order], sentence[order], mask[order], 6)
+    again = whitening.fit(words[order], sentence[order], mask[order], 6)
     for a, b in zip(projection, again, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
@@ -58,7 +58,7 @@ def test_the_encoder_projects_words_and_sentences_and_keeps_padding_zero(caption
     frozen, tokens = small_step.make_frozen(), small_step.make_batch(1).tokens[0]
     encoder = TextEncoder(small_step.encode_text, frozen.text, small_step.TEXT_WIDTH, "", True)
     words, sentence, mask = jax.device_get(encoder.apply(encoder.params, tokens))
-    projection = text_projection.fit(words, sentence, mask, WIDTH)
+    projection = whitening.fit(words, sentence, mask, WIDTH)
     projected = text_projection.project(encoder, projection)
     assert projected.width == WIDTH
     got = jax.jit(projected.apply)(projected.params, tokens)
@@ -74,7 +74,7 @@ def test_fingerprints_tell_projections_apart(tmp_path, captions):
     vocabulary.write_text("[PAD]\n")
     frozen = small_step.make_frozen()
     encoder = TextEncoder(small_step.encode_text, frozen.text, 6, str(vocabulary), True)
-    projection = text_projection.fit(*captions, WIDTH)
+    projection = whitening.fit(*captions, WIDTH)
     other = projection._replace(word_mean=projection.word_mean + 1)
     found = {fingerprint(text_projection.project(encoder, x)) for x in (projection, other)}
     assert len(found | {fingerprint(encoder)}) == 3
@@ -82,7 +82,7 @@ def test_fingerprints_tell_projections_apart(tmp_path, captions):
 
 def test_the_file_gives_back_every_number(tmp_path, captions):
     path = epath.Path(tmp_path) / "text.safetensors"
-    projection = text_projection.fit(*captions, WIDTH)
+    projection = whitening.fit(*captions, WIDTH)
     text_projection.write(path, projection)
     for a, b in zip(text_projection.read(path, WIDTH), projection, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -92,7 +92,7 @@ def test_a_projection_that_does_not_fit_is_one_line(tmp_path, captions):
     path = epath.Path(tmp_path) / "text.safetensors"
     with pytest.raises(UserError, match="projection=4 needs it: copy the whole folder"):
         text_projection.read(path, 4)
-    text_projection.write(path, text_projection.fit(*captions, WIDTH))
+    text_projection.write(path, whitening.fit(*captions, WIDTH))
     with pytest.raises(UserError, match="to 3 dimensions, config.text.projection says 4"):
         text_projection.read(path, 4)
     path.write_bytes(path.read_bytes()[:-20])

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from xmc_jax.data.records import Records, draw_caption
 from xmc_jax.data.streams import choose_examples
 from xmc_jax.data.tokenizer import Tokenizer
-from xmc_jax.frozen import text_projection
+from xmc_jax.frozen import text_projection, whitening
 from xmc_jax.frozen.text_encoder import load_text_encoder
 from xmc_jax.parallel import processes
 from xmc_jax.run.folder import text_projection_path
@@ -47,4 +47,4 @@ def fit_projection(config: ConfigDict, workdir: epath.PathLike, source: Records)
     parts = np.array_split(tokens, max(1, len(tokens) // _BATCH_SIZE))
     texts = [jax.device_get(encode(encoder.params, part)) for part in parts]
     text = [np.concatenate(x) for x in zip(*texts, strict=True)]
-    text_projection.write(path, text_projection.fit(*text, config.text.projection))
+    text_projection.write(path, whitening.fit(*text, config.text.projection))
