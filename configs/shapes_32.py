@@ -1,4 +1,4 @@
-"""Procedural shapes at 32 px: the default of launch/local.sh, small enough for two CPU cores.
+"""Procedural shapes at 32 px, one to four in an image; small enough for two CPU cores.
 
 Command: python -m xmc_jax.train --config=configs/shapes_32.py --workdir=runs/shapes_32
 Cost: 25 minutes on one CPU core, including the data set.
