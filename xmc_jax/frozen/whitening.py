@@ -48,7 +48,10 @@ def _whitening(x: Float[np.ndarray, "n w"], width: int) -> tuple[np.ndarray, np.
     return mean.astype(np.float32), kernel.astype(np.float32)
 
 
-def apply(projection: Projection, text: EncodedText) -> EncodedText:
+def apply(
+    projection: Projection,
+    text: tuple[Float[Array, "b t w"], Float[Array, "b w"], Bool[Array, "b t"]],
+) -> EncodedText:
     """Projects words and sentences; words stay zero at padding."""
     words, sentence, word_mask = text
     words = (words - projection.word_mean[None, None]) @ projection.word_kernel
