@@ -46,7 +46,8 @@ def train(
     processes.say(f"devices: {around['devices']}")
     if config.text.projection:
         with processes.first_process_first("fit the projection of the text"):
-            fit_projection(config, workdir, source)
+            if processes.is_first():
+                fit_projection(config, workdir, source)
     experiment = create_experiment(config, workdir, fsdp=fsdp)
     preview = Preview(experiment, eval_source, workdir)
     probe = make_probe(experiment, eval_source, workdir)
