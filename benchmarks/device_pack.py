@@ -24,6 +24,7 @@ from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.frozen import text_projection
 from xmc_jax.frozen.text_encoder import load_text_encoder
 from xmc_jax.frozen.whitening import Projection
+from xmc_jax.parallel import startup
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config import write_config
 from xmc_jax.run.folder import checkpoints_dir, text_projection_path
@@ -96,6 +97,7 @@ def unpack(path, state_folder, workdir):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    startup.hide_missing_tpu()
     if WORKDIR.value:
         unpack(device_run.PACK.value, device_run.STATE.value, WORKDIR.value)
     else:

@@ -29,6 +29,7 @@ from xmc_jax.frozen import whitening
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
 from xmc_jax.objectives import LossWeights
+from xmc_jax.parallel import startup
 from xmc_jax.shapes.accuracy import count_claims, summarise
 from xmc_jax.shapes.captions import make_example
 from xmc_jax.shapes.forms import parse_form
@@ -219,6 +220,7 @@ def read(form, pixels):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    startup.hide_missing_tpu()
     about, leaves, program = read_pack(PACK.value)
     config = json.loads(json.dumps(about["config"]), object_hook=lambda x: SimpleNamespace(**x))
     form, start = parse_form(config.data.form), time.monotonic()
