@@ -31,7 +31,7 @@ from xmc_jax.training.projection import fit_projection
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/one_shape_32.py", "The experiment.")
 NUM_CACHED_STEPS = flags.DEFINE_integer(
-    "num_cached_steps", 300, "Steps whose captions are in the cache before timing."
+    "num_cached_steps", 1500, "Steps whose captions are in the cache before timing."
 )
 REPEATS = flags.DEFINE_integer("repeats", 9, "Timed turns of each side.", lower_bound=1)
 

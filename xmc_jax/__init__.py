@@ -3,7 +3,7 @@
     import xmc_jax
 
     model = xmc_jax.load("runs/one_shape_32")
-    images = model.generate(["a red circle above a blue square"], seed=0)
+    images = model.generate(["a large red star on a white background"], seed=0)
 
 Importing this package is cheap: JAX and everything else is loaded when it is needed.
 """

@@ -93,7 +93,7 @@ def test_a_projection_that_does_not_fit_is_one_line(tmp_path, captions):
     with pytest.raises(UserError, match="projection=4 needs it: copy the whole folder"):
         text_projection.read(path, 4)
     text_projection.write(path, whitening.fit(*captions, WIDTH))
-    with pytest.raises(UserError, match="to 3 dimensions, config.text.projection says 4"):
+    with pytest.raises(UserError, match="to 3 dimensions, but config.text.projection=4"):
         text_projection.read(path, 4)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match="is damaged"):

@@ -63,7 +63,10 @@ def read(path: epath.Path, width: int) -> Projection:
     try:
         projection = Projection(**load(path.read_bytes()))
         if (found := projection.sentence_kernel.shape[-1]) != width:
-            raise UserError(f"{path} projects text to {found} dimensions, {FIELD} says {width}")
+            raise UserError(
+                f"{path} projects text to {found} dimensions, but {FIELD}={width}; copy the file "
+                "that belongs to this config"
+            )
         return projection
     except OSError as error:
         raise UserError(

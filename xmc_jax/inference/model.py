@@ -1,7 +1,7 @@
 """Loads a trained model from the folder of a run or of an exported model.
 
     model = xmc_jax.load("runs/one_shape_32")
-    images = model.generate(["a red circle above a blue square"], seed=0)
+    images = model.generate(["a large red star on a white background"], seed=0)
 
 The verbs `sample`, `export`, `compare` and `evaluate` load models here too.
 """

@@ -42,7 +42,7 @@ class Generator(nn.Module):
       first_layer: What the first dense layer makes the 4x4 map of: ``"noise"``, as in the authors'
         code, or ``"noise_and_sentence"``, as in the paper: the global condition.
       sentence_scale: Factor of the sentence before its projection. Noise has the standard deviation
-        1 a unit; at the start of training a projected sentence has much less, and is hardly heard.
+        1 a unit; at the start of training a projected sentence has less.
       bn_group_size: Images that share batch statistics, see `BatchNorm`.
       dtype: Compute type of the convolutions; attention is float32.
     """

@@ -26,14 +26,12 @@ from xmc_jax.shapes.scenes import BACKGROUNDS, COLOURS, GRID, SHAPES, SIZES
 from xmc_jax.types import PyTree
 
 # Weight files by layout. Layouts whose objects have the same sizes and places share a file.
+_FOLDER = Path(__file__).parent
 PACKAGED = {
-    layout: Path(__file__).with_name(name)
-    for layout, name in {
-        "full": "scorer.npz",
-        "narrative": "scorer.npz",
-        "one": "scorer_one.npz",
-        "two": "scorer_two.npz",
-    }.items()
+    "full": _FOLDER / "scorer.npz",
+    "narrative": _FOLDER / "scorer.npz",
+    "one": _FOLDER / "scorer_one.npz",
+    "two": _FOLDER / "scorer_two.npz",
 }
 # What the network tells apart, in the order of its outputs. Weight files carry these names.
 NAMES = {

@@ -1,7 +1,7 @@
 """Embeddings of captions, computed once for each distinct caption.
 
 Captions of a data set repeat, and of the shapes data most of them soon: a small model on a CPU
-would spend a third of its time on the text encoder. The cache stands in front of the step, which
+would spend a quarter of its time on the text encoder. The cache stands in front of the step, which
 then takes embeddings instead of tokens.
 """
 
