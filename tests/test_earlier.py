@@ -131,8 +131,9 @@ def test_the_exported_program_still_runs(written):
 def test_it_evaluates_to_the_same_records(used, written):
     before, after = records(written / "run", "eval"), records(used / "evaluated", "eval")
     if SAME_MACHINE:
-        assert after == before  # Equal records are not written twice.
-    assert {r["metric"] for r in after} == {r["metric"] for r in before}
+        # Equal records are not written twice; metrics of later versions come after them.
+        assert after[: len(before)] == before
+    assert {r["metric"] for r in after} - {"shapes_diversity"} == {r["metric"] for r in before}
 
 
 def test_it_resumes_to_the_same_state(used, written):
