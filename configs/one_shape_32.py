@@ -17,10 +17,11 @@ def get_config(arg: str = "") -> ConfigDict:
     `arg` names an ablation row.
     """
     config = shapes_32.get_config()
-    config.num_steps = 8000
-    config.log_every_steps = 100
-    config.sample_every_steps = 500
-    config.checkpoint_every_steps = 500
+    config.num_steps = 18_000
+    config.batch_size = 16  # Half of it, twice the updates: all_correct 0.28 for 0.19 in 6 minutes.
+    config.log_every_steps = 200
+    config.sample_every_steps = 1000
+    config.checkpoint_every_steps = 1000
     config.data.form = "one_sq32"
     config.data.cached_captions = 20_000  # All of them.
     config.text.projection = 64
