@@ -14,12 +14,9 @@ from safetensors.numpy import load_file
 
 import xmc_jax
 from tests import bert, small_run
-from tests.frozen.test_text_encoder import CAPTIONS as ODD_CAPTIONS
 from tests.verbs import COMPILE_FAST, assert_refused
-from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
-from xmc_jax.frozen.text_encoder import load_text_encoder
-from xmc_jax.inference import exported, standalone
+from xmc_jax.inference import exported
 from xmc_jax.inference.export import export
 from xmc_jax.inference.sample import sample
 
@@ -94,18 +91,6 @@ runpy.run_path("generate.py", run_name="__main__")
     assert np.abs(generated.astype(int) - images.astype(int)).max() <= 1
     written = [np.asarray(Image.open(folder / f"image_{i}.png")) for i in range(2)]
     np.testing.assert_array_equal(written, generated[:2])
-
-
-def test_the_script_tokenizes_captions_as_training_did():
-    encoder, length = load_text_encoder("minilm"), 40
-    tokenizer = Tokenizer(encoder.vocabulary_file, length, encoder.lowercase)
-    with open(encoder.vocabulary_file, encoding="utf-8") as file:
-        ids = {piece: index for index, piece in enumerate(file.read().split("\n"))}
-    odd = [*ODD_CAPTIONS, "x=1 < 2 ^ `a` ~ $5|b", "don't—stop…", "¿qué? „so“ ½ ™", "x" * 101]
-    for caption, tokens in zip(odd, tokenizer(odd), strict=True):
-        found = standalone.tokenize(caption, ids, True)[: length - 2]
-        found = [ids["[CLS]"], *found, ids["[SEP]"]]
-        np.testing.assert_array_equal(found, tokens[tokens != 0], err_msg=caption)
 
 
 def test_half_the_size_and_nearly_the_same_images(whole, half, images):

@@ -1,14 +1,12 @@
-"""Tokenizes captions into WordPiece ids, with tensorflow-text."""
+"""Tokenizes captions into rows of WordPiece ids."""
 
 import os
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow_text as tf_text
 from jaxtyping import Int32
 
-from xmc_jax.data.cpu_tensorflow import tf
+from xmc_jax.data.wordpiece import WordPiece
 from xmc_jax.errors import UserError
 
 
@@ -28,12 +26,9 @@ class Tokenizer:
         with open(vocabulary_file, encoding="utf-8") as file:
             self._vocabulary = [line.rstrip("\n") for line in file]
         self.num_tokens = num_tokens
-        ids = {piece: index for index, piece in enumerate(self._vocabulary)}
+        self._split = WordPiece(self._vocabulary, lowercase)
+        ids = self._split.ids
         self._cls, self._sep, self._unk = (ids[name] for name in ("[CLS]", "[SEP]", "[UNK]"))
-        self._tokenizer = tf_text.FastBertTokenizer(
-            self._vocabulary, token_out_type=tf.int32, lower_case_nfd_strip_accents=False
-        )
-        self._lowercase = lowercase
 
     def __call__(self, captions: Sequence[str]) -> Int32[np.ndarray, "n t"]:
         """Token ids of each caption; raises UserError if a caption is empty."""
@@ -56,30 +51,7 @@ class Tokenizer:
         return [self._vocabulary[token] for token in tokens if token]
 
     def _pieces(self, captions: Sequence[str]) -> list[list[int]]:
-        cleaned = [_clean(caption) for caption in captions]
-        if self._lowercase:
-            cleaned = [_uncase(caption) for caption in cleaned]
-        if "" in cleaned:
+        pieces = list(map(self._split, captions))
+        if not all(pieces):
             raise UserError("a caption is empty; every image needs words")
-        return self._tokenizer.tokenize(tf.constant(cleaned)).to_list()
-
-
-def _clean(text: str) -> str:
-    """Collapses white space and drops control and format characters, as BERT's tokenizer does."""
-    if not text.isascii() or not text.isprintable():
-        text = "".join(c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
-        text = text.replace("\ufffd", "")
-    return " ".join(text.split())
-
-
-def _uncase(text: str) -> str:
-    """Lower case without accents, as in BERT's uncased vocabularies.
-
-    tensorflow-text would fold case instead. It would turn the ligature "fi" (one character) into
-    two letters, and so into other pieces than BERT's own tokenizer.
-    """
-    text = text.lower()
-    if text.isascii():
-        return text
-    decomposed = unicodedata.normalize("NFD", text)
-    return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
+        return pieces

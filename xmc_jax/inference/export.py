@@ -4,8 +4,9 @@ from pathlib import Path
 
 from etils import epath
 
+from xmc_jax.data import wordpiece
 from xmc_jax.frozen.text_encoder import fingerprint
-from xmc_jax.inference import exported, standalone
+from xmc_jax.inference import exported
 from xmc_jax.inference.model import load
 from xmc_jax.inference.model_card import write_card
 from xmc_jax.inference.program import export_program, name_text_params
@@ -50,7 +51,9 @@ def export(
         text_params = name_text_params(model.experiment.frozen.text)
         files[exported.TEXT_WEIGHTS] = exported.to_safetensors(text_params)
         files[exported.PROGRAM] = export_program(model.experiment, weights)
-        files[exported.SCRIPT] = Path(standalone.__file__).read_bytes()
+        # The script imports the tokenizer from its own folder, so it cannot be imported here.
+        files[exported.SCRIPT] = Path(__file__).with_name("standalone.py").read_bytes()
+        files[exported.TOKENIZER] = Path(wordpiece.__file__).read_bytes()
     card = write_card(
         model, name=out.name, records=read_metrics(workdir), dtype=dtype, with_program=with_program
     )

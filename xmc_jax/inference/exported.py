@@ -12,6 +12,7 @@ and, for use without this package:
   program.stablehlo          a program for CPUs, GPUs and TPUs, see `program.py`
   text_encoder.safetensors   the text encoder's weights
   generate.py                generates images with them; needs only JAX, NumPy and safetensors
+  wordpiece.py               its tokenizer
 """
 
 import hashlib
@@ -36,7 +37,8 @@ FORMAT = 1
 DTYPES = ("float32", "float16")
 WEIGHTS, VOCABULARY, CARD = "weights.safetensors", "vocab.txt", "README.md"
 PROJECTION = text_projection_path("").name
-PROGRAM, TEXT_WEIGHTS, SCRIPT = "program.stablehlo", "text_encoder.safetensors", "generate.py"
+PROGRAM, TEXT_WEIGHTS = "program.stablehlo", "text_encoder.safetensors"
+SCRIPT, TOKENIZER = "generate.py", "wordpiece.py"
 _PACKAGES = ("xmc-jax", "jax", "flax", "keras-hub", "numpy")
 _AGAIN = "export the model again"
 
@@ -126,7 +128,7 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
     with writing(folder, then=_AGAIN):
         # Without model.json the folder is no model while its files change. Metrics are those of the
         # older model.
-        program = (folder / name for name in (PROGRAM, TEXT_WEIGHTS, SCRIPT))
+        program = (folder / name for name in (PROGRAM, TEXT_WEIGHTS, SCRIPT, TOKENIZER))
         for path in (manifest_path(folder), metrics_path(folder), *program):
             path.unlink(missing_ok=True)
     for name, data in files.items():

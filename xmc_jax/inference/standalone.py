@@ -8,7 +8,7 @@ or, from Python:
     generate = load(".")
     images = generate(["a red circle above a blue square"], seed=0)      # uint8 [n, h, w, 3]
 
-Needs this folder and the Python packages jax, numpy and safetensors.
+Needs this folder and the Python packages jax, numpy and safetensors. The tokenizer is wordpiece.py.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import hashlib
 import json
 import pathlib
 import struct
-import unicodedata
 import zlib
 
 import jax
@@ -25,6 +24,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
+from wordpiece import WordPiece
 
 
 def load(folder="."):
@@ -38,7 +38,8 @@ def load(folder="."):
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
             raise SystemExit(f"error: {folder / name} is not the file that was exported")
     vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
-    ids = {piece: index for index, piece in enumerate(vocabulary)}
+    split = WordPiece(vocabulary, model["text_encoder"]["lowercase"])
+    start, end = split.ids["[CLS]"], split.ids["[SEP]"]
     program = jax.export.deserialize((folder / "program.stablehlo").read_bytes())
     weights, text_encoder = (
         jax.device_put(load_file(folder / f"{name}.safetensors"))
@@ -48,8 +49,7 @@ def load(folder="."):
     def generate(captions, seed=0):
         tokens = np.zeros((len(captions), model["num_tokens"]), np.int32)
         for row, caption in zip(tokens, captions, strict=True):
-            found = tokenize(caption, ids, model["text_encoder"]["lowercase"])
-            found = [ids["[CLS]"], *found[: len(row) - 2], ids["[SEP]"]]
+            found = [start, *split(caption)[: len(row) - 2], end]
             row[: len(found)] = found
         z = noise(len(captions), model["z_dim"], seed)
         return np.asarray(program.call(weights, text_encoder, tokens, z))
@@ -63,40 +63,6 @@ def noise(count, z_dim, seed):
     key = jax.random.key(seed)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
     return jax.vmap(lambda k: jax.random.normal(k, (z_dim,)))(keys)
-
-
-def tokenize(text, ids, lowercase):
-    """BERT's tokenizer: splits at spaces and punctuation, then takes the longest known pieces."""
-    text = "".join(c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
-    text = text.replace("\ufffd", "")
-    if lowercase:
-        text = unicodedata.normalize("NFD", text.lower())
-        text = "".join(c for c in text if unicodedata.category(c) != "Mn")
-    pieces = []
-    for word in "".join(f" {c} " if stands_alone(c) else c for c in text).split():
-        start, found = 0, []
-        while start < len(word):
-            prefix = "##" if start else ""
-            ends = range(len(word), start, -1)
-            end = next((end for end in ends if prefix + word[start:end] in ids), None)
-            if end is None or len(word) > 100:
-                found = [ids["[UNK]"]]
-                break
-            found.append(ids[prefix + word[start:end]])
-            start = end
-        pieces += found
-    return pieces
-
-
-def stands_alone(c):
-    """Whether a character is a word by itself: punctuation, symbols, Chinese characters."""
-    ascii_symbol = c.isascii() and c.isprintable() and not c.isalnum() and c != " "
-    ideograph = any(low <= ord(c) <= high for low, high in IDEOGRAPHS)
-    return ascii_symbol or ideograph or unicodedata.category(c)[0] == "P"
-
-
-IDEOGRAPHS = [(0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F)]
-IDEOGRAPHS += [(0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F)]
 
 
 def encode_png(pixels):
