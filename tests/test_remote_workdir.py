@@ -45,7 +45,7 @@ model = xmc_jax.load(workdir)
 images = model.generate(["a red circle"], seed=0, num_images=2)
 assert model.step == 4 and images.shape == (2, 32, 32, 3) and images.std() > 0
 sample(workdir, ["a red circle"], "gs://bucket/images", num_images=2)
-export(workdir, "gs://bucket/exported", with_program=False)
+export(workdir, "gs://bucket/exported", standalone=False)
 again = xmc_jax.load("gs://bucket/exported").generate(["a red circle"], seed=0, num_images=2)
 np.testing.assert_array_equal(again, images)
 report.write_report(workdir)

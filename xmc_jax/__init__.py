@@ -15,16 +15,16 @@ os.environ["KERAS_BACKEND"] = "jax"
 
 
 def load(folder, **options):
-    """Loads a trained model that generates images: see `inference.model.load`."""
-    return _model().load(folder, **options)
+    """Loads a trained model that generates images: see `inference.loading.load`."""
+    return _loading().load(folder, **options)
 
 
 def load_demo():
-    """Loads the model that comes with the package: see `inference.model.load_demo`."""
-    return _model().load_demo()
+    """Loads the model that comes with the package: see `inference.loading.load_demo`."""
+    return _loading().load_demo()
 
 
-def _model():
-    from xmc_jax.inference import model  # Loads JAX and Keras.
+def _loading():
+    from xmc_jax.inference import loading  # Loads JAX.
 
-    return model
+    return loading

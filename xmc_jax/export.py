@@ -1,10 +1,10 @@
 """Exports a trained model: a folder with everything that generating images needs.
 
     python -m xmc_jax.export --workdir=runs/one_shape_32 --out=exports/one_shape_32
-    python -m xmc_jax.export --workdir=runs/one_shape_32 --out=small --dtype=float16 --noprogram
+    python -m xmc_jax.export --workdir=runs/one_shape_32 --out=small --dtype=float16 --nostandalone
 
 Writes to --out: weights.safetensors, config.json, vocab.txt, model.json (fingerprints), README.md
-(the model card) and, for use without this package, program.stablehlo, text_encoder.safetensors and
+(the model card), program.stablehlo and, for use without this package, text_encoder.safetensors and
 generate.py. Generate images with it by `sample --workdir=OUT`, xmc_jax.load(OUT) or generate.py.
 """
 
@@ -27,7 +27,7 @@ def main() -> None:
 
     from xmc_jax.inference.export import export  # A refused folder must not wait for TensorFlow.
 
-    export(workdir, out, step=options.step, dtype=options.dtype, with_program=options.program)
+    export(workdir, out, step=options.step, dtype=options.dtype, standalone=options.standalone)
 
 
 def _define_flags() -> None:
@@ -38,7 +38,7 @@ def _define_flags() -> None:
         "dtype", "float32", ["float32", "float16"], "Storage type of parameters; float16 is half."
     )
     flags.DEFINE_bool(
-        "program",
+        "standalone",
         True,
         "Also write what generates images without this package, including the text encoder.",
     )

@@ -224,7 +224,7 @@ def test_an_exported_model_is_measured_like_its_run(folder):
     folders, found = {"run": workdir}, {}
     for dtype in ("float32", "float16"):
         folders[dtype] = folder / dtype
-        export(str(workdir), str(folders[dtype]), dtype=dtype, with_program=False)
+        export(str(workdir), str(folders[dtype]), dtype=dtype, standalone=False)
     settings = {"num_examples": "5", "batch_size": "5", "best_metric": "shapes_accuracy/colour"}
     options = [str(folder / "data"), ["shapes_accuracy"], None, settings]
     for name, place in folders.items():
@@ -248,7 +248,7 @@ def test_an_exported_model_is_measured_like_its_run(folder):
         evaluate(str(folders["float16"]), options[0], options[1], 9, settings)
     with pytest.raises(UserError, match="float16 is an exported model, .*; leave out --watch"):
         watch(str(folders["float16"]), options[0])
-    export(str(workdir), str(folders["float16"]), with_program=False)
+    export(str(workdir), str(folders["float16"]), standalone=False)
     assert not read_metrics(folders["float16"])  # They were of the model that is gone.
 
 

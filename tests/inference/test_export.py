@@ -40,7 +40,7 @@ def whole(folder, workdir, run_verb):
 
 @pytest.fixture(scope="module")
 def half(folder, workdir):
-    export(str(workdir), str(folder / "half"), dtype="float16", with_program=False)
+    export(str(workdir), str(folder / "half"), dtype="float16", standalone=False)
     return folder / "half"
 
 
@@ -137,7 +137,7 @@ def test_a_config_without_fields_of_training(workdir, tmp_path):
     fields = json.loads((run / "config.json").read_text())
     bare = {name: fields[name] for name in ("model", "text")} | {"loss": {"word_weight": 0.5}}
     (run / "config.json").write_text(json.dumps(bare))
-    export(str(run), str(out), with_program=False)
+    export(str(run), str(out), standalone=False)
     assert xmc_jax.load(out).step == small_run.STEP
     card = (out / "README.md").read_text()
     assert "| contrastive weights | word 0.5 |\n" in card and "| steps | 3 generator" in card
@@ -197,7 +197,7 @@ def test_manifests_that_cannot_be_read(half, tmp_path):
 def test_a_folder_of_something_else_is_left_alone(half, workdir, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty and holds no exported model"):
-        export(str(workdir), str(tmp_path), with_program=False)
+        export(str(workdir), str(tmp_path), standalone=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -205,7 +205,7 @@ def test_an_older_export_is_replaced(half, workdir, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(half, out)
     (out / exported.PROGRAM).write_text("of an older export")
-    export(str(workdir), str(out), with_program=False)
+    export(str(workdir), str(out), standalone=False)
     assert not (out / exported.PROGRAM).exists()
     assert json.loads((out / "model.json").read_text())["dtype"] == "float32"
     with pytest.raises(UserError, match="is an exported model of step 3; it has no step 9"):

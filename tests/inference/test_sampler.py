@@ -17,7 +17,8 @@ from tests.small_step import (
     make_frozen,
     make_state,
 )
-from xmc_jax.inference.sampler import Sampler, batch_sizes, make_noise, make_sample_step
+from xmc_jax.inference.batches import batch_sizes, make_noise
+from xmc_jax.inference.sampler import Sampler, make_sample_step
 
 
 def test_noise_depends_on_seed_and_index_alone():

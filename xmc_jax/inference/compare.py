@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from xmc_jax import images
 from xmc_jax.console import waiting
-from xmc_jax.inference.model import load
+from xmc_jax.inference.loading import load
 from xmc_jax.pages.compare import GeneratedImages, Run
 
 

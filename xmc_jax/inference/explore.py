@@ -22,8 +22,9 @@ from xmc_jax.data import catalog, streams
 from xmc_jax.data.records import ExampleReader, Selection
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, create_experiment
+from xmc_jax.inference.batches import make_noise
 from xmc_jax.inference.model import TrainedModel
-from xmc_jax.inference.sampler import make_noise
+from xmc_jax.inference.program import ProgramModel
 from xmc_jax.models.discriminator import DiscriminatorOutput
 from xmc_jax.models.generator import ATTENTION
 from xmc_jax.models.layers import SPECTRAL
@@ -47,7 +48,7 @@ class WordMaps(NamedTuple):
     maps: Float[np.ndarray, "t h0 w0"]
 
 
-def attention_maps(model: TrainedModel, caption: str, *, seed: int = 0) -> WordMaps:
+def attention_maps(model: TrainedModel | ProgramModel, caption: str, *, seed: int = 0) -> WordMaps:
     """The generator's attention of every region of an image to every word.
 
     Returns:
@@ -57,6 +58,7 @@ def attention_maps(model: TrainedModel, caption: str, *, seed: int = 0) -> WordM
     Raises:
       UserError: the generator has no attention (``config.model.modulation`` is not "attentional").
     """
+    model = model.networks
     experiment = model.experiment
     modulation = experiment.config.model.modulation
     if modulation != "attentional":
@@ -73,7 +75,11 @@ def attention_maps(model: TrainedModel, caption: str, *, seed: int = 0) -> WordM
 
 
 def interpolate_noise(
-    model: TrainedModel, caption: str, *, seeds: tuple[int, int] = (0, 1), num_images: int = 8
+    model: TrainedModel | ProgramModel,
+    caption: str,
+    *,
+    seeds: tuple[int, int] = (0, 1),
+    num_images: int = 8,
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """Generates one caption with noise that moves from one vector to another.
 
@@ -83,6 +89,7 @@ def interpolate_noise(
     The images at both ends, which count into `num_images`, are those of `TrainedModel.generate`
     with the two seeds.
     """
+    model = model.networks
     generator = model.experiment.generator
     ends = [make_noise(1, generator.z_dim, seed, 0)[0] for seed in seeds]
     z = jnp.stack([_arc(*ends, share) for share in np.linspace(0, 1, num_images)])
@@ -92,7 +99,11 @@ def interpolate_noise(
 
 
 def interpolate_captions(
-    model: TrainedModel, captions: tuple[str, str], *, seed: int = 0, num_images: int = 8
+    model: TrainedModel | ProgramModel,
+    captions: tuple[str, str],
+    *,
+    seed: int = 0,
+    num_images: int = 8,
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """Generates images of text that moves from one caption to another, with fixed noise.
 
@@ -100,6 +111,7 @@ def interpolate_captions(
     length, words of the shorter one are repeated in order; the image at its end is then close to,
     but not exactly, the image of that caption. Both ends count into `num_images`.
     """
+    model = model.networks
     generator = model.experiment.generator
     _, (words, sentence, mask) = _encode(model.experiment, captions)
     lengths = np.asarray(mask.sum(axis=1))

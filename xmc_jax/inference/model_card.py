@@ -40,7 +40,7 @@ def write_card(
     name: str,
     records: Iterable[dict[str, Any]],
     dtype: str,
-    with_program: bool,
+    standalone: bool,
 ) -> str:
     """Renders the card as Markdown. Facts that the config lacks are left out.
 
@@ -49,7 +49,7 @@ def write_card(
       name: Its name.
       records: Records of ``metrics.jsonl``; the card shows the evaluations of the model's step.
       dtype: Storage type of the parameters.
-      with_program: Whether the folder holds the program and the text encoder's weights.
+      standalone: Whether the folder generates images without this package.
     """
     fields = flatten(model.experiment.config.to_dict())
     data, data_text = fields.get("data.name"), ""
@@ -65,7 +65,7 @@ def write_card(
         dtype=dtype,
         num_parameters=sum(x.size for x in jax.tree.leaves(model.ema["params"])),
         fingerprint=fingerprint(model.experiment.text_encoder),
-        with_program=with_program,
+        standalone=standalone,
         data_text=data_text,
         data_licence=DATA_LICENCES.get(data, ""),
         limits=_LIMITS_OF_SHAPES if data == "shapes" else _LIMITS_OF_PHOTOGRAPHS,

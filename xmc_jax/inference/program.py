@@ -1,60 +1,125 @@
-"""Image generation as one StableHLO program that runs without this package.
+"""Generates images with the program of an exported model: without Flax, Keras and TensorFlow.
 
-``generate(weights, text_encoder, tokens, z) -> uint8 images``, for any number of captions, on CPUs,
-NVIDIA GPUs and TPUs. Weights are arguments; safetensors files beside the program hold them.
+`program_export.py` writes the program. Its weights are arguments, which lie in safetensors files:
+in the folder or, those of a packaged text encoder, in its wheel.
 """
 
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import jax
-import jax.numpy as jnp
+import jax.export
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from etils import epath
 from jaxtyping import Array, Float, Int32, UInt8
+from safetensors.numpy import load
 
-from xmc_jax.experiment import Experiment
-from xmc_jax.frozen.weights import is_weight
-from xmc_jax.inference.sampler import make_sample_step
-from xmc_jax.types import PyTree
+from xmc_jax.data.tokenizer import Tokenizer
+from xmc_jax.errors import UserError, reason
+from xmc_jax.frozen.wheels import text_encoder_folder
+from xmc_jax.inference import exported
+from xmc_jax.inference.batches import batch_sizes, check_captions, generate_in_batches
 
-
-def name_text_params(params: PyTree) -> dict[str, np.ndarray]:
-    """The text encoder's weights, named by their index among the leaves."""
-    arrays = jax.device_get(jax.tree.leaves(params))
-    return {_name(index): x for index, x in enumerate(arrays) if is_weight(x)}
+WHEEL_FILE = "model.safetensors"  # The weights of a packaged text encoder, in its folder.
 
 
-def export_program(experiment: Experiment, weights: dict[str, np.ndarray]) -> bytes:
-    """Serialises the program; `jax.export.deserialize` reads it.
+class ProgramError(Exception):
+    """This version of JAX cannot run the program."""
+
+
+class ProgramModel:
+    """An exported model that runs its program, on one device.
 
     Args:
-      experiment: Networks and text encoder.
-      weights: Averaged weights of the generator in their storage type, see `exported.to_storage`;
-        the program takes them in these types and computes with them in float32.
+      folder: Of the exported model.
+      manifest: From `exported.read_manifest`; `has_program` is true of it.
+      batch_size: See `loading.load`.
+
+    Attributes:
+      step: Training step of the weights.
+      tokenizer: Of its captions.
+
+    Raises:
+      UserError: A file is missing or damaged, or the text encoder is not the one of the training.
+      ProgramError: The program is of a version that this JAX does not read.
     """
-    config, text_params = experiment.config, experiment.frozen.text
-    abstract, structure = jax.tree.flatten(jax.eval_shape(lambda: text_params))
-    encode_text = experiment.text_encoder.apply
-    sample = make_sample_step(generator=experiment.generator, encode_text=encode_text)
+
+    def __init__(self, folder: epath.Path, manifest: Mapping[str, Any], batch_size: int):
+        self._folder, self.step = folder, manifest["step"]
+        exported.read_verified(folder, manifest, exported.VOCABULARY)
+        self.tokenizer = Tokenizer(
+            folder / exported.VOCABULARY,
+            manifest["num_tokens"],
+            manifest["text_encoder"]["lowercase"],
+        )
+        self._z_dim = manifest["z_dim"]
+        self._sizes = batch_sizes(batch_size, num_devices=1)
+        program = exported.read_verified(folder, manifest, exported.PROGRAM)
+        self._weights = jax.device_put(
+            (
+                exported.read_arrays(folder, manifest, exported.WEIGHTS),
+                _read_text_weights(folder, manifest),
+            )
+        )
+        try:
+            self._step = jax.jit(jax.export.deserialize(bytearray(program)).call)
+            z = jax.ShapeDtypeStruct((1, self._z_dim), np.float32)
+            self._step.lower(*self._weights, self.tokenizer(["x"]), z)
+        except Exception as error:  # Of many types: of JAX, of its compiler, of flatbuffers.
+            raise ProgramError(reason(error)) from error
 
     def generate(
-        weights: dict[str, Array],
-        text_encoder: dict[str, Array],
-        tokens: Int32[Array, "b t"],
-        z: Float[Array, "b z"],
+        self, captions: Sequence[str], *, seed: int = 0, num_images: int = 1
+    ) -> UInt8[np.ndarray, "n h w 3"]:
+        """See `model.TrainedModel.generate`."""
+        check_captions(captions)
+        tokens = self.tokenizer(captions).repeat(num_images, axis=0)
+        sizes, z_dim = self._sizes, self._z_dim
+        return generate_in_batches(self._generate, tokens, sizes, z_dim=z_dim, seed=seed)
+
+    @functools.cached_property
+    def networks(self):
+        """The same model as a `model.TrainedModel`, for what needs more than images."""
+        from xmc_jax.inference.model import load_networks  # Loads TensorFlow, Keras and Orbax.
+
+        return load_networks(self._folder)
+
+    def _generate(
+        self, tokens: Int32[np.ndarray, "b t"], z: Float[Array, "b z"]
     ) -> UInt8[Array, "b h w 3"]:
-        ema = unflatten_dict({k: x.astype(jnp.float32) for k, x in weights.items()}, sep="/")
-        # Leaves that are not weights are random states of dropout, which is off.
-        leaves = [
-            text_encoder[_name(index)] if is_weight(x) else jnp.zeros(x.shape, x.dtype)
-            for index, x in enumerate(abstract)
-        ]
-        return sample(ema, jax.tree.unflatten(structure, leaves), tokens, z)
-
-    (count,) = jax.export.symbolic_shape("b")
-    tokens = jax.ShapeDtypeStruct((count, config.text.num_tokens), jnp.int32)
-    z = jax.ShapeDtypeStruct((count, config.model.z_dim), jnp.float32)
-    program = jax.export.export(jax.jit(generate), platforms=("cpu", "cuda", "tpu"))
-    return bytes(program(weights, name_text_params(text_params), tokens, z).serialize())
+        return self._step(*self._weights, tokens, z)
 
 
-def _name(index: int) -> str:
-    return f"text_encoder/{index:04d}"
+def has_program(manifest: Mapping[str, Any]) -> bool:
+    """Whether an exported model has a program, with all its weights within reach."""
+    files = manifest["sha256"]
+    return exported.PROGRAM in files and (
+        exported.TEXT_WEIGHTS in files or "arrays" in manifest["text_encoder"]
+    )
+
+
+def _read_text_weights(folder: epath.Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The program's second argument."""
+    if exported.TEXT_WEIGHTS in manifest["sha256"]:
+        return exported.read_arrays(folder, manifest, exported.TEXT_WEIGHTS)
+    encoder = manifest["text_encoder"]
+    file = text_encoder_folder(encoder["name"], needed_by=str(folder)) / WHEEL_FILE
+    data = file.read_bytes()
+    if (found := exported.digest(data)) != encoder["sha256"]:
+        raise UserError(
+            f"{file} is not the text encoder that the model in {folder} was trained with (its "
+            f"sha256 is {found[:12]}, not {encoder['sha256'][:12]}); install that one"
+        )
+    sources = {WHEEL_FILE: load(data)}
+    if exported.PROJECTION in manifest["sha256"]:
+        sources[exported.PROJECTION] = exported.read_arrays(folder, manifest, exported.PROJECTION)
+    return {
+        name: np.ascontiguousarray(arrange(sources[source][key], shape, transposed))
+        for name, (source, key, shape, transposed) in encoder["arrays"].items()
+    }
+
+
+def arrange(x: np.ndarray, shape: Sequence[int], transposed: bool) -> np.ndarray:
+    """An array of a file as the program takes it: PyTorch's kernels turned, heads apart."""
+    return (x.T if transposed else x).reshape(shape)

@@ -12,7 +12,7 @@ from xmc_jax import files, images
 from xmc_jax.console import notice
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.inference import exported
-from xmc_jax.inference.model import load
+from xmc_jax.inference.loading import load
 
 
 def sample(
@@ -34,7 +34,7 @@ def sample(
     """
     out = epath.Path(out)
     model = load(exported.demo_folder() if workdir is None else workdir, step=step)
-    _warn_of_losses(model.experiment.tokenizer, captions)
+    _warn_of_losses(model.tokenizer, captions)
     generated = model.generate(captions, seed=seed, num_images=num_images)
     for index, pixels in enumerate(generated):
         caption, copy = divmod(index, num_images)

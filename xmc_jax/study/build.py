@@ -101,8 +101,8 @@ def read_images(source: str, captions: Sequence[str], seed: int) -> list[Pixels]
       UserError: The folder does not exist, an image is missing or cannot be decoded.
     """
     if config_path(source).exists():
-        # It imports TensorFlow and Orbax, which take seconds; folders of images do without.
-        from xmc_jax.inference.model import load
+        # A run needs TensorFlow and Orbax, which take seconds; folders of images do without.
+        from xmc_jax.inference.loading import load
 
         model = load(source)
         task = f"generating images of {len(captions)} captions with step {model.step} of {source}"
