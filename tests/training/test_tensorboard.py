@@ -22,7 +22,7 @@ def test_events_describe_the_run(tmp_path):
     config = shapes_32.get_config()
     with tensorboard.open_writer(str(tmp_path), config, CAPTIONS, 2) as writer:
         writer.write_scalars(3, {"d/loss": 1.5, "steps_per_second": 2.0})
-        writer.write_images(3, {"samples": np.zeros((1, 4, 4, 3), np.uint8)})
+        writer.write_image(3, "samples", np.zeros((4, 4, 3), np.uint8))
 
     events, tensors = read(tmp_path)
     assert {"d/loss", "steps_per_second", "samples", "captions", "config"} <= tensors.keys()

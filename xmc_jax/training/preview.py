@@ -71,4 +71,4 @@ class Preview:
             grid = images.make_grid(generated, num_columns=NUM_COLUMNS)
             grid = images.enlarge(grid, self._factor)
             files.write_whole(sample_path(self._workdir, step), images.encode_png(grid))
-            writer.write_images(step, {"samples": grid[None]})
+            writer.write_image(step, "samples", grid)
