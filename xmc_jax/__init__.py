@@ -12,6 +12,8 @@ import os
 
 # Before anything imports Keras, as TensorFlow's companions do.
 os.environ["KERAS_BACKEND"] = "jax"
+# TensorFlow, where it is loaded, describes its build in lines of INFO; warnings and errors stay.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 
 def load(folder, **options):
