@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import keras_hub
 from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError
 from xmc_jax.frozen import presets, weights
+from xmc_jax.frozen.hub import keras_hub
 from xmc_jax.types import PyTree
 
 NUM_CLASSES = 80  # COCO's.

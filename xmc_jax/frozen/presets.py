@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import keras
-import keras_hub
 import numpy as np
 from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError, reason
+from xmc_jax.frozen.hub import keras_hub, without_tensorflow
 from xmc_jax.frozen.weights import call, zero_initializers
 from xmc_jax.types import PyTree
 
@@ -51,7 +51,7 @@ def load_preset(cls: type, preset: str, *, field: str, kind: str, other_names: I
             f"{field}={preset!r} is neither the folder of a keras-hub preset nor the name of one; "
             f"known are {', '.join([*other_names, *cls.presets])}"
         )
-    with faults_named(preset, field=field, kind=kind), zero_initializers():
+    with faults_named(preset, field=field, kind=kind), zero_initializers(), without_tensorflow():
         return cls.from_preset(location(preset))
 
 
@@ -73,7 +73,8 @@ def load_scaling(
 ) -> PixelScaling:
     """The pixel scaling of a preset, or the default if the preset has none."""
     try:
-        converter = cls.from_preset(location(preset))
+        with without_tensorflow():
+            converter = cls.from_preset(location(preset))
     except FileNotFoundError:
         return default
     scale = 1.0 if converter.scale is None else converter.scale

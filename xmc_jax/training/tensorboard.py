@@ -7,36 +7,52 @@ its name on the command line (``model.resolution``).
 
 import contextlib
 import json
+import os
+import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.plugins.hparams.api import hparams_pb
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.image.metadata import create_summary_metadata as image_metadata
 from tensorboard.plugins.scalar.metadata import create_summary_metadata as scalar_metadata
 from tensorboard.plugins.text.metadata import create_summary_metadata as text_metadata
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from xmc_jax.errors import UserError, reason
+from xmc_jax.files import writing
 from xmc_jax.images import encode_png
 from xmc_jax.parallel import processes
 from xmc_jax.run.config import flatten
 
+_FLUSH_SECONDS = 30.0  # In a bucket each flush sends the whole file.
+
 
 class EventWriter:
-    """Writes events with TensorBoard's own writer: TensorFlow's would start its runtime.
+    """Writes an event file, without TensorFlow, whose writer would start its runtime.
 
     Args:
-      folder: Of the events; None writes nothing.
+      folder: Of the file, local or remote; None writes nothing.
+
+    Raises:
+      UserError: the file cannot be written; from any method.
     """
 
     def __init__(self, folder: str | None):
-        self._file = EventFileWriter(folder) if folder else None
+        self._records = None
+        if folder:
+            name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+            self._path = epath.Path(folder) / name
+            with self._writing():
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._records = RecordWriter(self._path.open("wb"))
+            self._flushed = time.monotonic()
+            self._write_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes numbers by name."""
@@ -61,13 +77,25 @@ class EventWriter:
 
     def close(self) -> None:
         """Writes what is waiting, and ends."""
-        if self._file:
-            self._file.close()
+        if self._records:
+            with self._writing():
+                self._records.close()
 
     def _write(self, step: int, values: Iterable[Summary.Value]) -> None:
-        if self._file:
+        if self._records:
             event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-            self._file.add_event(event)
+            self._write_event(event)
+
+    def _write_event(self, event: Event) -> None:
+        with self._writing():
+            self._records.write(event.SerializeToString())
+            if time.monotonic() > self._flushed + _FLUSH_SECONDS:
+                self._records.flush()
+                self._flushed = time.monotonic()
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        then = "start again: training resumes from the last checkpoint"
+        return writing(self._path, then=then)
 
 
 def _value(name: str, x: np.ndarray | list[bytes], metadata: SummaryMetadata) -> Summary.Value:
@@ -89,28 +117,21 @@ def open_writer(
       columns: Images of a row.
 
     Raises:
-      UserError: the events cannot be written; TensorFlow, which writes the files, has exceptions
-        of its own for that.
+      UserError: see `EventWriter`.
     """
+    writer = EventWriter(workdir if processes.is_first() else None)
+    writer.write_hparams(flatten(config.to_dict()))
+    writer.write_texts(
+        0,
+        {
+            "captions": _as_table(captions, columns),
+            "config": f"```json\n{json.dumps(config.to_dict(), indent=2)}\n```",
+        },
+    )
     try:
-        writer = EventWriter(workdir if processes.is_first() else None)
-        writer.write_hparams(flatten(config.to_dict()))
-        writer.write_texts(
-            0,
-            {
-                "captions": _as_table(captions, columns),
-                "config": f"```json\n{json.dumps(config.to_dict(), indent=2)}\n```",
-            },
-        )
         yield writer
+    finally:
         writer.close()
-    except Exception as error:
-        if not type(error).__module__.startswith("tensorflow."):
-            raise
-        raise UserError(
-            f"cannot write TensorBoard's events in {workdir}: {reason(error)}; mend that and start "
-            "again: training resumes from the last checkpoint"
-        ) from error
 
 
 def _as_table(captions: Sequence[str], columns: int) -> str:

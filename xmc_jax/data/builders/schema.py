@@ -5,10 +5,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
-
-from xmc_jax.data.cpu_tensorflow import tf
 
 REPORT = "build_report.json"
 
@@ -19,8 +18,8 @@ def features(encoding: str | None) -> tfds.features.FeaturesDict:
         {
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format=encoding),
             "image/id": tfds.features.Text(),
-            "image/height": tf.int64,
-            "image/width": tf.int64,
+            "image/height": np.int64,
+            "image/width": np.int64,
             "captions": tfds.features.Sequence(
                 {"text": tfds.features.Text(), "id": tfds.features.Text()}
             ),
