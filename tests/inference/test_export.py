@@ -17,7 +17,7 @@ from tests import bert, small_run
 from tests.verbs import COMPILE_FAST, assert_refused
 from xmc_jax.errors import UserError
 from xmc_jax.inference import exported
-from xmc_jax.inference.export import export
+from xmc_jax.inference.export import export, to_storage
 from xmc_jax.inference.sample import sample
 
 CAPTIONS = ["a red circle", "red circles", "circle"]
@@ -107,10 +107,10 @@ def test_half_the_size_and_nearly_the_same_images(whole, half, images):
 def test_values_beyond_float16_are_refused():
     ema = {"params": {"x": np.float32([1, 70_000])}, "batch_stats": {"var": np.float32([1e6])}}
     with pytest.raises(UserError, match="params/x has values that float16 cannot hold"):
-        exported.to_storage(ema, "float16")
-    assert exported.to_storage(ema, "float32")["params/x"][1] == 70_000
+        to_storage(ema, "float16")
+    assert to_storage(ema, "float32")["params/x"][1] == 70_000
     with pytest.raises(UserError, match="int8 is not one of float32, float16"):
-        exported.to_storage(ema, "int8")
+        to_storage(ema, "int8")
 
 
 def test_the_card_describes_the_model(whole, half):

@@ -3,6 +3,7 @@
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.util.tensor_util import make_ndarray
 
 from configs import shapes_32
 from xmc_jax.training import tensorboard
@@ -26,7 +27,7 @@ def test_events_describe_the_run(tmp_path):
 
     events, tensors = read(tmp_path)
     assert {"d/loss", "steps_per_second", "samples", "captions", "config"} <= tensors.keys()
-    assert np.frombuffer(tensors["d/loss"][0].tensor_content, np.float32) == 1.5
+    assert make_ndarray(tensors["d/loss"][0]) == np.float32(1.5)
     assert tensors["samples"][0].string_val[2].startswith(b"\x89PNG")
     plugins = events.summary_metadata
     assert plugins["captions"].plugin_data.plugin_name == "text"

@@ -41,6 +41,14 @@ def load(
         encoder is missing or not the one that the model was trained with.
     """
     folder = epath.Path(folder).expanduser()
+
+    def load_networks():
+        from xmc_jax.inference import model  # Loads Keras and Orbax.
+
+        return model.load_networks(
+            folder, step=step, batch_size=batch_size, text_encoder=text_encoder
+        )
+
     startup.hide_missing_tpu()  # In a notebook no verb has called it.
     if exported.is_exported(folder):
         manifest = exported.read_manifest(folder)
@@ -51,16 +59,16 @@ def load(
         # The program knows one device, and one text encoder.
         if text_encoder is None and jax.device_count() == 1 and has_program(manifest):
             try:
-                return ProgramModel(folder, manifest, batch_size)
+                return ProgramModel(
+                    folder, manifest, batch_size=batch_size, load_networks=load_networks
+                )
             except ProgramError as error:
                 notice(
                     f"this version of JAX does not run the program in {folder} ({error}); building "
                     "the model from its config, which takes longer; export it again"
                 )
 
-    from xmc_jax.inference.model import load_networks  # Loads TensorFlow, Keras and Orbax.
-
-    return load_networks(folder, step=step, batch_size=batch_size, text_encoder=text_encoder)
+    return load_networks()
 
 
 def load_demo():

@@ -5,7 +5,7 @@ in the folder or, those of a packaged text encoder, in its wheel.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ class ProgramModel:
       folder: Of the exported model.
       manifest: From `exported.read_manifest`; `has_program` is true of it.
       batch_size: See `loading.load`.
+      load_networks: Loads the same model as a `model.TrainedModel`.
 
     Attributes:
       step: Training step of the weights.
@@ -45,8 +46,15 @@ class ProgramModel:
       ProgramError: The program is of a version that this JAX does not read.
     """
 
-    def __init__(self, folder: epath.Path, manifest: Mapping[str, Any], batch_size: int):
-        self._folder, self.step = folder, manifest["step"]
+    def __init__(
+        self,
+        folder: epath.Path,
+        manifest: Mapping[str, Any],
+        *,
+        batch_size: int,
+        load_networks: Callable[[], Any],
+    ):
+        self.step, self._load_networks = manifest["step"], load_networks
         exported.read_verified(folder, manifest, exported.VOCABULARY)
         self.tokenizer = Tokenizer(
             folder / exported.VOCABULARY,
@@ -81,9 +89,7 @@ class ProgramModel:
     @functools.cached_property
     def networks(self):
         """The same model as a `model.TrainedModel`, for what needs more than images."""
-        from xmc_jax.inference.model import load_networks  # Loads TensorFlow, Keras and Orbax.
-
-        return load_networks(self._folder)
+        return self._load_networks()
 
     def _generate(
         self, tokens: Int32[np.ndarray, "b t"], z: Float[Array, "b z"]

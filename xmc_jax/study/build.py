@@ -17,6 +17,7 @@ from xmc_jax.console import waiting
 from xmc_jax.data import preprocess
 from xmc_jax.errors import UserError
 from xmc_jax.images import encode_png
+from xmc_jax.inference.loading import load
 from xmc_jax.pages import render
 from xmc_jax.run.folder import config_path
 from xmc_jax.study import design
@@ -101,9 +102,6 @@ def read_images(source: str, captions: Sequence[str], seed: int) -> list[Pixels]
       UserError: The folder does not exist, an image is missing or cannot be decoded.
     """
     if config_path(source).exists():
-        # A run needs TensorFlow and Orbax, which take seconds; folders of images do without.
-        from xmc_jax.inference.loading import load
-
         model = load(source)
         task = f"generating images of {len(captions)} captions with step {model.step} of {source}"
         with waiting(task):

@@ -98,7 +98,7 @@ class EventWriter:
         return writing(self._path, then=then)
 
 
-def _value(name: str, x: np.ndarray | list[bytes], metadata: SummaryMetadata) -> Summary.Value:
+def _value(name: str, x: np.float32 | list[bytes], metadata: SummaryMetadata) -> Summary.Value:
     return Summary.Value(tag=name, tensor=make_tensor_proto(x), metadata=metadata)
 
 
