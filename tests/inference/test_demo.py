@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from etils import epath
 
 import xmc_jax
 from xmc_jax.evaluation.families.shapes import make_reader
 from xmc_jax.inference import exported
-from xmc_jax.inference.export import export
 from xmc_jax.inference.program import ProgramModel
 from xmc_jax.shapes import captions as shapes_captions
 from xmc_jax.shapes.accuracy import count_claims, shuffle_captions, summarise
@@ -17,7 +17,7 @@ MAX_BYTES = 8_000_000
 
 def run_program(folder):
     """The model by its program, whatever the number of devices."""
-    manifest = exported.read_manifest(folder)
+    folder, manifest = epath.Path(folder), exported.read_manifest(folder)
     return ProgramModel(folder, manifest, batch_size=NUM_CAPTIONS, load_networks=lambda: None)
 
 
@@ -47,11 +47,13 @@ def test_images_follow_the_caption(captions, generated):
     floor = summarise(count_claims(scenes, others))
     for attribute, least in {"colour": 0.9, "background": 0.9, "all_correct": 0.45}.items():
         assert accuracy[attribute].value > least, accuracy
-        assert floor[attribute].value < 0.5, floor
+        assert floor[attribute].value < 0.7, floor  # Of few captions with backgrounds.
 
 
-def test_its_program_is_what_an_export_of_today_generates(captions, generated, tmp_path):
-    export(exported.demo_folder(), str(tmp_path / "demo"), dtype="float16", standalone=False)
+def test_its_program_is_what_an_export_of_today_generates(captions, generated, tmp_path, run_verb):
+    arguments = f"--workdir={exported.demo_folder()}", f"--out={tmp_path / 'demo'}"
+    done = run_verb("export", *arguments, "--dtype=float16", "--nostandalone")
+    assert done.returncode == 0, done.stderr
     texts = [caption.text for caption in captions]
     again = run_program(tmp_path / "demo").generate(texts, seed=0)
     networks = xmc_jax.load_demo().networks.generate(texts, seed=0)
