@@ -2,8 +2,8 @@
 
 Command: python -m xmc_jax.train --config=configs/one_shape_32.py --workdir=runs/one_shape_32
 Cost: 25 minutes on two CPU cores, which are two threads of one; and a minute for the data set.
-Result: all_correct 0.59 to 0.63 in three seeds (chance 0.01), shapes 0.72 to 0.77 (0.12), sizes 0.77
-to 0.85 (0.01), colours 0.99 (0.14); places are not learned. See docs/results.md.
+Result: in three seeds all_correct 0.59 to 0.63 (chance 0.01), shapes 0.72 to 0.77 (0.12), sizes
+0.77 to 0.85 (0.01), colours 0.99 (0.14); places are not learned. See docs/results.md.
 """
 
 from ml_collections import ConfigDict
