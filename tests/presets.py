@@ -3,10 +3,10 @@
 import string
 
 import keras
-import keras_hub
 import numpy as np
 
 from xmc_jax.frozen.clip import _MEAN, _STD
+from xmc_jax.frozen.hub import keras_hub
 
 CLIP_SIDE = 32
 CAPTION_LENGTH = 24

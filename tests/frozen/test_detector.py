@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import keras_hub
 import numpy as np
 import pytest
 
@@ -10,6 +9,7 @@ from tests import presets
 from xmc_jax import images
 from xmc_jax.errors import UserError
 from xmc_jax.frozen.detector import class_scores, load_detector
+from xmc_jax.frozen.hub import keras_hub
 
 
 def test_scores_of_classes():

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import kagglehub
-import keras_hub
 import numpy as np
 import pytest
 import scipy.special
@@ -12,6 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 from tests import bert, places
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
+from xmc_jax.frozen.hub import keras_hub
 from xmc_jax.frozen.text_encoder import load_text_encoder
 
 GOLDEN = np.load(places.GOLDEN / "minilm_text.npz")

@@ -7,6 +7,7 @@ seconds and half a gigabyte.
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 _HIDDEN = ("tensorflow", "tensorflow_text")
 
@@ -25,3 +26,17 @@ def without_tensorflow() -> Iterator[None]:
 
 with without_tensorflow():
     import keras_hub as keras_hub
+
+
+def _give_vocabulary_first(cls: type) -> None:
+    """Mends CLIP's tokenizer of keras-hub 0.32, which reads what only TensorFlow's part had set."""
+    set_up = cls._set_vocabulary_and_merges_tokenizers
+
+    def set_vocabulary(self: Any, vocabulary: dict[str, int], merges: list[str]) -> None:
+        self.vocabulary, self.merges = vocabulary, merges
+        set_up(self, vocabulary, merges)
+
+    cls._set_vocabulary_and_merges_tokenizers = set_vocabulary
+
+
+_give_vocabulary_first(keras_hub.tokenizers.CLIPTokenizer)
