@@ -5,7 +5,8 @@
 
 JAX's own start is `import jax; jax.numpy.zeros(1).block_until_ready()`: what nobody can go below.
 Every run is a new process. `sample` runs with an empty compilation cache, then with a warm one.
-Prints the median of the repeats in seconds, the ratio to JAX's start, and the peak memory.
+Prints the median of the repeats in seconds, the ratio to JAX's start, and the peak memory; a
+process shows at least the memory of this one, which starts it.
 """
 
 import os

@@ -10,7 +10,7 @@ Importing this package is cheap: JAX and everything else is loaded when it is ne
 
 import os
 
-# Before anything imports Keras, as TensorFlow's companions do.
+# Before anything imports Keras.
 os.environ["KERAS_BACKEND"] = "jax"
 # TensorFlow, where it is loaded, describes its build in lines of INFO; warnings and errors stay.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")

@@ -1,6 +1,6 @@
 """What the command lines of all verbs share: flags, one-line errors, exit codes.
 
-Kept light: `--help` does not wait for JAX or TensorFlow.
+Kept light: `--help` does not wait for JAX or Keras.
 """
 
 import os

@@ -46,7 +46,7 @@ def main() -> None:
         request.wait_for_run(workdir)
     request.read_request(workdir, names, settings, values.split)
 
-    # TensorFlow and Keras take several seconds: `request` refuses mistakes before that.
+    # Keras and Orbax take seconds: `request` refuses mistakes before that.
     from xmc_jax.evaluation.run import evaluate, watch
 
     if values.watch:

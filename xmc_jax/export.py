@@ -25,7 +25,7 @@ def main() -> None:
     exported.open_folder(out)
     cli.set_up_jax()
 
-    from xmc_jax.inference.export import export  # A refused folder must not wait for TensorFlow.
+    from xmc_jax.inference.export import export  # A refused folder must not wait for Keras.
 
     export(workdir, out, step=options.step, dtype=options.dtype, standalone=options.standalone)
 

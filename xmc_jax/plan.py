@@ -28,7 +28,7 @@ def main() -> None:
         cli.set_up_jax()  # With a cache; programs for described devices are of no use to `train`.
     find_devices(topology)
 
-    from xmc_jax.planning import plan as planning  # A wrong name must not wait for TensorFlow.
+    from xmc_jax.planning import plan as planning  # A wrong name must not wait for Keras.
 
     make = planning.find_largest_batch if flags.FLAGS.largest_batch else planning.make_plan
     plan = make(config, topology, fsdp=fsdp)

@@ -37,7 +37,7 @@ def main() -> None:
     if runner and name == "shapes":
         raise UserError("--beam_runner is for data sets of photographs; shapes are fast without it")
 
-    # It loads TensorFlow, which takes seconds; --help and a wrong flag do not wait for it.
+    # It loads TFDS, which takes seconds; --help and a wrong flag do not wait for it.
     from xmc_jax.data import catalog
 
     settings = catalog.Settings(

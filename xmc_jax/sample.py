@@ -24,11 +24,11 @@ def main() -> None:
         raise UserError("--demo and --workdir name two models; give one of them")
     workdir = None if options.demo else cli.required("workdir")
     if workdir:
-        read_config(workdir)  # Finds a wrong folder before TensorFlow is imported.
+        read_config(workdir)  # Finds a wrong folder before JAX is imported.
     files.ensure_writable(out)
     cli.set_up_jax()
 
-    from xmc_jax.inference.sample import sample  # --help must not wait for TensorFlow.
+    from xmc_jax.inference.sample import sample  # --help must not wait for JAX.
 
     sample(
         workdir, captions, out, num_images=options.num_images, seed=options.seed, step=options.step

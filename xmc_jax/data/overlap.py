@@ -1,6 +1,6 @@
 """Which data set a config evaluates on, and which data sets may not be evaluated on another.
 
-Light: configs are checked before TensorFlow is imported.
+Light: configs are checked before TFDS is imported.
 """
 
 

@@ -127,8 +127,7 @@ class Selection(NamedTuple):
 class ExampleReader:
     """Reads a selection: decodes and resizes the images and selects the captions.
 
-    It does not tokenize: that would need TensorFlow in each worker. `preprocess.resize` explains
-    `crop` and `antialias`.
+    `preprocess.resize` explains `crop` and `antialias`.
     """
 
     records: Records

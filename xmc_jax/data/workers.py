@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-# Processes are spawned: a fork of a process that has threads, such as TensorFlow's, can hang.
+# Processes are spawned: a fork of a process that has threads, such as JAX's, can hang.
 CONTEXT = multiprocessing.get_context("spawn")
 
 

@@ -1,6 +1,6 @@
 """What an evaluation is asked to do: the run's config with changes, refused early if impossible.
 
-Loads neither TensorFlow nor Keras, so that a mistake is reported at once.
+Loads neither TFDS nor Keras, so that a mistake is reported at once.
 """
 
 import time

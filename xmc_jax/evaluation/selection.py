@@ -8,7 +8,7 @@ A family of metrics is a module of `families` with three functions:
 * ``make_measure(config, mesh, names)``: checks and loads what the chosen metrics need, and returns
   ``measure(inputs)``, which turns an `EvalInputs` into a list of `MetricRecord`.
 
-Loads neither TensorFlow nor Keras, so that a wrong name is refused at once.
+Loads neither TFDS nor Keras, so that a wrong name is refused at once.
 """
 
 from collections.abc import Sequence

@@ -166,8 +166,7 @@ def _vocabulary(preset: str) -> tuple[str, bool]:
         return str(folder / "vocab.txt"), fields.get("do_lower_case", True)
     if folder.is_dir() and not (folder / _KERAS_VOCABULARY).is_file():
         raise UserError(f"{_FIELD}: {folder} has no vocabulary; put vocab.txt into it")
-    # From the files of the preset: keras-hub's tokenizer does not know its path, and starts
-    # TensorFlow.
+    # From the files of the preset: keras-hub's tokenizer does not know its path.
     fields = json.loads(_preset_file(preset, "tokenizer.json").read_text())["config"]
     return str(_preset_file(preset, _KERAS_VOCABULARY)), fields["lowercase"]
 

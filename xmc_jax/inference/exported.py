@@ -116,14 +116,15 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
       UserError: it is damaged, or a newer version wrote it.
     """
     path = manifest_path(folder)
-    with _damage_named(path):
+    with damage_named(folder):
         manifest = json.loads(path.read_text())
         if manifest["format"] != FORMAT:
             raise UserError(
                 f"{path} has format {manifest['format']}, and this version of xmc_jax reads "
                 f"{FORMAT}; install version {manifest['versions']['xmc-jax']}"
             )
-        manifest["step"], manifest["text_encoder"]["fingerprint"], manifest["sha256"]["config.json"]
+        for field in ("step", "text_encoder", "sha256"):
+            manifest[field]  # Raises KeyError if it is absent.
         return manifest
 
 
@@ -136,7 +137,7 @@ def read_arrays(
       UserError: the file is missing or is not the one that was exported.
     """
     data = read_verified(folder, manifest, name)
-    with _damage_named(manifest_path(folder)):
+    with damage_named(folder):
         return load(data)
 
 
@@ -147,7 +148,7 @@ def read_verified(folder: epath.PathLike, manifest: Mapping[str, Any], name: str
       UserError: the file is missing or is not the one that was exported.
     """
     path = epath.Path(folder).expanduser() / name
-    with _damage_named(manifest_path(folder)):
+    with damage_named(folder):
         sha256 = manifest["sha256"][name]
     try:
         data = path.read_bytes()
@@ -167,8 +168,10 @@ def digest(data: bytes) -> str:
 
 
 @contextlib.contextmanager
-def _damage_named(path: epath.Path) -> Iterator[None]:
+def damage_named(folder: epath.PathLike) -> Iterator[None]:
+    """Turns what a wrong ``model.json`` or safetensors file leads to into a `UserError`."""
     try:
         yield
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        path = manifest_path(folder)
         raise UserError(f"{path} is damaged ({reason(error)}); {_AGAIN}") from error

@@ -54,22 +54,19 @@ class ProgramModel:
         batch_size: int,
         load_networks: Callable[[], Any],
     ):
-        self.step, self._load_networks = manifest["step"], load_networks
+        self._load_networks, self._sizes = load_networks, batch_sizes(batch_size, num_devices=1)
         exported.read_verified(folder, manifest, exported.VOCABULARY)
-        self.tokenizer = Tokenizer(
-            folder / exported.VOCABULARY,
-            manifest["num_tokens"],
-            manifest["text_encoder"]["lowercase"],
-        )
-        self._z_dim = manifest["z_dim"]
-        self._sizes = batch_sizes(batch_size, num_devices=1)
         program = exported.read_verified(folder, manifest, exported.PROGRAM)
-        self._weights = jax.device_put(
-            (
-                exported.read_arrays(folder, manifest, exported.WEIGHTS),
-                _read_text_weights(folder, manifest),
+        weights = exported.read_arrays(folder, manifest, exported.WEIGHTS)
+        with exported.damage_named(folder):
+            self.step, self._z_dim = manifest["step"], manifest["z_dim"]
+            self.tokenizer = Tokenizer(
+                folder / exported.VOCABULARY,
+                manifest["num_tokens"],
+                manifest["text_encoder"]["lowercase"],
             )
-        )
+            text_weights = _read_text_weights(folder, manifest)
+        self._weights = jax.device_put((weights, text_weights))
         try:
             self._step = jax.jit(jax.export.deserialize(bytearray(program)).call)
             z = jax.ShapeDtypeStruct((1, self._z_dim), np.float32)
@@ -111,7 +108,10 @@ def _read_text_weights(folder: epath.Path, manifest: Mapping[str, Any]) -> dict[
         return exported.read_arrays(folder, manifest, exported.TEXT_WEIGHTS)
     encoder = manifest["text_encoder"]
     file = text_encoder_folder(encoder["name"], needed_by=str(folder)) / WHEEL_FILE
-    data = file.read_bytes()
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {reason(error)}; install its wheel again") from error
     if (found := exported.digest(data)) != encoder["sha256"]:
         raise UserError(
             f"{file} is not the text encoder that the model in {folder} was trained with (its "

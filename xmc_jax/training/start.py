@@ -39,7 +39,7 @@ def train(
             files.ensure_writable(workdir)
             stack.enter_context(files.only_one(workdir, "training in"))
         check_same_networks(workdir, config)
-        # Loads Keras and TensorFlow, which a refused folder does not wait for.
+        # Loads Keras and TFDS, which a refused folder does not wait for.
         from xmc_jax.training import loop
 
         loop.train(config, workdir, data_dir, interruption, reader_workers, fsdp)

@@ -30,7 +30,7 @@ from xmc_jax.images import encode_png
 from xmc_jax.parallel import processes
 from xmc_jax.run.config import flatten
 
-_FLUSH_SECONDS = 30.0  # In a bucket each flush sends the whole file.
+_FLUSH_SECONDS = 30.0  # A bucket may have to send the whole file each time.
 
 
 class EventWriter:
