@@ -26,7 +26,7 @@ from absl import app, flags
 from scipy import stats
 
 from benchmarks import measure
-from configs import ablations
+from xmc_jax.configs import ablations
 from xmc_jax.errors import UserError
 from xmc_jax.run.records import evaluations, read_metrics
 

@@ -8,7 +8,7 @@ The text encoder and VGG-19 need weights, see `text.encoder` and `loss.image_pre
 
 from ml_collections import ConfigDict
 
-from configs import ablations
+from xmc_jax.configs import ablations
 
 
 def get_config(arg: str = "") -> ConfigDict:

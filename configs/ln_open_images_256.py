@@ -6,7 +6,7 @@ Cost, result: not run yet.
 
 from ml_collections import ConfigDict
 
-from configs import ablations, coco_256
+from xmc_jax.configs import ablations, coco_256
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -8,7 +8,7 @@ Result: in three seeds all_correct 0.59 to 0.63 (chance 0.01), shapes 0.72 to 0.
 
 from ml_collections import ConfigDict
 
-from configs import ablations, shapes_32
+from xmc_jax.configs import ablations, shapes_32
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -6,7 +6,7 @@ Cost, result: not run yet.
 
 from ml_collections import ConfigDict
 
-from configs import ablations, shapes_64
+from xmc_jax.configs import ablations, shapes_64
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -8,7 +8,7 @@ caption; sizes and shapes begin to. See docs/results.md.
 
 from ml_collections import ConfigDict
 
-from configs import ablations
+from xmc_jax.configs import ablations
 
 
 def get_config(arg: str = "") -> ConfigDict:

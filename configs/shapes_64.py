@@ -6,7 +6,7 @@ Cost, result: not run yet.
 
 from ml_collections import ConfigDict
 
-from configs import ablations, shapes_32
+from xmc_jax.configs import ablations, shapes_32
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -7,7 +7,7 @@ Result: docs/ablation.md.
 
 from ml_collections import ConfigDict
 
-from configs import ablations, shapes_32
+from xmc_jax.configs import ablations, shapes_32
 
 
 def get_config(arg: str = "") -> ConfigDict:

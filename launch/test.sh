@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sets everything up and runs the linter and the tests. Arguments go to pytest.
+# Sets everything up, with what only tests need, and runs the linter and the tests. Arguments go to pytest.
 #
 #   bash launch/test.sh [-k checkpoint …]
 #   bash launch/test.sh --long              # also long tests of what other tests check as well
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-bash launch/setup.sh
+bash launch/setup.sh test
 bin=${XMC_VENV:-$PWD/.venv}/bin
 
 "$bin/ruff" check .

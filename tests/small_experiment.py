@@ -8,8 +8,8 @@ import tempfile
 
 import jax
 
-from configs import shapes_32
 from tests import small_step
+from xmc_jax.configs import shapes_32
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.experiment import Experiment
 from xmc_jax.frozen.image_features import ImageFeatures

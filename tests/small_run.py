@@ -6,9 +6,9 @@ import math
 import jax
 import numpy as np
 
-from configs import shapes_32
 from tests import bert
 from xmc_jax import files
+from xmc_jax.configs import shapes_32
 from xmc_jax.experiment import create_experiment
 from xmc_jax.frozen import text_projection, whitening
 from xmc_jax.run.checkpoint import Checkpoints

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import config_flags
 
-from configs import shapes_32
 from tests.places import ROOT
 from xmc_jax import cli
+from xmc_jax.configs import shapes_32
 from xmc_jax.data import preprocess
 from xmc_jax.data.builders import captioned, images
 from xmc_jax.data.builders.folder import folder_dataset_builder as folder_builder

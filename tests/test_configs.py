@@ -4,8 +4,8 @@ import importlib.util
 
 import pytest
 
-from configs import ablations
 from tests.places import ROOT
+from xmc_jax.configs import ablations
 from xmc_jax.errors import UserError
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator

@@ -6,14 +6,14 @@ import re
 import pytest
 import yaml
 
-from configs import coco_256, shapes_32
 from tests import documents
 from tests.documents import attributes_of_our_modules, code_of, commands_of, resolves, text_of
 from tests.places import ROOT
+from xmc_jax.configs import coco_256, shapes_32
 
 PACKAGE = ROOT / "xmc_jax"
 PAGES = [
-    ROOT / "README.md",
+    *sorted(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "launch" / "README.md",
     ROOT / "benchmarks" / "RESULTS.md",

@@ -6,7 +6,7 @@ import jax
 import keras
 import pytest
 
-from configs import shapes_32
+from xmc_jax.configs import shapes_32
 from xmc_jax.errors import UserError, did_you_mean, reason
 from xmc_jax.frozen.image_features import load_image_features
 from xmc_jax.parallel import startup

@@ -12,9 +12,9 @@ import optax
 import pytest
 
 import xmc_jax.experiment
-from configs import ablations
 from tests import small_step
 from tests.places import ROOT
+from xmc_jax.configs import ablations
 from xmc_jax.frozen.image_features import ImageFeatures
 from xmc_jax.frozen.text_encoder import TextEncoder
 from xmc_jax.train_state import create_train_state

@@ -13,7 +13,7 @@ from tests.places import ROOT
 
 PACKAGE = ROOT / "xmc_jax"
 MAX_FILE_LINES = 400
-MAX_LINES, MAX_CODE_LINES = 18_400, 11_350  # Code: without blank lines, comments and docstrings.
+MAX_LINES, MAX_CODE_LINES = 18_500, 11_420  # Code: without blank lines, comments and docstrings.
 MAX_ROOT_FILES = 22
 MAX_INNER_IMPORTS = 25
 
@@ -32,7 +32,7 @@ LAYERS = [
     {"objectives", "train_state", "cli"},
     {"models", "losses", "frozen", "metrics", "parallel"},
     {"attention", "accumulation", "images", "files"},
-    {"types", "errors", "console"},
+    {"types", "errors", "console", "configs"},
 ]
 RANK = {part: rank for rank, layer in enumerate(reversed(LAYERS)) for part in layer}
 
@@ -47,7 +47,7 @@ AT_TOP = dict.fromkeys(HEAVY, {"data", "frozen"})
 AT_TOP |= {"tensorflow": set(), "tensorflow_text": set()}  # Those who need it load it themselves.
 AT_TOP |= {
     "ml_collections": VERBS
-    | {"run", "cli", "experiment", "planning", "training", "evaluation", "inference"},
+    | {"configs", "run", "cli", "experiment", "planning", "training", "evaluation", "inference"},
     "absl": VERBS | {"cli", "study", "shapes"},
     "orbax": {"run"},
     "tensorboard": {"training"},
@@ -113,7 +113,7 @@ def faults_of(imports: list[Import]) -> list[str]:
 def files() -> list[tuple[Path, str]]:
     """Python files of the package and the part each belongs to."""
     found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted([*PACKAGE.rglob("*.py"), *(PACKAGE / "configs").glob("*.py")]):
         relative = path.relative_to(PACKAGE)
         if relative != Path("__init__.py"):
             found.append((path, relative.parts[0].removesuffix(".py")))
@@ -228,7 +228,7 @@ def num_code_lines(source: str) -> int:
 
 
 def test_files_and_library_stay_short():
-    sources = {path: path.read_text() for path, _ in files()}
+    sources = {path: path.read_text() for path, part in files() if part != "configs"}
     lines = {path: len(source.splitlines()) for path, source in sources.items()}
     long = [f"{path.relative_to(PACKAGE)}: {n}" for path, n in lines.items() if n > MAX_FILE_LINES]
     assert not long
@@ -237,7 +237,7 @@ def test_files_and_library_stay_short():
 
 
 def test_the_root_stays_small_and_folders_say_what_lives_in_them():
-    assert sum(path.is_file() for path in PACKAGE.iterdir()) <= MAX_ROOT_FILES
+    assert len(list(PACKAGE.glob("*.py"))) <= MAX_ROOT_FILES
     for path in PACKAGE.rglob("__init__.py"):
         text = ast.get_docstring(ast.parse(path.read_text()))
         assert text, path

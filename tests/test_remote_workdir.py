@@ -17,7 +17,7 @@ bucket.mount()
 
 import numpy as np
 import xmc_jax
-from configs import shapes_32
+from xmc_jax.configs import shapes_32
 from xmc_jax.evaluation.run import evaluate
 from xmc_jax.inference.export import export
 from xmc_jax.inference.sample import sample

@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -34,6 +35,15 @@ TINY = [
     "--config.eval.batch_size=2",
 ]
 
+# What verbs write to stderr, line by line.
+OURS = re.compile(
+    r"(notice|error): .+"
+    r"|[\w ]+ \d+(/\d+)?  [\d.]+ [\w ]+/s(  ETA [\w:]+)?(  .+)?"  # Progress.
+    r"|.+ \.\.\.|.+: \d+(:\d\d)+( so far)?"  # Waiting.
+    r"|building \S+ in .+ \(once\)|using .+|stopped; to go on, .+"
+    r"|SIG\w+: saving; a second signal ends at once|.+; the same command (resumes|starts again.*)"
+)
+
 
 def environment(data_dir, devices=1):
     """Of a verb on as many CPU devices; what it keeps for others, it keeps beside the data."""
@@ -58,14 +68,22 @@ def start(verb, *arguments, data_dir, devices=1, python=()):
 
 def finish(child):
     """Waits for a process of `start`, and has what it said since `wait_for_line`."""
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # `communicate` would lose lines read.
+    with child, concurrent.futures.ThreadPoolExecutor() as pool:
+        # `communicate` would lose lines read.
         texts = list(pool.map(lambda stream: stream.read(), (child.stdout, child.stderr)))
-    return subprocess.CompletedProcess(child.args, child.wait(), *texts)
+    return subprocess.CompletedProcess(child.args, child.returncode, *texts)
 
 
 def run(verb, *arguments, data_dir, devices=1):
-    """``python -m xmc_jax.VERB`` on as many CPU devices, to its end."""
-    return finish(start(verb, *arguments, data_dir=data_dir, devices=devices))
+    """``python -m xmc_jax.VERB`` on as many CPU devices, to its end; it prints our lines alone."""
+    done = finish(start(verb, *arguments, data_dir=data_dir, devices=devices))
+    assert done.returncode not in (0, 2) or not foreign_lines(done.stderr), done.stderr
+    return done
+
+
+def foreign_lines(stderr):
+    """Lines that no code of this package wrote: logs and warnings of libraries."""
+    return [line for line in stderr.splitlines() if not OURS.fullmatch(line)]
 
 
 def wait_for_line(child, words):

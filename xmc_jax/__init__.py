@@ -12,8 +12,8 @@ import os
 
 # Before anything imports Keras.
 os.environ["KERAS_BACKEND"] = "jax"
-# TensorFlow, where it is loaded, describes its build in lines of INFO; warnings and errors stay.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+# gs:// paths are read through gcsfs, also where TensorFlow, which nothing here loads, is installed.
+os.environ.setdefault("EPATH_USE_TF", "false")
 
 
 def load(folder, **options):

@@ -1,10 +1,12 @@
 """What the command lines of all verbs share: flags, one-line errors, exit codes.
 
-Kept light: `--help` does not wait for JAX or Keras.
+Also the command ``xmc-jax``. Kept light: `--help` does not wait for JAX or Keras.
 """
 
+import ast
 import os
 import re
+import runpy
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,20 +22,47 @@ from xmc_jax.errors import UserError, did_you_mean, reason
 USAGE_ERROR = 2
 INTERRUPTED = 130  # The exit code of shells for Ctrl-C.
 
+# The verbs of `xmc-jax`, in the order in which a run needs them: modules of this package.
+VERBS = ("prepare", "plan", "train", "evaluate", "sample", "report", "compare", "export", "study")
+
+_PACKAGE = Path(__file__).parent
+_CONFIGS = _PACKAGE / "configs"
 
 # The flags below belong to the verb that asks for them, so that its --help shows them.
 flags.disclaim_key_flags()
 
 
+class _ConfigParser(flags.ArgumentParser):
+    """Finds the experiments that come with this package by their names.
+
+    Attributes:
+      from_file: The parser that takes the path of a file.
+    """
+
+    def __init__(self, from_file: flags.ArgumentParser):
+        self.from_file = from_file
+
+    def parse(self, argument: str) -> ConfigDict:
+        """The config; `argument` is ``NAME`` or ``PATH``, either with ``:ARGUMENT``."""
+        name, colon, row = argument.partition(":")
+        path = str(_CONFIGS / f"{name}.py") if name in _configs() else name
+        return self.from_file.parse(path + colon + row)
+
+
 def define_config_flag() -> None:
-    """Defines ``--config=configs/NAME.py[:ARGUMENT]`` and its overrides ``--config.a.b=value``."""
+    """Defines ``--config=NAME[:ARGUMENT]`` and its overrides ``--config.section.field=value``.
+
+    NAME is an experiment that comes with this package, or the path of a file that defines one.
+    """
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "Experiment, e.g. configs/shapes_32.py or configs/coco_256.py:s_w. "
+        "Experiment by name or file, e.g. shapes_32, coco_256:s_w or configs/shapes_32.py. "
         "Override a field with --config.section.field=value.",
         lock_config=True,
     )
+    flag = flags.FLAGS["config"]
+    flag.parser = _ConfigParser(flag.parser)
 
 
 def define_workdir_flag() -> None:
@@ -70,7 +99,7 @@ def required(name: str) -> Any:
     """
     value = flags.FLAGS[name].value
     if value is None or value == "":
-        hint = f", e.g. --config={known[0]}" if name == "config" and (known := _configs()) else ""
+        hint = ", e.g. --config=one_shape_32" if name == "config" else ""
         raise UserError(f"--{name} is missing{hint}; --help explains it")
     return value
 
@@ -103,6 +132,29 @@ def required_config() -> ConfigDict:
     except OSError as error:
         raise UserError(_no_config_file()) from error
     return config
+
+
+def main() -> None:
+    """The command ``xmc-jax VERB …``: the same as ``python -m xmc_jax.VERB …``."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "-help", "help"):
+        print(f"usage: xmc-jax VERB [--flag=value …]\n\n{_summaries()}")
+        print("\nxmc-jax VERB --help explains a verb; python -m xmc_jax.VERB is the same command.")
+        sys.exit(0 if len(sys.argv) > 1 else USAGE_ERROR)
+    verb = sys.argv.pop(1)
+    if verb not in VERBS:
+        _fail(f"no verb {verb!r}{did_you_mean(verb, VERBS)}; there are {', '.join(VERBS)}")
+    runpy.run_module(f"xmc_jax.{verb}", run_name="__main__", alter_sys=True)
+
+
+def _summaries() -> str:
+    """The first lines of the verbs' descriptions, read without importing the verbs."""
+    lines = []
+    for verb in VERBS:
+        file = _PACKAGE / f"{verb}.py"
+        source = (file if file.is_file() else _PACKAGE / verb / "__main__.py").read_text("utf-8")
+        description = ast.get_docstring(ast.parse(source)) or ""
+        lines.append(f"  {verb:<9} {description.splitlines()[0]}")
+    return "\n".join(lines)
 
 
 def set_up_jax() -> None:
@@ -170,12 +222,11 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 def _no_config_file() -> str:
     given = [a for a in sys.argv if re.match(r"--?config=", a)]
     name = given[-1].partition("=")[2] if given else "--config"
-    hint = f"; there are {', '.join(known)}" if (known := _configs()) else ""
-    return f"no config file {name}{hint}"
+    return f"no config file {name}; there are {', '.join(_configs())}"
 
 
 def _configs() -> list[str]:
-    return [str(path) for path in sorted(Path("configs").glob("*_[0-9]*.py"))]
+    return [path.stem for path in sorted(_CONFIGS.glob("*_[0-9]*.py"))]
 
 
 def _unknown_field(argv: Sequence[str], error: Exception) -> str:

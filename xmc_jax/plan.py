@@ -6,7 +6,7 @@
 
 Compiles the same step that `train` runs and prints its memory, arithmetic, communication and
 largest buffers. Needs no data set, no weights, no network and no TPU: the TPU compiler (libtpu,
-installed by `pip install -e '.[tpu]'`) gets a description of the slice. At 256 px this takes many
+installed by `pip install 'jax[tpu]'`) gets a description of the slice. At 256 px this takes many
 minutes.
 """
 

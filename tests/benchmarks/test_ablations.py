@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import xmc_jax.experiment
-from configs import ablations
 from tests import small_run, small_step
 from tests.small_experiment import BATCH, make_experiment
+from xmc_jax.configs import ablations
 from xmc_jax.parallel import sharding
 from xmc_jax.train_state import create_train_state
 

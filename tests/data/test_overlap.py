@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import coco_256, ln_coco_256, shapes_32
+from xmc_jax.configs import coco_256, ln_coco_256, shapes_32
 from xmc_jax.data.overlap import evaluation_data, why_refused
 from xmc_jax.errors import UserError
 from xmc_jax.run.config_checks import check_training

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs.shapes_32 import get_config
 from tests import places
 from tests.golden.make_metrics import cases
 from tests.inception import encode, seeded_state
+from xmc_jax.configs.shapes_32 import get_config
 from xmc_jax.errors import UserError
 from xmc_jax.evaluation import results
 from xmc_jax.evaluation.distances import frechet_between

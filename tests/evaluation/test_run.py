@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import xmc_jax
-from configs.shapes_32 import get_config
 from tests import small_run
 from tests.verbs import ROOT, TINY, assert_refused, environment
+from xmc_jax.configs.shapes_32 import get_config
 from xmc_jax.errors import UserError
 from xmc_jax.evaluation.evaluator import Evaluator
 from xmc_jax.evaluation.resume import ResumableRows

@@ -38,7 +38,7 @@ print("training, process", os.getpid(), "session", os.getsid(0),
     "on", os.environ.get("JAX_PLATFORMS"), flush=True)
 time.sleep(60)
 """
-# Stands for launch/setup.sh, which installs 3.3 GB.
+# Stands for launch/setup.sh, which installs 1.5 GB.
 SETUP = f"""
 mkdir -p .venv/bin
 printf '#!/bin/sh\\nexec {sys.executable} "$@"\\n' >.venv/bin/python
@@ -375,7 +375,7 @@ def test_preempted_training_is_not_finished(preemptible, checkout, ctrl_c):
     assert preemptible("--wrong").wait() == 1
 
 
-def test_setup_installs_a_plug_in_once(tmp_path):
+def test_setup_installs_what_is_asked_for_once(tmp_path):
     """The real set-up, with a Python that records installations instead of making them."""
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
@@ -394,9 +394,12 @@ def test_setup_installs_a_plug_in_once(tmp_path):
         installs.unlink(missing_ok=True)
         return done, [line.partition(" install ")[2] for line in lines]
 
-    assert_refused(set_up("rocm")[0], "'rocm'", "gpu, tpu")
+    assert_refused(set_up("rocm")[0], "'rocm'", "gpu, tpu, test")
+    pins = "-c requirements.txt -c requirements-test.txt jax"
     first = set_up("gpu")[1]
-    assert first[0] == "-r requirements.txt" and len(first) == 4
-    assert first[-1] == "--constraint requirements.txt --editable .[gpu]"
+    assert first[0] == "--no-deps -r requirements.txt" and len(first) == 4
+    assert first[-1].startswith(f"{pins}[cuda13]==")
     assert set_up("gpu")[1] == []
-    assert set_up("tpu")[1] == ["--constraint requirements.txt --editable .[tpu]"]
+    (second,) = set_up("tpu")[1]
+    assert second.startswith(f"{pins}[tpu]==")
+    assert set_up("test")[1] == ["--no-deps -r requirements-test.txt"]

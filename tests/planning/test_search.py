@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from configs import shapes_32
+from xmc_jax.configs import shapes_32
 from xmc_jax.errors import UserError
 from xmc_jax.planning import plan
 

@@ -27,7 +27,7 @@ def test_slices_that_do_not_exist(name, words):
 
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="libtpu: pip install"):
+    with pytest.raises(UserError, match=r"-m pip install .jax\[tpu\]=="):
         topology.find_devices("v4:2x2x4")
 
 

@@ -51,7 +51,7 @@ def main() -> int:
 
     import jax
 
-    from configs import shapes_32
+    from xmc_jax.configs import shapes_32
     from xmc_jax.training import log as train_log
     from xmc_jax.training.start import train
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import coco_128, shapes_32
 from tests import small_experiment, small_step
 from xmc_jax import losses
+from xmc_jax.configs import coco_128, shapes_32
 from xmc_jax.data.records import Records
 from xmc_jax.images import encode_png, from_uint8
 from xmc_jax.models.layers import SPECTRAL

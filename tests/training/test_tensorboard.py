@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util.tensor_util import make_ndarray
 
-from configs import shapes_32
+from xmc_jax.configs import shapes_32
 from xmc_jax.training import tensorboard
 
 CAPTIONS = ["a red circle", "a | b", "two\nlines"]

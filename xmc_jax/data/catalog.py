@@ -33,11 +33,13 @@ def make_builder(name: str, *, form: str = "", data_dir: str) -> tfds.core.Datas
     if name not in DATASETS:
         raise UserError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
     module = importlib.import_module(f"xmc_jax.data.builders.{name}.{name}_dataset_builder")
-    form = form or next(iter(module.Builder.builder_configs), "")
+    form = form or next((config.name for config in module.Builder.BUILDER_CONFIGS), "")
     try:
         config = module.Builder.make_config(form)
     except ValueError as error:
         raise UserError(f"data set {name}: {reason(error)}") from error
+    # TFDS warns of a config that it does not know, and refuses another object of the same name.
+    config = module.Builder.builder_configs.setdefault(form, config)
     root = epath.Path(data_dir).expanduser()
     try:
         return module.Builder(data_dir=root, config=config, file_format=FILE_FORMAT)
@@ -54,7 +56,7 @@ def prepare(name: str, *, form: str, data_dir: str, settings: Settings) -> None:
     if settings.source:
         form = name_form(settings.source, form)
     builder = make_builder(name, form=form, data_dir=data_dir)
-    state = "already built" if builder.is_prepared() else "built"
+    state = "already built" if _is_built(builder) else "built"
     folder = build(builder, settings)
     splits = builder.info.splits.items()
     counts = ", ".join(f"{split} {info.num_examples}" for split, info in splits)
@@ -79,7 +81,7 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
         or the data set was built from another source before.
     """
     folder = epath.Path(builder.data_dir)
-    if not builder.is_prepared():
+    if not _is_built(builder):
         _download_and_prepare(builder, folder, settings)
     built_from = schema.read_report(folder).get("source", {}).get("path")
     if settings.source and built_from != str(settings.source):
@@ -88,6 +90,11 @@ def build(builder: tfds.core.DatasetBuilder, settings: Settings = Settings()) ->
             "name with --form"
         )
     return folder
+
+
+def _is_built(builder: tfds.core.DatasetBuilder) -> bool:
+    # Of a folder that is not there, TFDS warns that it is damaged.
+    return epath.Path(builder.data_dir).exists() and builder.is_prepared()
 
 
 def _download_and_prepare(
@@ -99,13 +106,16 @@ def _download_and_prepare(
             "it can be deleted"
         )
     builder.settings = settings
+    # Builders report with `with_progress`, whose lines TFDS's bars would overwrite.
+    tfds.disable_progress_bar()
+    builder._log_download_bytes = builder._log_download_done = lambda: None
     runner, options = settings.beam_runner, settings.beam_options
     beam = load_beam().make_options(runner, options) if runner else {}
     config = tfds.download.DownloadConfig(try_download_gcs=False, **beam)
     try:
         builder.download_and_prepare(file_format=FILE_FORMAT, download_config=config)
     except OSError as error:
-        if not builder.is_prepared():
+        if not _is_built(builder):
             raise UserError(
                 f"cannot build {builder.info.full_name} in {folder}: {reason(error)}; choose "
                 "another --data_dir"
@@ -140,7 +150,7 @@ def open_split(name: str, *, form: str, split: str, data_dir: str) -> Records:
       UserError: there is no such data set or split, or it has not been built.
     """
     builder = make_builder(name, form=form, data_dir=data_dir)
-    if not builder.is_prepared():
+    if not _is_built(builder):
         if name != "shapes":
             source = " --source=…" if name == "folder" else ""
             raise UserError(

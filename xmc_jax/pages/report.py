@@ -14,9 +14,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-import configs
-from configs import ablations
-from xmc_jax import files
+from xmc_jax import configs, files
+from xmc_jax.configs import ablations
 from xmc_jax.errors import UserError
 from xmc_jax.pages import curves, render
 from xmc_jax.run.config import flatten, read_config
@@ -113,7 +112,8 @@ def nearest_base(config: Config) -> dict[str, Any] | None:
 def _bases() -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and flat fields of every experiment and of each of its ablation rows."""
     for module in pkgutil.iter_modules(configs.__path__):
-        get_config = getattr(importlib.import_module(f"configs.{module.name}"), "get_config", None)
+        experiment = importlib.import_module(f"{configs.__name__}.{module.name}")
+        get_config = getattr(experiment, "get_config", None)
         for row in ("", *ablations.TERMS, *ablations.OTHERS) if get_config else ():
             name = f"configs/{module.name}.py" + (f":{row}" if row else "")
             yield name, flatten(get_config(row).to_dict())

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import os
 import re
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -79,8 +80,8 @@ def find_devices(topology: str) -> list[Device]:
     options = _check_name(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "--topology needs the TPU compiler, libtpu: "
-            "pip install -c requirements.txt -e '.[tpu]' (no TPU is needed)"
+            "--topology needs the TPU compiler, libtpu (0.7 GB; no TPU is needed): "
+            f"{sys.executable} -m pip install 'jax[tpu]=={jax.__version__}'"
         )
     os.environ |= _WITHOUT_TPU
     jax.config.update("jax_platforms", "cpu")

@@ -9,9 +9,9 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from configs import shapes_32
 from tests import presets, verbs
 from xmc_jax import images
+from xmc_jax.configs import shapes_32
 from xmc_jax.data import catalog
 from xmc_jax.data.builders.captioned import Settings
 from xmc_jax.errors import UserError

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import shapes_32
 from tests import small_experiment, small_step
 from tests.evaluation.families.test_shapes import image_set
+from xmc_jax.configs import shapes_32
 from xmc_jax.evaluation import generation
 from xmc_jax.evaluation.families import diversity as family
 from xmc_jax.evaluation.inputs import EvalInputs, Prompt

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import shapes_32
+from xmc_jax.configs import shapes_32
 from xmc_jax.evaluation.families import shapes as family
 from xmc_jax.evaluation.image_sets import ImageSet, make_shards
 from xmc_jax.evaluation.inputs import EvalInputs, Prompt

@@ -141,8 +141,6 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         # TFDS's own downloads cannot resume.
         del dl_manager
         splits = self.list_examples()
-        # TFDS's progress bar would overwrite the lines of `with_progress`.
-        tfds.disable_progress_bar()
         self._tallies = {}
         for name, (examples, duplicates) in splits.items():
             seen, expected = len(examples), self.EXPECTED.get(name)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 
 from xmc_jax import images
+from xmc_jax.console import with_progress
 from xmc_jax.data.builders import schema
 from xmc_jax.shapes import captions as shapes_captions
 from xmc_jax.shapes import scenes
@@ -29,11 +30,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def make_config(cls, form: str) -> tfds.core.BuilderConfig:
-        """The config with a name that `xmc_jax.shapes.forms.parse_form` understands, or UserError.
-
-        TFDS needs the very object if `BUILDER_CONFIGS` has it.
-        """
-        return cls.builder_configs.get(form) or _make_config(form)
+        """The config with a name that `shapes.forms.parse_form` understands, or UserError."""
+        return _make_config(form)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -50,7 +48,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         form = parse_form(self.builder_config.name)
         count = max(1, round(scenes.SPLITS[split] * form.fraction))
-        for index in range(count):
+        for index in with_progress(range(count), count, name=split, unit="images"):
             yield index, _make_record(split, index, form)
         self._tallies[split] = schema.Tally(count, count)
         schema.write_report(self.data_path, self._tallies)
