@@ -3,7 +3,8 @@
 Command: python -m xmc_jax.train --config=configs/coco_256.py --workdir=gs://BUCKET/coco_256
 Cost, result: not run yet.
 
-The text encoder and VGG-19 need weights, see `text.encoder` and `loss.image_pretrained_weights`.
+Needs the data set (`python -m xmc_jax.prepare --dataset=coco`) and a network for BERT and VGG-19,
+which are downloaded once; `text.encoder` and `loss.image_pretrained_weights` also take files.
 """
 
 from ml_collections import ConfigDict
@@ -68,7 +69,7 @@ def get_config(arg: str = "") -> ConfigDict:
     loss.image_d_weight = 1.0
     loss.image_pretrained_weight = 1.0
     loss.image_pretrained_network = "vgg19"  # NOTE(paper): resnet50 in the released code.
-    loss.image_pretrained_weights = ""  # Path of vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5.
+    loss.image_pretrained_weights = "imagenet"  # Keras downloads them once; or a file of them.
     loss.image_pretrained_resolution = 224  # Pixels; the network was trained at this size.
     loss.contrastive_group_size = 0  # Images that share their negatives; 0: the whole batch.
     # Standard deviation of noise on all images that the discriminator sees; falls to 0 in the run.

