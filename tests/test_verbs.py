@@ -77,8 +77,10 @@ def test_a_restarted_run_equals_an_uninterrupted_one(folder, trained, run_verb):
         r"^(stopped before 8, and saved|done): .* is at step \d$", stopped.stdout, re.M
     )
     whole = folder / "whole"
-    done = run_verb("train", *RUN, f"--workdir={whole}", "--config.num_steps=8")
+    profile = "--profile=5:2"  # Changes nothing.
+    done = run_verb("train", *RUN, f"--workdir={whole}", "--config.num_steps=8", profile)
     assert done.returncode == 0, done.stderr
+    assert list(whole.glob("plugins/profile/*/*.xplane.pb"))
     jax.tree.map(np.testing.assert_array_equal, leaves_of(workdir, 8), leaves_of(whole, 8))
     assert train_records(workdir) == train_records(whole)
     assert [r["step"] for r in train_records(workdir)] == [2, 4, 6, 8]

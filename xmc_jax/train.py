@@ -19,11 +19,14 @@ def main() -> None:
     """Reads the flags and trains."""
     config, workdir = cli.required_config(), cli.required("workdir")
     cli.set_up_jax()
-    from xmc_jax.training import start  # Loads JAX, which --help does not wait for.
+    from xmc_jax.training import profile, start  # Load JAX, which --help does not wait for.
 
     options = flags.FLAGS
-    verb = start.replay if options.replay else start.train
-    verb(config, workdir, options.data_dir, options.reader_workers, options.fsdp)
+    arguments = config, workdir, options.data_dir, options.reader_workers, options.fsdp
+    if options.replay:
+        start.replay(*arguments)
+    else:
+        start.train(*arguments, profile.parse_steps(options.profile))
 
 
 def _define_flags() -> None:
@@ -44,6 +47,12 @@ def _define_flags() -> None:
         "Processes that read and decode; 0: threads of this process. Changes the speed, never a "
         "result. Default: chosen by the number of cores.",
         lower_bound=0,
+    )
+    flags.DEFINE_string(
+        "profile",
+        "",
+        "STEP:COUNT: record COUNT steps from STEP on, for TensorBoard's profiler and for Perfetto, "
+        "in the workdir's plugins/profile.",
     )
     flags.DEFINE_bool(
         "replay",

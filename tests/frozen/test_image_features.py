@@ -197,7 +197,9 @@ def test_keras_weight_files(tmp_path, network, monkeypatch, capfd):
 
 
 def test_missing_weights_say_what_to_do():
-    with pytest.raises(UserError, match="no weights for vgg19: give 'imagenet' or the path.*weight to 0"):
+    with pytest.raises(
+        UserError, match="no weights for vgg19: give 'imagenet' or the path.*weight to 0"
+    ):
         load_image_features("vgg19", "", 64)
     with pytest.raises(UserError, match="no weight file /no/such"):
         load_image_features("vgg19", "/no/such", 64)

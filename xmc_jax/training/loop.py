@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from xmc_jax.console import notice
 from xmc_jax.data import catalog
 from xmc_jax.data.records import Records
 from xmc_jax.experiment import Experiment, create_experiment
@@ -25,6 +26,7 @@ from xmc_jax.training.interruption import Interruption
 from xmc_jax.training.log import TrainLog
 from xmc_jax.training.preview import NUM_COLUMNS, Preview
 from xmc_jax.training.probe import SwapProbe, make_probe
+from xmc_jax.training.profile import Profiler
 from xmc_jax.training.projection import fit_projection
 from xmc_jax.types import PyTree
 
@@ -36,6 +38,7 @@ def train(
     interruption: Interruption,
     reader_workers: int | None,
     fsdp: int,
+    profiled_steps: range,
 ) -> None:
     """Trains in a folder that is claimed; see `start.train`."""
     check_training(config)
@@ -57,9 +60,19 @@ def train(
     with (
         Checkpoints(checkpoints_dir(workdir), keep_latest=config.keep_checkpoints) as checkpoints,
         tensorboard.open_writer(workdir, config, preview.captions, NUM_COLUMNS) as writer,
+        contextlib.closing(Profiler(workdir, profiled_steps)) as profiler,
     ):
         training = Training(
-            experiment, checkpoints, workdir, data_dir, source, preview, probe, writer, interruption
+            experiment,
+            checkpoints,
+            workdir,
+            data_dir,
+            source,
+            preview,
+            probe,
+            writer,
+            profiler,
+            interruption,
         )
         state = training.restore_or_init()
         if (step := int(state.step)) >= config.num_steps:
@@ -67,6 +80,8 @@ def train(
             what = "nothing more to do" if measured else "nothing to do"
             processes.say(f"{what}: {workdir} is at step {step} of {config.num_steps}")
             return
+        if profiled_steps and profiled_steps.start <= step and processes.is_first():
+            notice(f"there is no profile: the run is already at step {step}")
         if processes.is_first():
             append_metrics(workdir, [{"kind": "start", "step": step, **around}])
         step = training.run(state, reader_workers)
@@ -86,6 +101,7 @@ class Training:
       preview: Generates the grids of samples.
       probe: Tests the discriminator with swapped words, or None.
       writer: Of TensorBoard's events.
+      profiler: Records the steps that `--profile` names.
       interruption: Tells when a signal asks to stop.
     """
 
@@ -99,12 +115,13 @@ class Training:
         preview: Preview,
         probe: SwapProbe | None,
         writer: Any,
+        profiler: Profiler,
         interruption: Interruption,
     ):
         self._experiment, self._config = experiment, experiment.config
         self._checkpoints, self._workdir = checkpoints, workdir
         self._source, self._preview, self._probe = source, preview, probe
-        self._writer, self._interruption = writer, interruption
+        self._writer, self._profiler, self._interruption = writer, profiler, interruption
         self._make_evaluation = functools.partial(
             make_periodic_evaluation, experiment, workdir, data_dir, checkpoints, writer
         )
@@ -173,8 +190,10 @@ class Training:
             evaluate(first_step, state.ema)  # Unless it was measured before the run was cut off.
         log.begin()
         for step in range(first_step + 1, config.num_steps + 1):
-            batch = sharding.put_batch(next(stream), mesh, batch_axis=1)
-            state, metrics = train_step(state, batch, frozen, rng)
+            with self._profiler.step(step):
+                batch = sharding.put_batch(next(stream), mesh, batch_axis=1)
+                state, metrics = train_step(state, batch, frozen, rng)
+            self._profiler.end(step, metrics)
             done, stopped = step == config.num_steps, self._interruption.is_due(step)
             log.add(step, metrics)
             # Losses are checked before every checkpoint: what is not finite is never saved.

@@ -16,6 +16,7 @@ def train(
     data_dir: str,
     reader_workers: int | None = None,
     fsdp: int = 1,
+    profiled_steps: range = range(0),
 ) -> None:
     """Trains to ``config.num_steps``, from the newest checkpoint of the workdir if there is one.
 
@@ -28,6 +29,7 @@ def train(
       reader_workers: Worker processes that read; 0 for threads, None to choose. Never changes a
         result.
       fsdp: Devices that share one copy of the parameters. Changes results by rounding only.
+      profiled_steps: Steps to profile, consecutive ones; see `profile.Profiler`.
 
     Raises:
       UserError: a setting cannot work, something is missing, another process trains in the folder,
@@ -42,7 +44,7 @@ def train(
         # Loads Keras and TFDS, which a refused folder does not wait for.
         from xmc_jax.training import loop
 
-        loop.train(config, workdir, data_dir, interruption, reader_workers, fsdp)
+        loop.train(config, workdir, data_dir, interruption, reader_workers, fsdp, profiled_steps)
 
 
 def replay(
