@@ -364,15 +364,16 @@ def preemptible(checkout):
 
 def test_preempted_training_is_not_finished(preemptible, checkout, ctrl_c):
     for sent in (signal.SIGTERM, signal.SIGINT):
-        process = preemptible(*ODD)
-        (training,) = re.findall(r"process (\d+)", process.stdout.readline())
-        process.send_signal(sent)
-        assert process.wait() == 143
-        assert not pathlib.Path("/proc", training).exists()  # The script waited for the save.
-        assert process.communicate()[0] == "saved\n"
+        with preemptible(*ODD) as process:
+            (training,) = re.findall(r"process (\d+)", process.stdout.readline())
+            process.send_signal(sent)
+            assert process.wait() == 143
+            assert not pathlib.Path("/proc", training).exists()  # The script waited for the save.
+            assert process.stdout.read() == "saved\n"
         assert json.loads((checkout / "argv.json").read_text()) == ODD
-    assert preemptible("--done").wait() == 0
-    assert preemptible("--wrong").wait() == 1
+    for argument, status in (("--done", 0), ("--wrong", 1)):
+        with preemptible(argument) as process:
+            assert process.wait() == status
 
 
 def test_setup_installs_what_is_asked_for_once(tmp_path):

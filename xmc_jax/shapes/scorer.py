@@ -5,6 +5,7 @@ colour and size. Trained weights are shipped; `python -m xmc_jax.shapes.train_sc
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -197,7 +198,8 @@ def load_scorer(path: Path) -> Scorer:
     if not path.is_file():
         raise UserError(f"no weight file {path}; python -m xmc_jax.shapes.train_scorer writes one")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        data = path.read_bytes()
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         metadata = json.loads(arrays.pop(_METADATA).tobytes())
         if metadata["names"] != json.loads(json.dumps(NAMES)):
@@ -205,7 +207,7 @@ def load_scorer(path: Path) -> Scorer:
         params = _to_params(arrays)
     except (ValueError, OSError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} does not hold a scorer of shapes: {reason(error)}") from error
-    fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+    fingerprint = hashlib.sha256(data).hexdigest()
     return Scorer(make_reader(params), fingerprint, metadata)
 
 

@@ -25,6 +25,7 @@ from tensorboard.plugins.text.metadata import create_summary_metadata as text_me
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from xmc_jax.errors import UserError
 from xmc_jax.files import writing
 from xmc_jax.images import encode_png
 from xmc_jax.parallel import processes
@@ -52,7 +53,11 @@ class EventWriter:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._records = RecordWriter(self._path.open("wb"))
             self._flushed = time.monotonic()
-            self._write_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            try:
+                self._write_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            except UserError:
+                self.close()
+                raise
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes numbers by name."""
@@ -119,19 +124,14 @@ def open_writer(
     Raises:
       UserError: see `EventWriter`.
     """
-    writer = EventWriter(workdir if processes.is_first() else None)
-    writer.write_hparams(flatten(config.to_dict()))
-    writer.write_texts(
-        0,
-        {
-            "captions": _as_table(captions, columns),
-            "config": f"```json\n{json.dumps(config.to_dict(), indent=2)}\n```",
-        },
-    )
-    try:
+    texts = {
+        "captions": _as_table(captions, columns),
+        "config": f"```json\n{json.dumps(config.to_dict(), indent=2)}\n```",
+    }
+    with contextlib.closing(EventWriter(workdir if processes.is_first() else None)) as writer:
+        writer.write_hparams(flatten(config.to_dict()))
+        writer.write_texts(0, texts)
         yield writer
-    finally:
-        writer.close()
 
 
 def _as_table(captions: Sequence[str], columns: int) -> str:
