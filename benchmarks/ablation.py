@@ -32,9 +32,7 @@ from xmc_jax.run.records import evaluations, read_metrics
 
 FOLDER = flags.DEFINE_string("folder", None, "Folder of all runs.", required=True)
 CONFIG = flags.DEFINE_string("config", "configs/shapes_ablation_32.py", "Config of the rows.")
-ROWS = flags.DEFINE_list(
-    "rows", "none,s,w,d,s_w,s_w_d,per_device_negatives,self_modulation", "Rows of the ablation."
-)
+ROWS = flags.DEFINE_list("rows", "none,s,w,d,s_w,s_w_d,self_modulation", "Rows of the ablation.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each row: seeds 0, 1, ….", lower_bound=1)
 JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time; they share the CPU cores.")
 OUT = flags.DEFINE_string("out", None, "File for a plot of the curves, *.png or *.svg.")

@@ -36,6 +36,7 @@ NUM_CACHED_STEPS = flags.DEFINE_integer(
 REPEATS = flags.DEFINE_integer("repeats", 9, "Timed turns of each side.", lower_bound=1)
 
 EARLIER = {
+    "batch_size": 32,
     "data.cached_captions": 0,
     "text.projection": 0,
     "model.first_layer": "noise",
@@ -144,17 +145,17 @@ def main(argv):
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     measure.print_environment()
     now, earlier = CONFIG.value, CONFIG.value.copy_and_resolve_references()
-    for name, value in EARLIER.items():
-        section, _, field = name.partition(".")
-        earlier[section][field] = value
+    earlier.update_from_flattened_dict(EARLIER)
     with contextlib.ExitStack() as stack:
         sides = [make_side(stack, config, flags.FLAGS.data_dir) for config in (earlier, now)]
         rows = []
         for part in sides[0]:
             before, after = measure.time_in_turns([s[part] for s in sides], REPEATS.value)
             rows.append((part, 1e3 * before, 1e3 * after, f"{before / after:.2f}x"))
-    num_images = now.batch_size * now.d_steps
-    speeds = [num_images / (milliseconds / 1e3) for milliseconds in rows[-1][1:3]]
+    speeds = [
+        config.batch_size * config.d_steps / (milliseconds / 1e3)
+        for config, milliseconds in zip((earlier, now), rows[-1][1:3], strict=True)
+    ]
     rows.append(("images/s", *speeds, f"{speeds[1] / speeds[0]:.2f}x"))
     measure.print_table(("ms per step", "earlier", "now", "ratio"), rows)
 
