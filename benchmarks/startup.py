@@ -22,6 +22,7 @@ from typing import NamedTuple
 from absl import app, flags
 
 from benchmarks import measure
+from xmc_jax.cli import VERBS
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A trained run, for its first image.")
 TRAIN = flags.DEFINE_bool("train", False, "Measure the start of `train` instead.")
@@ -29,7 +30,6 @@ EARLIER = flags.DEFINE_string(
     "earlier", None, "Checkout of another commit, whose `train` takes turns with this one."
 )
 REPEATS = flags.DEFINE_integer("repeats", 3, "Runs of each command.", lower_bound=1)
-VERBS = ("train", "evaluate", "sample", "prepare", "plan", "report", "compare", "export")
 JAX = ["-c", "import jax; jax.numpy.zeros(1).block_until_ready()"]
 
 
@@ -120,6 +120,8 @@ def print_train_start():
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    if EARLIER.value and not TRAIN.value:
+        raise app.UsageError("--earlier needs --train")
     measure.print_environment()
     if TRAIN.value:
         return print_train_start()

@@ -105,9 +105,8 @@ def test_the_command_lists_its_verbs(installed):
     bare = xmc_jax(installed)
     assert bare.returncode == 2 and bare.stdout == shown.stdout
     wrong = xmc_jax(installed, "trian")
-    assert wrong.returncode == 2 and wrong.stderr.startswith(
-        "error: no verb 'trian'; did you mean train?"
-    )
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: no verb 'trian'; there are prepare, plan, train, ")
     assert "--workdir: Folder of the training run" in xmc_jax(installed, "sample", "--help").stdout
 
 

@@ -142,7 +142,7 @@ def main() -> None:
         sys.exit(0 if len(sys.argv) > 1 else USAGE_ERROR)
     verb = sys.argv.pop(1)
     if verb not in VERBS:
-        _fail(f"no verb {verb!r}{did_you_mean(verb, VERBS)}; there are {', '.join(VERBS)}")
+        _fail(f"no verb {verb!r}; there are {', '.join(VERBS)}")
     runpy.run_module(f"xmc_jax.{verb}", run_name="__main__", alter_sys=True)
 
 

@@ -13,6 +13,7 @@ was the first.
 from absl import flags
 
 from xmc_jax import cli
+from xmc_jax.errors import UserError
 
 
 def main() -> None:
@@ -22,11 +23,14 @@ def main() -> None:
     from xmc_jax.training import profile, start  # Load JAX, which --help does not wait for.
 
     options = flags.FLAGS
+    profiled_steps = profile.parse_steps(options.profile)
+    if options.replay and profiled_steps:
+        raise UserError("--replay repeats one step alone: it takes no --profile")
     arguments = config, workdir, options.data_dir, options.reader_workers, options.fsdp
     if options.replay:
         start.replay(*arguments)
     else:
-        start.train(*arguments, profile.parse_steps(options.profile))
+        start.train(*arguments, profiled_steps)
 
 
 def _define_flags() -> None:

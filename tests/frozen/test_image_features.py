@@ -186,6 +186,11 @@ def test_keras_weight_files(tmp_path, network, monkeypatch, capfd):
         assert not list((tmp_path / "home" / "models").iterdir())
         md5 = hashlib.md5(legacy.read_bytes()).hexdigest()
         monkeypatch.setitem(image_features._FILES, network, (address, md5))
+        cached = tmp_path / "home" / "models" / legacy.name
+        for _ in range(2):  # The second time over a file that is not whole.
+            load_image_features(network, "imagenet", 32)
+            assert cached.read_bytes() == legacy.read_bytes()
+            cached.write_bytes(b"a part")
         load_image_features(network, "imagenet", 32)
         server.shutdown()
     assert f"notice: downloading {url}{address}" in capfd.readouterr().err

@@ -140,7 +140,7 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
 
 
 def _published_file(network: str) -> Path:
-    """The file that keras.applications publishes, in Keras's cache; downloaded if it is not there.
+    """The file that keras.applications publishes, in Keras's cache; downloaded if it is not whole.
 
     Raises:
       UserError: It cannot be downloaded, or is not the published file.
@@ -150,7 +150,9 @@ def _published_file(network: str) -> Path:
     home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
     path = home / "models" / name
     if path.is_file():
-        return path
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "md5").hexdigest() == md5:
+                return path
     notice(f"downloading {_PUBLISHED}{address} to {path.parent}")
     # Several processes of a machine may do this at a time: each renames a file of its own.
     own = path.with_name(f"{os.getpid()}-{name}")

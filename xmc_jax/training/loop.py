@@ -80,8 +80,9 @@ def train(
             what = "nothing more to do" if measured else "nothing to do"
             processes.say(f"{what}: {workdir} is at step {step} of {config.num_steps}")
             return
-        if profiled_steps and profiled_steps.start <= step and processes.is_first():
-            notice(f"there is no profile: the run is already at step {step}")
+        missed = profiled_steps and not step < profiled_steps.start <= config.num_steps
+        if missed and processes.is_first():
+            notice(f"there is no profile: the steps are {step + 1} to {config.num_steps}")
         if processes.is_first():
             append_metrics(workdir, [{"kind": "start", "step": step, **around}])
         step = training.run(state, reader_workers)
