@@ -111,9 +111,10 @@ def make_side(stack, config, data_dir):
     """``{part: function without arguments}`` of a config; "whole" reads, encodes and steps."""
     workdir = stack.enter_context(tempfile.TemporaryDirectory())
     source = catalog.open_train_split(config, data_dir)
+    experiment = create_experiment(config)
     if config.text.projection:
-        fit_projection(config, workdir, source)
-    experiment = create_experiment(config, workdir)
+        fit_projection(experiment, workdir, source)
+        experiment = experiment.with_projection(workdir)
     plain = config.copy_and_resolve_references()
     plain.data.cached_captions = 0
     tokens, _ = open_batches(stack, dataclasses.replace(experiment, config=plain), source)

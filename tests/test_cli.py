@@ -23,6 +23,24 @@ def test_ctrl_c_is_one_line_and_exit_code_130(ctrl_c):
     assert done.stderr == "interrupted; the same command starts again or resumes\n"
 
 
+def test_an_error_does_not_wait_for_threads():
+    """Such as one that compiles for minutes."""
+    code = (
+        "import threading, time\n"
+        "from xmc_jax import cli\n"
+        "from xmc_jax.errors import UserError\n"
+        "def main():\n"
+        "    threading.Thread(target=time.sleep, args=[600]).start()\n"
+        "    print('begun')\n"
+        "    raise UserError('no space')\n"
+        "cli.run(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "begun\n", "error: no space\n")
+
+
 def test_jax_says_nothing_of_a_tpu_that_is_not_there():
     """Though libtpu is installed, whose compiler `plan` needs."""
     code = "from xmc_jax import cli\ncli.set_up_jax()\nimport jax\nprint(jax.default_backend())"

@@ -4,10 +4,12 @@ Also the command ``xmc-jax``. Kept light: `--help` does not wait for JAX or Kera
 """
 
 import ast
+import gc
 import os
 import re
 import runpy
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +26,10 @@ INTERRUPTED = 130  # The exit code of shells for Ctrl-C.
 
 # The verbs of `xmc-jax`, in the order in which a run needs them: modules of this package.
 VERBS = ("prepare", "plan", "train", "evaluate", "sample", "report", "compare", "export", "study")
+
+# Tracing a training step allocates millions of objects, and nearly all of them stay. With Python's
+# own thresholds the collector searches them again and again, for a fifth of the start of `train`.
+_GC_THRESHOLDS = (100_000, 10, 10)
 
 _PACKAGE = Path(__file__).parent
 _CONFIGS = _PACKAGE / "configs"
@@ -199,6 +205,7 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
                 _leave(f"{type(error).__name__}: {reason(error)}", 1)
             raise
 
+    gc.set_threshold(*_GC_THRESHOLDS)
     app.run(main_on_one_line, flags_parser=_parse_flags)
 
 
@@ -268,6 +275,13 @@ def _leave(message: str, exit_code: int) -> None:
     print(message, file=sys.stderr, flush=True)
     if stopping := _stopping_of_several():
         stopping.stop_others(message.removeprefix("error: "), exit_code)
+    if any(
+        not thread.daemon
+        for thread in threading.enumerate()
+        if thread is not threading.main_thread()
+    ):
+        sys.stdout.flush()
+        os._exit(exit_code)  # A compilation cannot be stopped, and may take minutes.
     sys.exit(exit_code)
 
 

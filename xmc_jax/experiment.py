@@ -49,16 +49,28 @@ class Experiment:
     text_encoder: TextEncoder
     tokenizer: Tokenizer | None  # None for devices that are not attached.
     image_features: ImageFeatures | None  # None without the pretrained-image term.
-    frozen: FrozenParams  # On the devices; shapes for devices that are not attached.
+    frozen: FrozenParams  # On the devices; shapes, where nothing is known but these.
+
+    def with_projection(self, folder: epath.PathLike) -> "Experiment":
+        """The same with the projection of the text that the folder of a run or of a model has.
+
+        Raises:
+          UserError: the projection is missing, damaged, or of another width.
+        """
+        path = text_projection_path(folder)
+        projection = text_projection.read(path, self.config.text.projection)
+        encoder = text_projection.replace(self.text_encoder, projection)
+        frozen = self.frozen._replace(text=_put_weights(encoder.params, self.mesh))
+        return dataclasses.replace(self, text_encoder=encoder, frozen=frozen)
 
     def init_state(self) -> TrainState:
         """The state before the first step, on the devices; a pure function of the config."""
-        # It runs once. On CPUs, LLVM would take half a minute to optimise it, otherwise seconds.
-        is_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        # It runs once. LLVM would take half a minute to optimise it, otherwise seconds.
+        options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
         init = jax.jit(
             self._create_state,
             out_shardings=self._state_shardings(),
-            compiler_options={"xla_backend_optimization_level": 0} if is_cpu else None,
+            compiler_options=self._on_cpus(options),
         )
         return init(np.uint32(self.config.seed))
 
@@ -151,7 +163,13 @@ class Experiment:
             in_shardings=(state, split, whole, whole),
             out_shardings=(state, whole),
             donate_argnums=0,
+            # Two seconds less to wait for the first step on two cores, and as fast.
+            compiler_options=self._on_cpus({"xla_backend_optimization_level": 1}),
         )
+
+    def _on_cpus(self, compiler_options: dict[str, Any]) -> dict[str, Any] | None:
+        """The options if the experiment runs on CPUs, whose compiler knows them."""
+        return compiler_options if self.mesh.devices.flat[0].platform == "cpu" else None
 
     def _players(self) -> dict[str, Any]:
         """Networks and optimizers, as `create_train_state` and `make_train_step` take them."""
@@ -177,7 +195,8 @@ def create_experiment(
 
     Args:
       config: A resolved configuration; see `configs/shapes_32.py` for every field.
-      folder: Of the run or of the exported model. Only a projection of the text is read from it.
+      folder: Of the run or of the exported model. Only a projection of the text is read from it;
+        without a folder, the experiment has only its shapes.
       training: Whether losses will be computed. Otherwise only the sections ``model`` and ``text``
         need to be right, and there are no image features.
       fsdp: See `sharding.make_mesh`.
@@ -202,10 +221,7 @@ def create_experiment(
     text_encoder = make_text_encoder(config.text.encoder)
     if width := config.text.projection:
         text_projection.check_width(width, text_encoder.width)
-        if is_attached:
-            projection = text_projection.read(text_projection_path(folder), width)
-        else:
-            projection = text_projection.describe(text_encoder.width, width)
+        projection = text_projection.describe(text_encoder.width, width)
         text_encoder = text_projection.project(text_encoder, projection)
     image_features = None
     if training and config.loss.image_pretrained_weight:
@@ -218,13 +234,21 @@ def create_experiment(
     frozen = FrozenParams(text_encoder.params, image_features.params if image_features else None)
     tokenizer = None
     if is_attached:
-        frozen = sharding.put(frozen, sharding.replicated(mesh))
         tokenizer = Tokenizer(
             text_encoder.vocabulary_file, config.text.num_tokens, text_encoder.lowercase
         )
-    return Experiment(
-        config, mesh, generator, discriminator, text_encoder, tokenizer, image_features, frozen
+    experiment = Experiment(
+        config,
+        mesh,
+        generator,
+        discriminator,
+        text_encoder,
+        tokenizer,
+        image_features,
+        _put_weights(frozen, mesh),
     )
+    has_projection = config.text.projection and folder is not None
+    return experiment.with_projection(folder) if has_projection else experiment
 
 
 def _rate_factor(config: ConfigDict) -> Schedule | None:
@@ -247,6 +271,12 @@ def _encoded(params: PyTree, text: EncodedText) -> EncodedText:
     """In place of the text encoder, for batches of a `CaptionCache`."""
     del params
     return text
+
+
+def _put_weights(weights: PyTree, mesh: Mesh) -> PyTree:
+    """Weights on all devices; those that are mere shapes stay that."""
+    whole, is_shape = sharding.replicated(mesh), lambda x: isinstance(x, jax.ShapeDtypeStruct)
+    return jax.tree.map(lambda x: x if is_shape(x) else sharding.put(x, whole), weights)
 
 
 def _abstract(x: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:

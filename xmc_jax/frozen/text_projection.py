@@ -43,6 +43,19 @@ def project(encoder: TextEncoder, projection: Projection) -> TextEncoder:
     )
 
 
+def without_projection(encoder: TextEncoder) -> TextEncoder:
+    """The encoder that was given to `project`."""
+    params, projection = encoder.params
+    (encode,) = encoder.apply.args
+    return encoder._replace(apply=encode, params=params, width=projection.sentence_mean.size)
+
+
+def replace(encoder: TextEncoder, projection: Projection) -> TextEncoder:
+    """The encoder of `project` with another projection of the same shapes."""
+    params, _ = encoder.params
+    return encoder._replace(params=(params, projection))
+
+
 def _encode(encode: EncodeText, params: PyTree, tokens: Int32[Array, "b t"]) -> EncodedText:
     params, projection = params
     return whitening.apply(projection, encode(params, tokens))

@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+from concurrent.futures import Future
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -20,6 +22,7 @@ from xmc_jax.run.folder import checkpoints_dir
 from xmc_jax.run.records import append_metrics, truncate_metrics
 from xmc_jax.train_state import TrainState
 from xmc_jax.training import faults, tensorboard
+from xmc_jax.training.compilation import compile_in_background
 from xmc_jax.training.data import open_stream
 from xmc_jax.training.evaluation import is_missing, make_periodic_evaluation
 from xmc_jax.training.interruption import Interruption
@@ -47,23 +50,30 @@ def train(
         eval_source = catalog.open_eval_split(config, data_dir)
     around = environment.describe()
     processes.say(f"devices: {around['devices']}")
-    if config.text.projection:
-        with processes.first_process_first("fit the projection of the text"):
-            if processes.is_first():
-                fit_projection(config, workdir, source)
-    experiment = create_experiment(config, workdir, fsdp=fsdp)
-    preview = Preview(experiment, eval_source, workdir)
-    probe = make_probe(experiment, eval_source, workdir)
-    if processes.is_first():
-        write_config(workdir, config)
-        preview.write_captions()
-    with (
-        Checkpoints(checkpoints_dir(workdir), keep_latest=config.keep_checkpoints) as checkpoints,
-        tensorboard.open_writer(workdir, config, preview.captions, NUM_COLUMNS) as writer,
-        contextlib.closing(Profiler(workdir, profiled_steps)) as profiler,
-    ):
+    experiment = create_experiment(config, fsdp=fsdp)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            Checkpoints(checkpoints_dir(workdir), keep_latest=config.keep_checkpoints)
+        )
+        has_steps = (checkpoints.latest_step() or 0) < config.num_steps
+        compiled_step = compile_in_background(experiment) if has_steps else None
+        if config.text.projection:
+            with processes.first_process_first("fit the projection of the text"):
+                if processes.is_first():
+                    fit_projection(experiment, workdir, source)
+            experiment = experiment.with_projection(workdir)
+        preview = Preview(experiment, eval_source, workdir)
+        probe = make_probe(experiment, eval_source, workdir)
+        if processes.is_first():
+            write_config(workdir, config)
+            preview.write_captions()
+        writer = stack.enter_context(
+            tensorboard.open_writer(workdir, config, preview.captions, NUM_COLUMNS)
+        )
+        profiler = stack.enter_context(contextlib.closing(Profiler(workdir, profiled_steps)))
         training = Training(
             experiment,
+            compiled_step,
             checkpoints,
             workdir,
             data_dir,
@@ -95,6 +105,7 @@ class Training:
 
     Args:
       experiment: Networks, mesh and config.
+      compiled_step: The training step; None if none is left to take.
       checkpoints: Checkpoints of the run.
       workdir: Folder of the run.
       data_dir: Folder of the prepared data sets.
@@ -109,6 +120,7 @@ class Training:
     def __init__(
         self,
         experiment: Experiment,
+        compiled_step: "Future[jax.stages.Compiled] | None",
         checkpoints: Checkpoints,
         workdir: str,
         data_dir: str,
@@ -120,6 +132,7 @@ class Training:
         interruption: Interruption,
     ):
         self._experiment, self._config = experiment, experiment.config
+        self._compiled_step = compiled_step
         self._checkpoints, self._workdir = checkpoints, workdir
         self._source, self._preview, self._probe = source, preview, probe
         self._writer, self._profiler, self._interruption = writer, profiler, interruption
@@ -166,19 +179,19 @@ class Training:
         """
         evaluate = self._make_evaluation()
         log = TrainLog(self._config, self._workdir, self._writer)
-        train_step, rng = self._experiment.jit_train_step(), self._experiment.make_rng()
+        rng = self._experiment.make_rng()
         while True:
             stream = open_stream(self._experiment, self._source, reader_workers, int(state.step))
             try:
                 with contextlib.closing(stream):
-                    return self._take_steps(state, stream, train_step, rng, log, evaluate)
+                    return self._take_steps(state, stream, rng, log, evaluate)
             except faults.NotFinite as fault:
                 self._checkpoints.wait()
                 restored = self._checkpoints.latest_step() or 0
                 faults.record(fault, restored, self._workdir, self._config, self._source)
                 state = self.restore_or_init()
 
-    def _take_steps(self, state: TrainState, stream, train_step, rng, log, evaluate) -> int:
+    def _take_steps(self, state: TrainState, stream, rng, log, evaluate) -> int:
         """Trains to the end, or to where a signal asks to stop; returns the last step.
 
         Raises:
@@ -190,6 +203,7 @@ class Training:
         if eval_every_steps and first_step and first_step % eval_every_steps == 0:
             evaluate(first_step, state.ema)  # Unless it was measured before the run was cut off.
         log.begin()
+        train_step = self._compiled_step.result()
         for step in range(first_step + 1, config.num_steps + 1):
             with self._profiler.step(step):
                 batch = sharding.put_batch(next(stream), mesh, batch_axis=1)
