@@ -5,6 +5,7 @@ Networks, losses and steps take typed arguments; `ml_collections` ends here for 
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -167,9 +168,12 @@ class Experiment:
             compiler_options=self._on_cpus({"xla_backend_optimization_level": 1}),
         )
 
-    def _on_cpus(self, compiler_options: dict[str, Any]) -> dict[str, Any] | None:
-        """The options if the experiment runs on CPUs, whose compiler knows them."""
-        return compiler_options if self.mesh.devices.flat[0].platform == "cpu" else None
+    def _on_cpus(self, options: dict[str, Any]) -> dict[str, Any] | None:
+        """Options of the compiler for CPUs, without those that the user's XLA_FLAGS have."""
+        if self.mesh.devices.flat[0].platform != "cpu":
+            return None
+        given = os.environ.get("XLA_FLAGS", "")
+        return {name: value for name, value in options.items() if f"--{name}=" not in given}
 
     def _players(self) -> dict[str, Any]:
         """Networks and optimizers, as `create_train_state` and `make_train_step` take them."""

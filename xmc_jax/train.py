@@ -3,6 +3,8 @@
     python -m xmc_jax.train --config=configs/one_shape_32.py --workdir=runs/one_shape_32
     python -m xmc_jax.train --config=configs/shapes_32.py:s_w --workdir=runs/s_w \
         --config.batch_size=64
+    python -m xmc_jax.train --config=configs/one_shape_32.py --workdir=runs/tuned \
+        --init_from=runs/one_shape_32
 
 Writes to the workdir: config.json, metrics.jsonl, TensorBoard events, samples/, checkpoints/.
 SIGTERM and Ctrl-C save a checkpoint and end the run with exit code 0; a second one ends it at once.
@@ -30,7 +32,7 @@ def main() -> None:
     if options.replay:
         start.replay(*arguments)
     else:
-        start.train(*arguments, profiled_steps)
+        start.train(*arguments, profiled_steps, options.init_from, options.init_partial)
 
 
 def _define_flags() -> None:
@@ -57,6 +59,18 @@ def _define_flags() -> None:
         "",
         "STEP:COUNT: record COUNT steps from STEP on, for TensorBoard's profiler and for Perfetto, "
         "in the workdir's plugins/profile.",
+    )
+    flags.DEFINE_string(
+        "init_from",
+        None,
+        "Folder of a run or of an exported model: a new run starts from its parameters. A run that "
+        "resumes does not need it.",
+    )
+    flags.DEFINE_bool(
+        "init_partial",
+        False,
+        "Start from those parameters that fit, and draw the others: for another resolution or "
+        "another text. Twice the resolution starts from the pictures of a model as wide.",
     )
     flags.DEFINE_bool(
         "replay",

@@ -22,7 +22,7 @@ BATCH_STATS, SPECTRAL = "batch_stats", "spectral"
 # normalisation makes two passes over its kernel.
 BLOCK_OUTPUT, INNER_MAP, SPECTRAL_NORM = "block_output", "inner_map", "spectral_norm"
 _SPECTRAL_EPS = 1e-10
-_MOMENTUM, _EPSILON = 0.9, 1e-5  # Of batch normalisation: decay of running statistics, and epsilon.
+MOMENTUM, EPSILON = 0.9, 1e-5  # Of batch normalisation: decay of running statistics, and epsilon.
 
 
 def check_choice(field: str, value: Any, choices: Iterable) -> None:
@@ -111,13 +111,13 @@ class BatchNorm(nn.Module):
         running_var = self.variable(BATCH_STATS, "var", jnp.ones, (c,))
         if not train:
             statistics = normalization.Statistics(running_mean.value[None], running_var.value[None])
-            return normalization.normalize_relu(x, gamma, beta, statistics, _EPSILON)
+            return normalization.normalize_relu(x, gamma, beta, statistics, EPSILON)
         group_size = self.group_size or b
-        y, statistics = normalization.batch_norm_relu(x, gamma, beta, group_size, _EPSILON)
+        y, statistics = normalization.batch_norm_relu(x, gamma, beta, group_size, EPSILON)
         if not self.is_initializing():
             for running, of_groups in zip((running_mean, running_var), statistics, strict=True):
-                old = _MOMENTUM * running.value
-                running.value = old + (1.0 - _MOMENTUM) * jnp.mean(of_groups, axis=0)
+                old = MOMENTUM * running.value
+                running.value = old + (1.0 - MOMENTUM) * jnp.mean(of_groups, axis=0)
         return y
 
 

@@ -31,6 +31,7 @@ from xmc_jax.training.preview import NUM_COLUMNS, Preview
 from xmc_jax.training.probe import SwapProbe, make_probe
 from xmc_jax.training.profile import Profiler
 from xmc_jax.training.projection import fit_projection
+from xmc_jax.training.trained_start import TrainedStart
 from xmc_jax.types import PyTree
 
 
@@ -42,6 +43,8 @@ def train(
     reader_workers: int | None,
     fsdp: int,
     profiled_steps: range,
+    init_from: str | None,
+    init_partial: bool,
 ) -> None:
     """Trains in a folder that is claimed; see `start.train`."""
     check_training(config)
@@ -55,11 +58,15 @@ def train(
         checkpoints = stack.enter_context(
             Checkpoints(checkpoints_dir(workdir), keep_latest=config.keep_checkpoints)
         )
-        has_steps = (checkpoints.latest_step() or 0) < config.num_steps
+        latest_step, trained_start = checkpoints.latest_step(), None
+        if init_from and latest_step is None:
+            trained_start = TrainedStart(experiment, init_from, is_partial=init_partial, fsdp=fsdp)
+        has_steps = (latest_step or 0) < config.num_steps
         compiled_step = compile_in_background(experiment) if has_steps else None
         if config.text.projection:
             with processes.first_process_first("fit the projection of the text"):
-                if processes.is_first():
+                is_there = trained_start and trained_start.copy_projection(workdir)
+                if processes.is_first() and not is_there:
                     fit_projection(experiment, workdir, source)
             experiment = experiment.with_projection(workdir)
         preview = Preview(experiment, eval_source, workdir)
@@ -74,6 +81,7 @@ def train(
         training = Training(
             experiment,
             compiled_step,
+            trained_start,
             checkpoints,
             workdir,
             data_dir,
@@ -85,6 +93,8 @@ def train(
             interruption,
         )
         state = training.restore_or_init()
+        if trained_start:
+            around |= {"init_from": init_from}
         if (step := int(state.step)) >= config.num_steps:
             measured = training.measure_missed_evaluation(step, state.ema)
             what = "nothing more to do" if measured else "nothing to do"
@@ -106,6 +116,7 @@ class Training:
     Args:
       experiment: Networks, mesh and config.
       compiled_step: The training step; None if none is left to take.
+      trained_start: What a run without checkpoints starts from; None for random parameters.
       checkpoints: Checkpoints of the run.
       workdir: Folder of the run.
       data_dir: Folder of the prepared data sets.
@@ -121,6 +132,7 @@ class Training:
         self,
         experiment: Experiment,
         compiled_step: "Future[jax.stages.Compiled] | None",
+        trained_start: TrainedStart | None,
         checkpoints: Checkpoints,
         workdir: str,
         data_dir: str,
@@ -132,7 +144,7 @@ class Training:
         interruption: Interruption,
     ):
         self._experiment, self._config = experiment, experiment.config
-        self._compiled_step = compiled_step
+        self._compiled_step, self._trained_start = compiled_step, trained_start
         self._checkpoints, self._workdir = checkpoints, workdir
         self._source, self._preview, self._probe = source, preview, probe
         self._writer, self._profiler, self._interruption = writer, profiler, interruption
@@ -146,6 +158,9 @@ class Training:
         checkpoints.wait()
         if checkpoints.latest_step() is None:
             state = self._experiment.init_state()
+            if self._trained_start:
+                tokens = self._preview.tokens
+                state = self._trained_start.apply(self._experiment, state, tokens)
         else:
             state = checkpoints.restore(self._experiment.abstract_state())
         step = int(state.step)

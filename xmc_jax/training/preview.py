@@ -24,6 +24,7 @@ class Preview:
 
     Attributes:
       captions: What the grid shows, row by row.
+      tokens: Their tokens.
 
     Args:
       experiment: The networks.
@@ -38,8 +39,8 @@ class Preview:
             draw_caption(record, self._seed, index)[1]
             for record, index in zip(source.read(indices), indices, strict=True)
         ]
-        self._tokens = experiment.tokenizer(self.captions)
-        self._sampler = Sampler(experiment, len(self._tokens))
+        self.tokens = experiment.tokenizer(self.captions)
+        self._sampler = Sampler(experiment, len(self.tokens))
         self._factor = max(1, _MIN_PIXELS // experiment.config.model.resolution)
 
     def write_captions(self) -> None:
@@ -66,7 +67,7 @@ class Preview:
         Raises:
           UserError: the file cannot be written.
         """
-        generated = self._sampler(ema, self._tokens, seed=self._seed)
+        generated = self._sampler(ema, self.tokens, seed=self._seed)
         if processes.is_first():
             grid = images.make_grid(generated, num_columns=NUM_COLUMNS)
             grid = images.enlarge(grid, self._factor)

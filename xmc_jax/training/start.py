@@ -17,6 +17,8 @@ def train(
     reader_workers: int | None = None,
     fsdp: int = 1,
     profiled_steps: range = range(0),
+    init_from: str | None = None,
+    init_partial: bool = False,
 ) -> None:
     """Trains to ``config.num_steps``, from the newest checkpoint of the workdir if there is one.
 
@@ -30,6 +32,9 @@ def train(
         result.
       fsdp: Devices that share one copy of the parameters. Changes results by rounding only.
       profiled_steps: Steps to profile, consecutive ones; see `profile.Profiler`.
+      init_from: Folder of a model that a new run starts from; see `trained_start`. A run that has
+        checkpoints goes on from these.
+      init_partial: Whether not all arrays need to fit.
 
     Raises:
       UserError: a setting cannot work, something is missing, another process trains in the folder,
@@ -44,7 +49,17 @@ def train(
         # Loads Keras and TFDS, which a refused folder does not wait for.
         from xmc_jax.training import loop
 
-        loop.train(config, workdir, data_dir, interruption, reader_workers, fsdp, profiled_steps)
+        loop.train(
+            config,
+            workdir,
+            data_dir,
+            interruption,
+            reader_workers,
+            fsdp,
+            profiled_steps,
+            init_from,
+            init_partial,
+        )
 
 
 def replay(

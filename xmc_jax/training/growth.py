@@ -1,0 +1,105 @@
+"""Growth: a generator of twice the resolution starts from the pictures of a smaller one.
+
+The blocks that both have are the smaller one's. What follows them there, a normalisation and the
+convolution to RGB, becomes the first half of the larger one's last block: after the 2x upsampling,
+three of its channels hold the smaller one's picture before the tanh. The rest of the network passes
+these three on, and weighs its other channels, which are random, with zero at first. Pictures differ
+from the smaller one's enlarged ones only where the convolution, which now sees pixels half as
+large, does.
+"""
+
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
+
+from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, Generator
+from xmc_jax.models.layers import BATCH_STATS, EPSILON, MOMENTUM
+from xmc_jax.types import EncodedText, PyTree
+
+# Normalised pixels are lifted above zero, so that the ReLUs pass them; few are below minus this.
+_LIFT = 8.0
+_RGB = slice(3)  # The channels with the picture.
+
+
+def can_grow(small: Generator, large: Generator) -> bool:
+    """Whether `large` is `small` with one block more, wide enough for a picture."""
+    few, many = CHANNEL_MULTIPLIERS[small.resolution], CHANNEL_MULTIPLIERS[large.resolution]
+    is_same_otherwise = small.clone(resolution=large.resolution) == large
+    return is_same_otherwise and many[:-1] == few and many[-1] * large.width >= 3
+
+
+def grow(
+    generator: Generator,
+    variables: PyTree,
+    small: PyTree,
+    z: Float[Array, "b z"],
+    text: EncodedText,
+) -> PyTree:
+    """Gives the last layers of a generator the values that pass on the pictures of a smaller one.
+
+    Args:
+      generator: The larger one; see `can_grow`.
+      variables: Its parameters and running statistics: random, or the smaller one's where shared.
+      small: Those of the smaller one.
+      z: Noise, and ...
+      text: ... captions, for the statistics of the new layers.
+    """
+    last = f"block_{len(CHANNEL_MULTIPLIERS[generator.resolution]) - 1}"
+    params = flatten_dict(variables["params"], sep="/")
+    stats = flatten_dict(variables[BATCH_STATS], sep="/")
+    for values, of_small in ((params, small["params"]), (stats, small[BATCH_STATS])):
+        final_norm = flatten_dict(of_small["final_norm"], sep="/")
+        values |= {f"{last}/norm_1/{name}": x for name, x in final_norm.items()}
+    for field, x in small["params"]["to_rgb"].items():
+        name = f"{last}/conv_1/{field}"
+        params[name] = params[name].at[..., _RGB].set(x)
+    for norm in (f"{last}/norm_2", "final_norm"):
+        params |= {
+            name: x.at[..., _RGB].set(_LIFT if name.endswith("beta/bias") else 0.0)
+            for name, x in params.items()
+            if name.startswith(f"{norm}/")
+        }
+    identity = jnp.eye(3)
+    kernel, bias = f"{last}/conv_2/kernel", f"{last}/conv_2/bias"
+    params[kernel] = params[kernel].at[..., _RGB].set(0.0).at[1, 1, _RGB, _RGB].set(identity)
+    params[bias] = params[bias].at[_RGB].set(-_LIFT)
+    for name in (f"{last}/shortcut/kernel", f"{last}/shortcut/bias"):
+        params[name] = params[name].at[..., _RGB].set(0.0)
+
+    new_norms = f"{last}/norm_2/", "final_norm/"
+    stats |= _batch_statistics(generator, params, stats, new_norms, z, text)
+    # What the two normalisations do to the picture, to_rgb undoes.
+    (mean, std), (next_mean, next_std) = (_mean_and_std(stats, norm) for norm in new_norms)
+    kernel = jnp.zeros_like(params["to_rgb/kernel"])
+    params["to_rgb/kernel"] = kernel.at[1, 1, _RGB].set((std * next_std)[None] * identity)
+    params["to_rgb/bias"] = mean + std * (next_mean - _LIFT * next_std)
+    return {"params": unflatten_dict(params, sep="/"), BATCH_STATS: unflatten_dict(stats, sep="/")}
+
+
+def _mean_and_std(
+    stats: dict[str, Array], norm: str
+) -> tuple[Float[Array, " rgb"], Float[Array, " rgb"]]:
+    mean, var = (stats[f"{norm}batch_norm/{name}"][_RGB] for name in ("mean", "var"))
+    return mean, jnp.sqrt(var + EPSILON)
+
+
+def _batch_statistics(
+    generator: Generator,
+    params: dict[str, Array],
+    stats: dict[str, Array],
+    norms: tuple[str, ...],
+    z: Float[Array, "b z"],
+    text: EncodedText,
+) -> dict[str, Array]:
+    """The statistics of some normalisations, by the beginnings of their names, in one batch."""
+    variables = {
+        "params": unflatten_dict(params, sep="/"),
+        BATCH_STATS: unflatten_dict(stats, sep="/"),
+    }
+    together = generator.clone(bn_group_size=0)
+    _, updated = together.apply(variables, z, *text, train=True, mutable=[BATCH_STATS])
+    return {
+        name: (x - MOMENTUM * stats[name]) / (1.0 - MOMENTUM)
+        for name, x in flatten_dict(updated[BATCH_STATS], sep="/").items()
+        if name.startswith(norms)
+    }
