@@ -3,6 +3,7 @@
     python -m xmc_jax.prepare --dataset=shapes --data_dir=~/tensorflow_datasets --form=sq64
     python -m xmc_jax.prepare --dataset=coco --manual_dir=~/archives
     python -m xmc_jax.prepare --dataset=ln_open_images
+    python -m xmc_jax.prepare --dataset=emoji
     python -m xmc_jax.prepare --dataset=folder --source=~/holidays
 
 Writes TFDS's array_record files and build_report.json. Archives are downloaded, or taken from
@@ -59,14 +60,17 @@ def _path(value: str | None) -> Path | None:
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("dataset", None, "Data set: coco, ln_coco, ln_open_images, folder, shapes.")
+    flags.DEFINE_string(
+        "dataset", None, "Data set: coco, ln_coco, ln_open_images, emoji, folder, shapes."
+    )
     cli.define_data_dir_flag()
     flags.DEFINE_string(
         "form",
         "",
         "How images are stored: sq256 (squashed to 256x256, the default), sq128, or original; "
         "NAME_sq256 names a data set of your own; shapes has sq32, one_sq32, two_sq32, "
-        "narrative_sq64, sq32_n400 (400 training examples), …",
+        "narrative_sq64, sq32_n400 (400 training examples), …; emoji has sq64, sq64_black, "
+        "sq64_any (background), sq64_de (language), …",
     )
     flags.DEFINE_string(
         "source",

@@ -14,7 +14,7 @@ from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.data.records import Records
 from xmc_jax.errors import UserError, reason
 
-DATASETS = ("coco", "ln_coco", "ln_open_images", "folder", "shapes")
+DATASETS = ("coco", "ln_coco", "ln_open_images", "emoji", "folder", "shapes")
 FILE_FORMAT = "array_record"  # The format that supports random access.
 
 

@@ -41,11 +41,12 @@ class Opened(NamedTuple):
     comment: bytes
 
 
-def open_upright(data: bytes) -> Opened:
+def open_upright(data: bytes, background: str = "white") -> Opened:
     """Decodes a whole JPEG, PNG, WebP, BMP or GIF file; of an animation, its first frame.
 
-    Gray, palette and CMYK images become RGB. Transparent pixels are blended with white: such images
-    are made for web pages, and dark lines would vanish on black. The EXIF orientation is applied.
+    Gray, palette and CMYK images become RGB. Transparent pixels are blended with the background, a
+    colour as Pillow names it. It is white by default: such images are made for web pages, and dark
+    lines would vanish on black. The EXIF orientation is applied.
 
     Raises:
       UndecodableImage: the bytes are truncated or damaged, have another format, or claim more than
@@ -59,7 +60,7 @@ def open_upright(data: bytes) -> Opened:
             orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
             rotated = orientation in range(2, 9)
             image = ImageOps.exif_transpose(file) if rotated else file
-            rgb = _to_rgb(image)
+            rgb = _to_rgb(image, background)
             transparent, comment = file.has_transparency_data, file.info.get("comment", b"")
             return Opened(rgb, file.format, file.mode, transparent, rotated, comment)
     except UndecodableImage:
@@ -70,14 +71,14 @@ def open_upright(data: bytes) -> Opened:
         raise UndecodableImage(reason(error)) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, background: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip instead of scaling.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if not image.has_transparency_data:  # Converting copies even RGB.
         return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+    canvas = Image.new("RGBA", image.size, background)
+    return Image.alpha_composite(canvas, image).convert("RGB")
 
 
 def load(

@@ -21,6 +21,8 @@ DATA_LICENCES = {
     "each under its own licence.",
     "ln_open_images": "Localized Narratives are licensed CC BY 4.0; Open Images lists its "
     "photographs as CC BY 2.0 and asks to verify each.",
+    "emoji": "Fluent Emoji are licensed MIT by Microsoft, their names and keywords MIT by the "
+    "authors of Emojibase, after data of Unicode's CLDR.",
     "folder": "The model was trained on a private data set: ask its trainer for the licence.",
 }
 _LIMITS_OF_SHAPES = (

@@ -175,3 +175,21 @@ def command(pid):
             return file.read()
     except OSError:
         return ""
+
+
+def test_transparent_areas_take_the_background():
+    png = archives.half_transparent(archives.photograph())
+    for background, expected in (("white", 255), ("black", 0), ("#ff8000", (255, 128, 0))):
+        pixels = decode(convert(png, "sq64", background=background))
+        assert np.abs(pixels[:, 40:] - expected).max() < 9  # JPEG.
+
+
+def test_an_image_may_be_a_part_of_a_file(tmp_path):
+    path, data = tmp_path / "a.tar", archives.GOOD["plain"]
+    path.write_bytes(b"x" * 512 + data + b"x" * 100)
+    whole = Location(str(path), offset=512, size=len(data))
+    assert whole.read() == data
+    (stored,) = convert_all([whole], "sq128")
+    assert stored.data == convert(data, "sq128").data
+    (why,) = convert_all([whole._replace(size=len(data) + 101)], "sq128")
+    assert why == f"EOFError: {len(data) + 100} of {len(data) + 101} bytes"

@@ -44,18 +44,30 @@ class Location(NamedTuple):
     Attributes:
       path: A file, local or in a bucket (``gs://…``), or a web address (``https://…``).
       member: Name of the image in the file if that is a zip archive; otherwise empty.
-      rotation: See `convert`.
+      rotation, background: See `convert`.
+      offset, size: The bytes of the image in the file, such as those in an uncompressed tar
+        archive; all of the file if the size is None.
     """
 
     path: str
     member: str = ""
     rotation: int = 0
+    background: str = "white"
+    offset: int = 0
+    size: int | None = None
 
     def read(self) -> bytes:
         """The bytes of the image; raises what `convert_at` catches if they cannot be read."""
         if self.member:
             return read_member(_open_zip(self.path), self.member, _MAX_IMAGE_BYTES)
-        return epath.Path(self.path).read_bytes()
+        if self.size is None:
+            return epath.Path(self.path).read_bytes()
+        with epath.Path(self.path).open("rb") as file:
+            file.seek(self.offset)
+            data = file.read(min(self.size, _MAX_IMAGE_BYTES))
+        if len(data) != self.size:
+            raise EOFError(f"{len(data)} of {self.size} bytes")
+        return data
 
 
 def read_member(archive: zipfile.ZipFile, member: str, max_bytes: int) -> bytes:
@@ -96,7 +108,7 @@ def side_of(form: str) -> int | None:
     return int(form.removeprefix("sq")) if form.startswith("sq") else None
 
 
-def convert(data: bytes, form: str, rotation: int = 0) -> StoredImage:
+def convert(data: bytes, form: str, rotation: int = 0, background: str = "white") -> StoredImage:
     """Makes the stored image from a published one; a pure function of its arguments.
 
     Square forms are squashed with antialias, as reading with ``crop="squash"`` would do, and
@@ -109,14 +121,15 @@ def convert(data: bytes, form: str, rotation: int = 0) -> StoredImage:
 
     Args:
       data: The bytes of an image file.
-      form: One of `FORMS`.
+      form: ``"original"``, or ``"sq"`` and the side of a square in pixels.
       rotation: Degrees counter-clockwise to turn the pixels by: 0, 90, 180 or 270. Ignored if the
         file has an EXIF orientation, which describes the same turn.
+      background: Colour behind transparent pixels, as Pillow names it.
 
     Raises:
       UndecodableImage: the bytes are not a whole image, or were converted to another square form.
     """
-    opened, side = preprocess.open_upright(data), side_of(form)
+    opened, side = preprocess.open_upright(data, background), side_of(form)
     image, notes = opened.image, opened.comment.split()
     if notes[:1] == [_MADE_BY] and len(notes) > 1:
         if notes[1] == form.encode() and (side is None or image.size == (side, side)):
@@ -163,7 +176,7 @@ def convert_at(location: Location, form: str) -> StoredImage | str | None:
             data, _ = _make_fetcher().fetch(location.path, keep)
         else:
             data = location.read()
-        return convert(data, form, location.rotation)
+        return convert(data, form, location.rotation, location.background)
     except Failure as failure:
         return failure.reason if failure.reason == NOT_AN_IMAGE else None
     except preprocess.UndecodableImage as error:
