@@ -80,6 +80,13 @@ def get_config(arg: str = "") -> ConfigDict:
     # Standard deviation of noise on all images that the discriminator sees; falls to 0 in the run.
     loss.instance_noise = 0.0
 
+    # Random changes of the images that the discriminator sees, against learning few of them by
+    # heart (DiffAugment). Strengths are 0..1; 0: off. Choose none that makes captions wrong.
+    augment = config.augment = ConfigDict()
+    augment.translation = 0.0  # Farthest move, as a fraction of the side; 0.125 as published.
+    augment.color = 0.0  # Fraction of the published ranges of brightness, saturation and contrast.
+    augment.cutout = 0.0  # Side of a missing square, as a fraction of the side; 0.5 as published.
+
     optimizer = config.optimizer = ConfigDict()
     # NOTE(paper): 1e-4 and 4e-4, for 96 channels. Narrow networks need larger rates: with 1e-3 for
     # both, the discriminator retrieves captions after half the steps that it needs with 4e-4.

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.derivatives import assert_same_second_derivatives
 from xmc_jax import losses
 
 # float32 has 24 bits; the word term multiplies cosines by 50 before the softmax.
@@ -166,6 +167,22 @@ def test_recomputing_weights_changes_no_number(rng, monkeypatch):
     assert (stores, still_stores) == (True, False)
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), stored, recomputed
+    )
+
+
+@pytest.mark.parametrize("max_stored", [0, losses._MAX_STORED_WEIGHTS])
+def test_second_derivatives_of_the_match_are_those_of_the_equation(rng, monkeypatch, max_stored):
+    monkeypatch.setattr(losses, "_MAX_STORED_WEIGHTS", max_stored)
+
+    def written_out(features, words):
+        similarity = jnp.einsum("brd,md->brm", features, words)
+        contexts = jnp.einsum("brm,brd->bmd", jax.nn.softmax(5.0 * similarity, axis=1), features)
+        dot = jnp.einsum("bmd,md->bm", contexts, words)
+        return dot / jnp.linalg.norm(contexts, axis=-1)
+
+    inputs = [jnp.float32(unit(rng.normal(size=shape))) for shape in ((3, 5, 6), (7, 6))]
+    assert_same_second_derivatives(
+        lambda *inputs: losses._match_words(*inputs, 5.0), written_out, inputs
     )
 
 

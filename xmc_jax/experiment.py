@@ -28,6 +28,7 @@ from xmc_jax.frozen.image_features import (
     load_image_features,
 )
 from xmc_jax.frozen.text_encoder import TextEncoder, describe_text_encoder, load_text_encoder
+from xmc_jax.models.augmentation import Augmentation
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
 from xmc_jax.objectives import LossWeights
@@ -150,6 +151,7 @@ class Experiment:
             ema_decay=config.optimizer.ema_decay,
             rate_factor=_rate_factor(config),
             instance_noise=_instance_noise(config),
+            augmentation=Augmentation(**config.augment),
             flip=config.data.flip,
             contrastive_group_size=config.loss.contrastive_group_size,
             accumulation_steps=config.accumulation_steps,

@@ -16,8 +16,9 @@ from jaxtyping import Array, Float
 
 from xmc_jax import images
 from xmc_jax.accumulation import in_parts
-from xmc_jax.models.discriminator import DiscriminatorOutput
-from xmc_jax.models.layers import BATCH_STATS, SPECTRAL
+from xmc_jax.models.augmentation import Augmentation, Changes
+from xmc_jax.models.layers import BATCH_STATS
+from xmc_jax.models.networks import Networks
 from xmc_jax.models.remat import REMAT_POLICIES
 from xmc_jax.objectives import LossWeights, NetworkOutputs, Objectives, Text, make_contrastive_terms
 from xmc_jax.parallel import sharding
@@ -45,6 +46,7 @@ def make_train_step(
     flip: bool,
     rate_factor: Schedule | None = None,
     instance_noise: Schedule | None = None,
+    augmentation: Augmentation | None = None,
     contrastive_group_size: int = 0,
     accumulation_steps: int = 1,
     remat: str = "none",
@@ -73,6 +75,10 @@ def make_train_step(
         images before the discriminator sees them (Sønderby et al. 2017). It hides faults of a few
         grey levels, by which the discriminator would tell all generated images from real ones
         before they have shapes. Terms of the pretrained network see no noise.
+      augmentation: Random changes of real and generated images before the discriminator sees them.
+        In one update an image and the generated image of its caption change alike, so all terms
+        compare what belongs together. The pretrained network, which cannot learn images by heart,
+        sees images as they are.
       contrastive_group_size: Items that share negatives, see `make_contrastive_terms`.
       accumulation_steps: Number of parts in which a micro-batch passes through the networks; more
         parts need less memory and one more forward pass. Losses are those of the whole micro-batch,
@@ -95,7 +101,9 @@ def make_train_step(
         raise ValueError("loss_weights.image_pretrained is not 0, but image_features is None")
     policy, gather = REMAT_POLICIES[remat], sharding.make_gather(mesh)
     algorithm = _Algorithm(
-        networks=_Networks(generator, discriminator, image_features, policy, gather),
+        networks=Networks(
+            generator, discriminator, image_features, augmentation or Augmentation(), policy, gather
+        ),
         generator_tx=generator_tx,
         discriminator_tx=discriminator_tx,
         encode_text=encode_text,
@@ -118,51 +126,13 @@ class _Example(NamedTuple):
     z: Float[Array, "b z"]
     # What is added to real and to generated images for the discriminator, or None.
     noise: tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"]] | tuple[None, None]
-
-
-class _Networks(NamedTuple):
-    """The networks in training mode."""
-
-    generator: nn.Module
-    discriminator: nn.Module
-    extract_features: ExtractFeatures | None
-    remat_policy: Callable | None
-    gather: Callable[[PyTree], PyTree]
-
-    def generate(self, params: PyTree, stats: PyTree, example: _Example) -> tuple[Array, PyTree]:
-        """Fake images, and the updated running statistics."""
-        return self._apply(self.generator, params, BATCH_STATS, stats, example.z, *example.text)
-
-    def discriminate(
-        self, params: PyTree, spectral: PyTree, images: Array, text: Text, noise: Array | None
-    ) -> tuple[DiscriminatorOutput, PyTree]:
-        """Discriminator outputs, and the updated vectors of the spectral norms."""
-        images = images if noise is None else images + noise
-        return self._apply(self.discriminator, params, SPECTRAL, spectral, images, text.sentence)
-
-    def image_features(self, params: PyTree, images: Array) -> Array | None:
-        """Features of the pretrained network, or None without its term."""
-        return self.extract_features(params, images) if self.extract_features else None
-
-    def _apply(
-        self, network: nn.Module, params: PyTree, name: str, variables: PyTree, *inputs: Array
-    ) -> tuple[PyTree, PyTree]:
-        """Outputs of a network, and its updated collection of this name."""
-
-        def apply(params: PyTree, *inputs: Array) -> tuple[PyTree, PyTree]:
-            collections = {"params": self.gather(params), name: variables}
-            return network.apply(collections, *inputs, train=True, mutable=[name])
-
-        if self.remat_policy is not None:
-            apply = jax.checkpoint(apply, policy=self.remat_policy)
-        outputs, updated = apply(params, *inputs)
-        return outputs, updated[name]
+    changes: Changes
 
 
 class _Algorithm(NamedTuple):
     """The parts of the step that `make_train_step` builds."""
 
-    networks: _Networks
+    networks: Networks
     generator_tx: optax.GradientTransformation
     discriminator_tx: optax.GradientTransformation
     encode_text: EncodeText
@@ -199,12 +169,14 @@ class _Algorithm(NamedTuple):
             real = images.random_flip(real, flip_rng)
         text = Text(*self.encode_text(frozen.text, micro_batch.tokens))
         z = jax.random.normal(z_rng, (real.shape[0], self.networks.generator.z_dim))
-        noise = None, None
+        noise, changes, augmentation = (None, None), Changes(), self.networks.augmentation
         if self.instance_noise is not None:
             shape = (2, *real.shape)
             drawn = jax.random.normal(jax.random.fold_in(z_rng, 1), shape)
             noise = tuple(self.instance_noise(step) * drawn)
-        return _Example(real, text, z, noise)
+        if any(augmentation):
+            changes = augmentation.draw(jax.random.fold_in(z_rng, 2), *real.shape[:2])
+        return _Example(real, text, z, noise, changes)
 
     def _update_discriminator(
         self, state: TrainState, example: _Example
@@ -213,13 +185,16 @@ class _Algorithm(NamedTuple):
 
         def linearize(example: _Example):
             # Only the generator's own updates change its running statistics.
-            fake, _ = networks.generate(state.generator, state.generator_stats, example)
+            fake, _ = networks.generate(
+                state.generator, state.generator_stats, example.z, example.text
+            )
 
             def discriminate_both(params: PyTree):
                 pairs, texts = _pair(example.real, fake), _pair(example.text, example.text)
-                noise = _pair(*example.noise)
+                changes, noise = _pair(example.changes, example.changes), _pair(*example.noise)
+                seen = networks.change(pairs, changes, noise)
                 outputs, spectral = networks.discriminate(
-                    params, state.spectral, pairs, texts, noise
+                    params, state.spectral, seen, texts.sentence
                 )
                 return _unpair(outputs), spectral
 
@@ -302,22 +277,23 @@ class _Algorithm(NamedTuple):
         generator's gradient passes only through the fake ones.
         """
         networks, text = self.networks, example.text
+
+        def discriminate(params: PyTree, images: Array, noise: Array | None):
+            seen = networks.change(images, example.changes, noise)
+            return networks.discriminate(params, state.spectral, seen, text.sentence)
+
         fake, to_generator, stats = jax.vjp(
-            lambda params: networks.generate(params, state.generator_stats, example),
+            lambda params: networks.generate(params, state.generator_stats, example.z, text),
             state.generator,
             has_aux=True,
         )
         real_output, from_real, spectral = jax.vjp(
-            lambda params: networks.discriminate(
-                params, state.spectral, example.real, text, example.noise[0]
-            ),
+            lambda params: discriminate(params, example.real, example.noise[0]),
             state.discriminator,
             has_aux=True,
         )
         fake_output, from_fake, _ = jax.vjp(
-            lambda params, fake: networks.discriminate(
-                params, state.spectral, fake, text, example.noise[1]
-            ),
+            lambda params, fake: discriminate(params, fake, example.noise[1]),
             state.discriminator,
             fake,
             has_aux=True,

@@ -24,6 +24,9 @@ ADDED_FIELDS = {
     "model.first_layer": "noise",
     "model.sentence_scale": 1.0,
     "loss.instance_noise": 0.0,
+    "augment.translation": 0.0,
+    "augment.color": 0.0,
+    "augment.cutout": 0.0,
     "optimizer.decay_from": 1.0,
     "model.bn_group_size": 0,
     "model.contrastive_head": "none",
@@ -120,7 +123,7 @@ def _complete(fields: dict[str, Any]) -> dict[str, Any]:
     fields = {name: dict(x) if isinstance(x, Mapping) else x for name, x in fields.items()}
     for name, value in ADDED_FIELDS.items():
         section, _, field = name.rpartition(".")
-        target = fields.get(section) if section else fields
+        target = fields.setdefault(section, {}) if section else fields
         if isinstance(target, dict):
             target.setdefault(field, value)
     return fields

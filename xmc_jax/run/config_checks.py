@@ -25,15 +25,18 @@ class Field(NamedTuple):
     Attributes:
       kind: Its type. An int may stand where a float is wanted.
       minimum: Smallest value of a number.
+      maximum: Largest value of a number.
       choices: All values, if there are few.
     """
 
     kind: type
     minimum: float | None = None
+    maximum: float | None = None
     choices: tuple = ()
 
 
 _COUNT, _SIZE_OR_0, _NUMBER = Field(int, 1), Field(int, 0), Field(float, 0)
+_FRACTION = Field(float, 0, 1)
 _SEED, _SWITCH, _TEXT = Field(int), Field(bool), Field(str)
 
 # Every field of a config; configs/shapes_32.py says what each means.
@@ -81,6 +84,9 @@ FIELDS = {
     "loss.image_pretrained_resolution": _COUNT,
     "loss.contrastive_group_size": _SIZE_OR_0,
     "loss.instance_noise": _NUMBER,
+    "augment.translation": _FRACTION,
+    "augment.color": _FRACTION,
+    "augment.cutout": _FRACTION,
     "optimizer.generator_learning_rate": _NUMBER,
     "optimizer.discriminator_learning_rate": _NUMBER,
     "optimizer.beta1": _NUMBER,
@@ -134,7 +140,7 @@ def check_training(config: ConfigDict) -> None:
         if name not in FIELDS:
             raise UserError(f"the config has no field {name}{did_you_mean(name, FIELDS)}")
     check_evaluation(config)
-    _check_fields(config, ("", "data", "loss", "optimizer"))
+    _check_fields(config, ("", "data", "loss", "augment", "optimizer"))
     _check_groups(config)
     _check_periods(config)
 
@@ -181,6 +187,8 @@ def _check_field(name: str, field: Field, values: Mapping[str, Any]) -> None:
         )
     if field.minimum is not None and value < field.minimum:
         raise UserError(f"config.{name}={value} must be at least {field.minimum}")
+    if field.maximum is not None and value > field.maximum:
+        raise UserError(f"config.{name}={value} must be at most {field.maximum}")
 
 
 def _check_groups(config: ConfigDict) -> None:

@@ -167,13 +167,15 @@ def _in_two_passes(
     x: Array, gamma: Array, beta: Array, group_size: int, epsilon: float
 ) -> tuple[Array, Statistics]:
     """All in float32, with a gradient in two passes over the maps."""
-    statistics = _statistics(x, group_size)
-    return normalize_relu(x, gamma, beta, statistics, epsilon), statistics
+    return _two_passes_forward(x, gamma, beta, group_size, epsilon)[0]
 
 
 def _two_passes_forward(x: Array, gamma: Array, beta: Array, group_size: int, epsilon: float):
-    y, statistics = _in_two_passes(x, gamma, beta, group_size, epsilon)
-    return (y, statistics), (x, gamma, beta, statistics)
+    # Second derivatives pass through the statistics that are stored for the gradient, but not
+    # through those that are returned.
+    statistics = _statistics(x, group_size)
+    y = normalize_relu(x, gamma, beta, statistics, epsilon)
+    return (y, jax.lax.stop_gradient(statistics)), (x, gamma, beta, statistics)
 
 
 def _two_passes_backward(group_size: int, epsilon: float, residuals, cotangents):
