@@ -30,3 +30,22 @@ def test_nearly_each_image_is_what_its_caption_says():
     learned = overfit(width=5, num_steps=3000)
     assert learned["nearest_is_its_own"] == 1.0, learned
     assert learned["all_correct"] >= 14 / 16, learned
+
+
+@pytest.mark.long  # Two trainings.
+def test_a_trained_start_is_worth_ten_times_the_steps(folder, run_verb):
+    few = ["--config.data.form=one_sq32_n400", "--config.eval.num_examples=50"]
+    reached = {}
+    for name, num_steps, options in (
+        ("tuned", 30, ["--init_from=xmc_jax/demo"]),
+        ("scratch", 300, []),
+    ):
+        run = ["--config=one_shape_32", f"--workdir={folder / name}", *few, *options]
+        done = run_verb("train", *run, f"--config.num_steps={num_steps}")
+        assert done.returncode == 0, done.stderr
+        done = run_verb("evaluate", f"--workdir={folder / name}", "--metrics=shapes_accuracy")
+        assert done.returncode == 0, done.stderr
+        records = map(json.loads, (folder / name / "metrics.jsonl").read_text().splitlines())
+        reached[name] = {x["metric"]: x["value"] for x in records if x["kind"] == "eval"}
+    colour = "shapes_accuracy/colour"
+    assert reached["tuned"][colour] > 0.8 > reached["scratch"][colour] + 0.2, reached
