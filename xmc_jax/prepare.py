@@ -5,6 +5,7 @@
     python -m xmc_jax.prepare --dataset=ln_open_images
     python -m xmc_jax.prepare --dataset=emoji
     python -m xmc_jax.prepare --dataset=folder --source=~/holidays
+    python -m xmc_jax.prepare --dataset=folder --source='shards/*.tar'
 
 Writes TFDS's array_record files and build_report.json. Archives are downloaded, or taken from
 --manual_dir; docs/data.md lists them. An interrupted build leaves nothing that looks complete: run
@@ -75,8 +76,9 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "source",
         None,
-        "For folder: a folder of images with a text file beside each, or a JSONL file of "
-        '{"image": …, "captions": […]}.',
+        "For folder: a folder of images with a text file beside each; a JSONL file of "
+        '{"image": …, "captions": […]}; or tar archives of images and texts: one, a folder of '
+        "them, or a quoted pattern, 'shards/*.tar'.",
     )
     flags.DEFINE_string(
         "manual_dir",

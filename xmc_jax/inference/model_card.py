@@ -29,11 +29,16 @@ _LIMITS_OF_SHAPES = (
     "The model knows only coloured shapes on plain backgrounds and the words that describe them; "
     "for other captions its images are meaningless."
 )
+_LIMITS_OF_EMOJI = (
+    "The model knows only emoji, their names and keywords; small details, faces and flags come out "
+    "wrong. It repeats the stereotypes of the emoji. Do not use it to depict real people."
+)
 _LIMITS_OF_PHOTOGRAPHS = (
     "Faces, hands, text and counts come out wrong, and the model repeats the gaps and stereotypes "
     "of its photographs and of the people who described them. Do not use it to depict real people "
     "or as evidence of anything."
 )
+_LIMITS = {"shapes": _LIMITS_OF_SHAPES, "emoji": _LIMITS_OF_EMOJI}
 
 
 def write_card(
@@ -70,5 +75,5 @@ def write_card(
         standalone=standalone,
         data_text=data_text,
         data_licence=DATA_LICENCES.get(data, ""),
-        limits=_LIMITS_OF_SHAPES if data == "shapes" else _LIMITS_OF_PHOTOGRAPHS,
+        limits=_LIMITS.get(data, _LIMITS_OF_PHOTOGRAPHS),
     )

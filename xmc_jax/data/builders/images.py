@@ -27,6 +27,7 @@ FORMS = {
     "sq128": "the whole image squashed to 128x128",
     "original": "as published where that is RGB and upright",
 }
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")  # Of files that are images.
 _TURNS = {  # By degrees counter-clockwise, as in the published rotations.
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,

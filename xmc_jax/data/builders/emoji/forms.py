@@ -48,8 +48,8 @@ def parse_form(name: str) -> PreparedForm:
     resolution, background, locale = int(match[1]), match[2], match[3]
     if locale and locale not in locales:
         raise UserError(
-            f"form {name!r}: {locale!r} is neither a background (white without one, or "
-            f"{', '.join(backgrounds)}) nor a locale (en without one, or {', '.join(locales)})"
+            f"form {name!r}: {locale!r} is no background ({', '.join(backgrounds)}) and no locale "
+            f"({', '.join(locales)})"
         )
     if not _MIN_RESOLUTION <= resolution <= _MAX_RESOLUTION:
         raise UserError(f"form {name!r}: emoji have {_MIN_RESOLUTION} to {_MAX_RESOLUTION} pixels")

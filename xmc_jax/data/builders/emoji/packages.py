@@ -15,6 +15,7 @@ from xmc_jax.data.builders import tars
 from xmc_jax.data.builders.images import Location
 from xmc_jax.data.download import archives
 from xmc_jax.errors import UserError, reason
+from xmc_jax.files import writing
 
 IMAGES, LABELS = "lobehub-fluent-emoji-3d-1.1.0.tgz", "emojibase-data-17.0.0.tgz"
 
@@ -105,7 +106,7 @@ def index_images(path: Path, downloads: Path) -> dict[tuple[int, ...], list[Loca
     order.
 
     Raises:
-      UserError: the package is damaged, or has no images.
+      UserError: the package is damaged, has no images, or cannot be decompressed.
     """
     try:
         if path.is_dir():
@@ -113,11 +114,7 @@ def index_images(path: Path, downloads: Path) -> dict[tuple[int, ...], list[Loca
             found = {file.stem: Location(str(file)) for file in files}
         else:
             tar = downloads / path.with_suffix(".tar").name
-            tar.parent.mkdir(parents=True, exist_ok=True)
-            part = tar.with_name(f".{tar.name}.{os.getpid()}")
-            with gzip.open(path) as packed, part.open("wb") as file:
-                shutil.copyfileobj(packed, file)
-            part.replace(tar)  # Another build may be reading an older one.
+            _decompress(path, tar)
             with tar.open("rb") as file:
                 found = {
                     Path(x.name).stem: Location(str(tar), offset=x.offset, size=x.size)
@@ -127,11 +124,28 @@ def index_images(path: Path, downloads: Path) -> dict[tuple[int, ...], list[Loca
         images: dict[tuple[int, ...], list[Location]] = {}
         for stem, location in sorted(found.items()):
             images.setdefault(parse_codes(stem), []).append(location)
+    except UserError:
+        raise
     except (*_DAMAGE, ValueError) as error:
         raise _error(path, reason(error)) from error
     if not images:
         raise _error(path, "it has no images")
     return images
+
+
+def _decompress(path: Path, tar: Path) -> None:
+    """Writes what a gzip file holds, in one move: another build may be reading an older one."""
+    part = tar.with_name(f".{tar.name}.{os.getpid()}")
+    with writing(tar, then="run the same command again"):
+        tar.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with gzip.open(path) as packed, part.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+            part.replace(tar)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise _error(path, reason(error)) from error
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def parse_codes(text: str) -> tuple[int, ...]:

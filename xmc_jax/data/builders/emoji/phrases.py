@@ -14,7 +14,8 @@ from xmc_jax.data.builders.emoji.packages import Emoji
 # with an article.
 _LISTS = json.loads(resources.files(__package__).joinpath("phrases.json").read_text("utf-8"))
 _NUM_TAGS = 2
-_COUNTRY_CODE = re.compile("[A-Z]{2}")  # Keywords of flags.
+# Keywords that say nothing, of flags, or something false: a "person walking" has "man".
+_BAD_TAG = re.compile("[A-Z]{2}|(?:fe)?male|(?:wo)?m[ae]n|guy|boy|girl|lady")
 _TONE = " skin tone"
 _PLURALS = {
     "man": "men",
@@ -56,7 +57,7 @@ def make_captions(emoji: Emoji, locale: str) -> list[str]:
 def _choose_tags(emoji: Emoji, phrase: str) -> list[str]:
     """Two keywords that say more than the phrase; those with the smallest hashes."""
     known = _stems(phrase)
-    new = [x for x in emoji.tags if not _stems(x) <= known and not _COUNTRY_CODE.fullmatch(x)]
+    new = [x for x in emoji.tags if not _stems(x) <= known and not _BAD_TAG.fullmatch(x)]
     ranks = {x: hashlib.sha256(f"{emoji.label}{x}".encode()).digest() for x in new}
     return sorted(ranks, key=ranks.get)[:_NUM_TAGS]
 

@@ -1,4 +1,4 @@
-"""TFDS builder of the user's own captioned images, in a folder or listed in a JSONL file."""
+"""TFDS builder of the user's own captioned images: in a folder, listed in a file, or in shards."""
 
 import codecs
 import hashlib
@@ -11,11 +11,8 @@ import tensorflow_datasets as tfds
 
 from xmc_jax.console import notice
 from xmc_jax.data.builders import captioned, images
+from xmc_jax.data.builders.folder import shards, texts
 from xmc_jax.errors import UserError, reason
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-# The caption files of Tux Paint's stamps have an English line, then translations like these.
-_TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@[a-z]+)?\.utf8=")
 
 
 def name_form(source: Path, form: str = "") -> str:
@@ -25,12 +22,13 @@ def name_form(source: Path, form: str = "") -> str:
     """
     if "_" in form:
         return form
-    label = re.sub(r"\W+", "-", source.expanduser().resolve().stem).strip("-_").lower()
+    named = source.parent if shards.is_pattern(source) else source
+    label = re.sub(r"\W+", "-", named.expanduser().resolve().stem).strip("-_").lower()
     return f"{label or 'images'}_{form or next(iter(images.FORMS))}"
 
 
 class Builder(captioned.Builder):
-    """Reads ``settings.source``; images are in the order of their paths, or of the file's lines."""
+    """Reads ``settings.source``; images are in the order of their paths, or of the source."""
 
     BUILDER_CONFIGS = []  # One for each name that the user gives.
 
@@ -53,12 +51,16 @@ class Builder(captioned.Builder):
         """The splits that the source names, or else a twentieth for evaluation."""
         source = self.settings.source
         if source is None:
-            raise UserError(f"{self.info.full_name} needs --source, a folder or a JSONL file")
-        splits, self._unpaired = {}, {}
+            name = self.info.full_name
+            raise UserError(f"{name} needs --source: a folder, a JSONL file or tar archives")
+        examples, splits, self._unpaired = [], {}, {}
+        archives = shards.find(source)
         if source.is_dir():
             examples, self._unpaired = _read_folder(source)
-        else:
+        elif not archives:
             examples, splits = _read_list(source)
+        if archives and not examples:
+            examples, self._unpaired = shards.read_examples(archives), {}
         for name, paths in self._unpaired.items():
             if paths:
                 count = f"{len(paths)} files {name.replace('_', ' ')}"
@@ -80,7 +82,7 @@ def _read_folder(folder: Path) -> tuple[list[captioned.Example], dict[str, list[
         if path.is_file() and not any(x.startswith(".") for x in path.relative_to(folder).parts)
     )
     texts = {path for path in paths if path.suffix == ".txt"}
-    image_paths = [path for path in paths if path.suffix.lower() in _SUFFIXES]
+    image_paths = [path for path in paths if path.suffix.lower() in images.SUFFIXES]
     examples, without_text = [], []
     for path in image_paths:
         image_id, text = path.relative_to(folder).as_posix(), path.with_suffix(".txt")
@@ -96,10 +98,9 @@ def _read_folder(folder: Path) -> tuple[list[captioned.Example], dict[str, list[
 def _read_captions(path: Path) -> list[str]:
     """The lines of a caption file, without translations."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return texts.parse_lines(path.read_bytes())
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({reason(error)}); save it as UTF-8") from error
-    return [line for line in lines if not _TRANSLATION.match(line)]
 
 
 def _read_list(path: Path) -> tuple[list[captioned.Example], dict[str, str]]:
@@ -117,13 +118,13 @@ def _read_list(path: Path) -> tuple[list[captioned.Example], dict[str, str]]:
         if not line.strip():
             continue
         try:
-            name, texts, split = _parse_line(json.loads(line.removeprefix(codecs.BOM_UTF8)), path)
+            name, found, split = _parse_line(json.loads(line.removeprefix(codecs.BOM_UTF8)), path)
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path}, line {number}: {reason(error)}; a line is like "
                 '{"image": "a.jpg", "captions": ["a cat", "a pet"]}'
             ) from error
-        captions.setdefault(name, []).extend(texts)
+        captions.setdefault(name, []).extend(found)
         if splits.setdefault(name, split) != split:
             raise UserError(f"{path}, line {number}: {name} is in split {splits[name]} already")
     undivided = [name for name, split in splits.items() if split is None]
@@ -132,7 +133,7 @@ def _read_list(path: Path) -> tuple[list[captioned.Example], dict[str, str]]:
             f"{path}: {len(undivided)} of {len(splits)} images have no split, e.g. {undivided[0]}; "
             "give every image a split, or none"
         )
-    examples = [_example(name, path.parent / name, texts) for name, texts in captions.items()]
+    examples = [_example(name, path.parent / name, found) for name, found in captions.items()]
     return examples, {} if undivided else splits
 
 
@@ -144,10 +145,7 @@ def _parse_line(fields: object, path: Path) -> tuple[str, list[str], str | None]
     # A list from somebody else must not read files elsewhere on this machine.
     if folder not in Path(os.path.abspath(folder / fields["image"])).parents:
         raise ValueError(f"{fields['image']!r} is not below {folder}, the folder of the list")
-    captions = fields.get("captions", fields.get("caption"))
-    captions = [captions] if isinstance(captions, str) else captions
-    if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
-        raise ValueError('no "captions"')
+    captions = texts.parse_fields(fields)
     split = fields.get("split")
     if split is not None and not re.fullmatch(r"[A-Za-z]\w*", str(split)):
         raise ValueError(f"{split!r} cannot be the name of a split")
@@ -164,7 +162,8 @@ def divide(examples: list[captioned.Example], splits: dict[str, str]) -> dict[st
     """Divides examples by their split or, without splits, by a hash of their id.
 
     With the hash, an example stays in its split when others are added. Only if the hash picks none
-    for evaluation, the example with the smallest hash serves.
+    for evaluation, the example with the smallest hash serves. Of examples with the same id, the
+    first is kept.
     """
     if not splits:
         ranks = {x.image_id: _rank(x.image_id) for x in examples}
@@ -174,9 +173,12 @@ def divide(examples: list[captioned.Example], splits: dict[str, str]) -> dict[st
             splits[max(ranks, key=ranks.get)] = "train"
     # Train comes first, then the other splits in the order of their names.
     names = sorted(set(splits.values()), key=lambda name: (name != "train", name))
-    return {
-        name: captioned.Split([x for x in examples if splits[x.image_id] == name]) for name in names
-    }
+    first, divided = {x.image_id: x for x in reversed(examples)}, {}
+    for name in names:
+        found = [x for x in examples if splits[x.image_id] == name]
+        kept = [x for x in found if first[x.image_id] is x]
+        divided[name] = captioned.Split(kept, len(found) - len(kept))
+    return divided
 
 
 def _rank(image_id: str) -> float:
