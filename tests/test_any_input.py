@@ -122,7 +122,7 @@ def test_a_config_of_any_bytes_is_refused_in_one_line(tmp_path, data):
 def tokenizer():
     from xmc_jax.data.tokenizer import Tokenizer
 
-    return Tokenizer(ROOT / "xmc_jax" / "demo" / "vocab.txt", 12)
+    return Tokenizer(ROOT / "xmc_jax" / "demo" / "shapes" / "vocab.txt", 12)
 
 
 @given(captions=st.lists(TEXTS, min_size=1, max_size=4))

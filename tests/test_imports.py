@@ -31,7 +31,7 @@ LAYERS = [
     {"shapes", "train_step"},
     {"objectives", "train_state", "cli"},
     {"models", "losses", "frozen", "metrics", "parallel"},
-    {"attention", "accumulation", "images", "files"},
+    {"attention", "accumulation", "images", "files", "demo"},
     {"types", "errors", "console", "configs"},
 ]
 RANK = {part: rank for rank, layer in enumerate(reversed(LAYERS)) for part in layer}

@@ -37,7 +37,7 @@ def test_a_trained_start_is_worth_ten_times_the_steps(folder, run_verb):
     few = ["--config.data.form=one_sq32_n400", "--config.eval.num_examples=50"]
     reached = {}
     for name, num_steps, options in (
-        ("tuned", 30, ["--init_from=xmc_jax/demo"]),
+        ("tuned", 30, ["--init_from=xmc_jax/demo/shapes"]),
         ("scratch", 300, []),
     ):
         run = ["--config=one_shape_32", f"--workdir={folder / name}", *few, *options]

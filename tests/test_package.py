@@ -61,7 +61,7 @@ def xmc_jax(installed, *arguments):
 def test_the_wheel_holds_what_it_should(installed):
     names = {path.name for path in installed.iterdir()}
     assert {"xmc_jax", "bin"} <= names and not names & {"configs", "tests", "benchmarks"}
-    for name in ("py.typed", "configs/coco_256.py", "demo/program.stablehlo"):
+    for name in ("py.typed", "configs/coco_256.py", "demo/shapes/program.stablehlo"):
         assert (installed / "xmc_jax" / name).is_file(), name
     everything = {
         path.relative_to(ROOT) for path in (ROOT / "xmc_jax").rglob("*") if path.is_file()

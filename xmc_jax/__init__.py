@@ -21,9 +21,9 @@ def load(folder, **options):
     return _loading().load(folder, **options)
 
 
-def load_demo():
-    """Loads the model that comes with the package: see `inference.loading.load_demo`."""
-    return _loading().load_demo()
+def load_demo(*name):
+    """Loads a model that comes with the package: see `inference.loading.load_demo`."""
+    return _loading().load_demo(*name)
 
 
 def _loading():

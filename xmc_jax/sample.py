@@ -11,7 +11,7 @@ Writes to --out: one PNG for each image, and grid.png, a row of images under eac
 from absl import flags
 from etils import epath
 
-from xmc_jax import cli, files
+from xmc_jax import cli, demo, files
 from xmc_jax.errors import UserError
 from xmc_jax.run.config import read_config
 
@@ -22,9 +22,8 @@ def main() -> None:
     out = epath.Path(cli.required("out")).expanduser()
     if options.demo and options.workdir:
         raise UserError("--demo and --workdir name two models; give one of them")
-    workdir = None if options.demo else cli.required("workdir")
-    if workdir:
-        read_config(workdir)  # Finds a wrong folder before JAX is imported.
+    workdir = demo.demo_folder(options.demo) if options.demo else cli.required("workdir")
+    read_config(workdir)  # Finds a wrong folder before JAX is imported.
     files.ensure_writable(out)
     cli.set_up_jax()
 
@@ -46,11 +45,25 @@ def _read_captions() -> list[str]:
     return captions
 
 
+class _DemoParser(flags.ArgumentParser):
+    """``--demo`` alone means the default one, and ``--nodemo`` none."""
+
+    def parse(self, argument: str) -> str:
+        return {"true": demo.DEFAULT, "false": ""}.get(argument, argument)
+
+
+def _define_demo_flag() -> None:
+    names = ", ".join(demo.COMMANDS)
+    text = f"Use a model that comes with the package: --demo, or --demo=NAME with one of {names}."
+    flag = flags.Flag(_DemoParser(), flags.ArgumentSerializer(), "demo", "", text, boolean=True)
+    flags.DEFINE_flag(flag)
+
+
 def _define_flags() -> None:
     cli.define_workdir_flag()
     flags.DEFINE_multi_string("caption", [], "A caption; may be given several times.")
     flags.DEFINE_string("captions_file", None, "Text file with one caption a line.")
-    flags.DEFINE_bool("demo", False, "Use the model that comes with the package.")
+    _define_demo_flag()
     flags.DEFINE_string("out", "pictures", "Folder for the images; created if missing.")
     flags.DEFINE_integer("num_images", 4, "Images of each caption.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of the noise: equal seeds give equal images.")

@@ -18,7 +18,7 @@ WORDS = ("a", "naïve", "ÀÉ", "straße", "ﬁre", "x=1", "don't—stop…", "�
 
 @pytest.fixture(scope="module")
 def vocabulary():
-    text = (ROOT / "xmc_jax" / "demo" / "vocab.txt").read_text(encoding="utf-8")
+    text = (ROOT / "xmc_jax" / "demo" / "shapes" / "vocab.txt").read_text(encoding="utf-8")
     return text.removesuffix("\n").split("\n")
 
 

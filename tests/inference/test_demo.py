@@ -5,6 +5,7 @@ import pytest
 from etils import epath
 
 import xmc_jax
+from xmc_jax.demo import demo_folder
 from xmc_jax.evaluation.families.shapes import make_reader
 from xmc_jax.inference import exported
 from xmc_jax.inference.program import ProgramModel
@@ -32,11 +33,11 @@ def captions():
 def generated(captions):
     """The demo's images by its program."""
     texts = [caption.text for caption in captions]
-    return run_program(exported.demo_folder()).generate(texts, seed=0)
+    return run_program(demo_folder()).generate(texts, seed=0)
 
 
 def test_it_is_small():
-    assert sum(file.stat().length for file in exported.demo_folder().iterdir()) < MAX_BYTES
+    assert sum(file.stat().length for file in demo_folder().iterdir()) < MAX_BYTES
 
 
 def test_images_follow_the_caption(captions, generated):
@@ -51,7 +52,7 @@ def test_images_follow_the_caption(captions, generated):
 
 
 def test_its_program_is_what_an_export_of_today_generates(captions, generated, tmp_path, run_verb):
-    arguments = f"--workdir={exported.demo_folder()}", f"--out={tmp_path / 'demo'}"
+    arguments = f"--workdir={demo_folder()}", f"--out={tmp_path / 'demo'}"
     done = run_verb("export", *arguments, "--dtype=float16", "--nostandalone")
     assert done.returncode == 0, done.stderr
     texts = [caption.text for caption in captions]
@@ -62,5 +63,5 @@ def test_its_program_is_what_an_export_of_today_generates(captions, generated, t
 
 
 def test_images_of_one_caption_differ():
-    images = run_program(exported.demo_folder()).generate(["a red circle"], num_images=8, seed=0)
+    images = run_program(demo_folder()).generate(["a red circle"], num_images=8, seed=0)
     assert len(np.unique(images, axis=0)) == 8

@@ -212,18 +212,17 @@ def test_an_older_export_is_replaced(half, workdir, tmp_path):
         xmc_jax.load(out, step=9)
 
 
-def test_the_verb_sample_writes_the_images_of_the_demo(half, images, monkeypatch, tmp_path):
-    monkeypatch.setattr(exported, "__file__", str(tmp_path / "inference" / "exported.py"))
-    shutil.copytree(half, tmp_path / "demo")
-    generated = xmc_jax.load_demo().generate(CAPTIONS, seed=7)
+def test_sample_writes_the_images_of_a_model(half, images, tmp_path):
+    generated = xmc_jax.load(half).generate(CAPTIONS, seed=7)
     assert np.abs(generated.astype(int) - images.astype(int)).mean() < 0.5
-    sample(None, CAPTIONS, tmp_path / "out", num_images=1, seed=7)
+    sample(half, CAPTIONS, tmp_path / "out", num_images=1, seed=7)
     first = np.asarray(Image.open(tmp_path / "out" / "0000_a-red-circle_0.png"))
     np.testing.assert_array_equal(first, generated[0])
 
 
 def test_the_verbs_name_what_is_missing(folder, run_verb):
     assert_refused(run_verb("sample", "--demo", "--workdir=x", "--caption=y"), "give one of them")
+    assert_refused(run_verb("sample", "--demo=x", "--caption=y"), "no demo 'x'; there are shapes")
     assert_refused(run_verb("export", "--workdir=x"), "--out is missing")
     done = run_verb("export", f"--workdir={folder / 'none'}", f"--out={folder / 'o'}")
     assert_refused(done, "no run in")

@@ -11,8 +11,8 @@ from PIL import Image
 
 import xmc_jax
 from tests import small_run
+from xmc_jax import demo
 from xmc_jax.errors import UserError
-from xmc_jax.inference import exported
 from xmc_jax.inference.sample import sample
 
 CAPTIONS = ["a red circle", "red circles", "circle"]
@@ -88,9 +88,11 @@ def test_mistakes_are_named(folder, workdir, model):
 
 
 def test_a_missing_demo_names_its_command(monkeypatch, tmp_path):
-    monkeypatch.setattr(exported, "__file__", str(tmp_path / "inference" / "exported.py"))
+    monkeypatch.setattr(demo, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(UserError, match=r"no demo model in .*python -m xmc_jax\.export --workdir"):
         xmc_jax.load_demo()
+    with pytest.raises(UserError, match="no demo 'photographs'; there are shapes"):
+        xmc_jax.load_demo("photographs")
 
 
 def test_importing_the_package_is_cheap():

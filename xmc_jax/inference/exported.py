@@ -52,21 +52,6 @@ def is_exported(folder: epath.PathLike) -> bool:
     return manifest_path(folder).exists()
 
 
-def demo_folder() -> epath.Path:
-    """The folder of the model that comes with the package.
-
-    Raises:
-      UserError: the package was installed without it.
-    """
-    folder = epath.Path(__file__).parents[1] / "demo"
-    if not is_exported(folder):
-        raise UserError(
-            f"there is no demo model in {folder}; export a run there: python -m xmc_jax.export "
-            f"--workdir=runs/one_shape_32 --out={folder} --dtype=float16 --nostandalone"
-        )
-    return folder
-
-
 def open_folder(folder: epath.PathLike) -> epath.Path:
     """Creates the folder to write a model to, if missing. An older model in it stays.
 

@@ -9,6 +9,7 @@ An exported model with a program is read without the libraries that built it.
 import jax
 from etils import epath
 
+from xmc_jax import demo
 from xmc_jax.console import notice
 from xmc_jax.errors import UserError
 from xmc_jax.inference import exported
@@ -71,10 +72,10 @@ def load(
     return load_networks()
 
 
-def load_demo():
-    """Loads the model that comes with the package, see `load`.
+def load_demo(name: str = demo.DEFAULT):
+    """Loads a model that comes with the package, see `load`.
 
     Raises:
-      UserError: see `exported.demo_folder`.
+      UserError: see `demo.demo_folder`.
     """
-    return load(exported.demo_folder())
+    return load(demo.demo_folder(name))

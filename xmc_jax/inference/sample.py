@@ -11,12 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 from xmc_jax import files, images
 from xmc_jax.console import notice
 from xmc_jax.data.tokenizer import Tokenizer
-from xmc_jax.inference import exported
 from xmc_jax.inference.loading import load
 
 
 def sample(
-    workdir: epath.PathLike | None,
+    workdir: epath.PathLike,
     captions: Sequence[str],
     out: epath.PathLike,
     *,
@@ -26,14 +25,14 @@ def sample(
 ) -> None:
     """Generates images of captions; writes one PNG for each image, and ``grid.png``, to `out`.
 
-    Without a workdir, which is the folder of a run or of an exported model, the demo generates
-    them. Other arguments as in `TrainedModel.generate` and `load`.
+    The workdir is the folder of a run or of an exported model. Other arguments as in
+    `TrainedModel.generate` and `load`.
 
     Raises:
       UserError: there is no such run or checkpoint, or the folder cannot be written.
     """
     out = epath.Path(out)
-    model = load(exported.demo_folder() if workdir is None else workdir, step=step)
+    model = load(workdir, step=step)
     _warn_of_losses(model.tokenizer, captions)
     generated = model.generate(captions, seed=seed, num_images=num_images)
     for index, pixels in enumerate(generated):
