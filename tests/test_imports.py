@@ -13,7 +13,7 @@ from tests.places import ROOT
 
 PACKAGE = ROOT / "xmc_jax"
 MAX_FILE_LINES = 400
-MAX_LINES, MAX_CODE_LINES = 18_800, 11_620  # Code: without blank lines, comments and docstrings.
+MAX_LINES, MAX_CODE_LINES = 19_020, 11_760  # Code: without blank lines, comments and docstrings.
 MAX_ROOT_FILES = 22
 MAX_INNER_IMPORTS = 25
 
