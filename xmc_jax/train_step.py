@@ -237,13 +237,7 @@ class _Algorithm(NamedTuple):
         metrics: Metrics,
     ) -> tuple[TrainState, Metrics]:
         if self.r1_weight:
-            # Of N steps the last one pays, which is a logged one if N divides the log's period.
-            r1, grads = jax.lax.cond(
-                (state.step + 1) % self.r1_every_steps == 0,
-                lambda grads: self._add_r1(state, example, grads),
-                lambda grads: (jnp.zeros(()), grads),
-                grads,
-            )
+            r1, grads = self._add_r1_if_due(state, example, grads)
             metrics = metrics | {"d/r1": r1}
         params, optimizer = self._descend(
             self.discriminator_tx,
@@ -259,6 +253,16 @@ class _Algorithm(NamedTuple):
             spectral=jax.tree.map(lambda x: x[0], spectral),
         )
         return state, metrics | {"d/grad_norm": optax.tree.norm(grads)}
+
+    def _add_r1_if_due(
+        self, state: TrainState, example: _Example, grads: PyTree
+    ) -> tuple[Float[Array, ""], PyTree]:
+        add_r1 = functools.partial(self._add_r1, state, example)
+        if self.r1_every_steps == 1:  # No condition: XLA on CPUs is slow for convolutions in them.
+            return add_r1(grads)
+        # Of N steps the last one pays, which is a logged one if N divides the log's period.
+        is_due = (state.step + 1) % self.r1_every_steps == 0
+        return jax.lax.cond(is_due, add_r1, lambda grads: (jnp.zeros(()), grads), grads)
 
     def _add_r1(
         self, state: TrainState, example: _Example, grads: PyTree

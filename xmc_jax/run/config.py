@@ -25,7 +25,7 @@ ADDED_FIELDS = {
     "model.sentence_scale": 1.0,
     "loss.instance_noise": 0.0,
     "loss.r1_weight": 0.0,
-    "loss.r1_every_steps": 10,
+    "loss.r1_every_steps": 1,
     "augment.translation": 0.0,
     "augment.color": 0.0,
     "augment.cutout": 0.0,
