@@ -74,6 +74,10 @@ def get_config(arg: str = "") -> ConfigDict:
     loss.contrastive_group_size = 0  # Images that share their negatives; 0: the whole batch.
     # Standard deviation of noise on all images that the discriminator sees; falls to 0 in the run.
     loss.instance_noise = 0.0
+    # Weight of R1, the penalty on the discriminator's gradient at real images; 0: off.
+    loss.r1_weight = 0.0
+    # Only every so many steps have R1, times this number; divide log_every_steps to see it logged.
+    loss.r1_every_steps = 10
 
     # Random changes of the images that the discriminator sees, against learning few of them by
     # heart (DiffAugment). Strengths are 0..1; 0: off. Choose none that makes captions wrong.
@@ -88,6 +92,8 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.beta1 = 0.5
     optimizer.beta2 = 0.999
     optimizer.ema_decay = 0.999
+    optimizer.clip_norm = 0.0  # Longest gradient of each player; longer ones are cut. 0: off.
+    optimizer.warmup_steps = 0  # Steps in which learning rates rise from 0.
     # Fraction of the run after which learning rates fall to 0, by a cosine; 1: they stay.
     optimizer.decay_from = 1.0
 

@@ -59,6 +59,12 @@ def test_experiments_are_valid(path):
         ("text", "projection", 0.5, "projection=0.5 is not of type int"),
         ("model", "first_layer", "words", "'words' is not one of noise, noise_and_sentence"),
         ("optimizer", "decay_from", 1.5, "decay_from=1.5 is after the end of the run"),
+        ("optimizer", "warmup_steps", 2001, "steps=2001 is more than config.num_steps=2000"),
+        ("optimizer", "clip_norm", -1.0, "clip_norm=-1.0 must be at least 0"),
+        ("loss", "r1_weight", "1", "r1_weight='1' is not of type float"),
+        ("loss", "r1_every_steps", 0, "r1_every_steps=0 must be at least 1"),
+        ("augment", "translation", 1.5, "augment.translation=1.5 must be at most 1"),
+        ("augment", "color", -0.5, "augment.color=-0.5 must be at least 0"),
         ("eval", "every_steps", -1, "every_steps=-1 must be at least 0"),
     ],
 )

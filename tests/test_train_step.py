@@ -26,6 +26,16 @@ from tests.small_step import (
     make_step,
 )
 from xmc_jax import images, losses
+from xmc_jax.models.augmentation import Augmentation, Changes
+from xmc_jax.parallel import sharding
+
+# All that helps where images are few; R1 in every second step.
+FEW_IMAGES = {
+    "augmentation": Augmentation(translation=0.125, color=1.0, cutout=0.5),
+    "r1_weight": 0.3,
+    "r1_every_steps": 2,
+    "clip_norm": 3.0,
+}
 
 
 @pytest.fixture
@@ -33,14 +43,47 @@ def frozen():
     return make_frozen()
 
 
-def plain_step(state, batch, frozen, rng, num_parts=1):
+def r1(params, spectral, images, sentence, discriminator=DISCRIMINATOR):
+    """The mean over images of the squared norm of the logit's gradient, one image at a time."""
+
+    def logit(image, sentence):
+        out, _ = discriminator.apply(
+            {"params": params, "spectral": spectral},
+            image[None],
+            sentence[None],
+            train=True,
+            mutable=["spectral"],
+        )
+        return out.logits[0]
+
+    gradients = jax.vmap(jax.grad(logit))(images, sentence)
+    return jnp.mean(jnp.sum(gradients**2, axis=(1, 2, 3)))
+
+
+def plain_step(
+    state,
+    batch,
+    frozen,
+    rng,
+    num_parts=1,
+    augmentation=None,
+    r1_weight=0.0,
+    r1_every_steps=1,
+    clip_norm=jnp.inf,
+):
     """The algorithm of the paper written out: two calls of `jax.grad`, nothing shared.
 
     With several parts, images i, i + num_parts, … share their batch statistics.
     """
     rng = jax.random.fold_in(rng, state.step)
 
-    def forward(g_params, d_params, state, real, text, z):
+    def change(images, z_rng):
+        if augmentation is None:
+            return images
+        draws = augmentation.draw(jax.random.fold_in(z_rng, 2), *images.shape[:2])
+        return augmentation.apply(images, draws)
+
+    def forward(g_params, d_params, state, real, text, z, z_rng):
         generated = [
             GENERATOR.apply(
                 {"params": g_params, "batch_stats": state.generator_stats},
@@ -54,7 +97,7 @@ def plain_step(state, batch, frozen, rng, num_parts=1):
         stats = jax.tree.map(lambda *x: sum(x) / num_parts, *[updated for _, updated in generated])
         out, spectral = DISCRIMINATOR.apply(
             {"params": d_params, "spectral": state.spectral},
-            jnp.concatenate([real, fake]),
+            jnp.concatenate([change(real, z_rng), change(fake, z_rng)]),
             jnp.concatenate([text[1], text[1]]),
             train=True,
             mutable=["spectral"],
@@ -63,14 +106,19 @@ def plain_step(state, batch, frozen, rng, num_parts=1):
         on_fake = jax.tree.map(lambda x: x[len(real) :], out)
         return fake, on_real, on_fake, stats["batch_stats"], spectral["spectral"]
 
-    def d_loss(d_params, g_params, state, real, text, z):
-        _, on_real, on_fake, _, _ = forward(g_params, d_params, state, real, text, z)
+    def d_loss(d_params, g_params, state, real, text, z, z_rng):
+        _, on_real, on_fake, _, _ = forward(g_params, d_params, state, real, text, z, z_rng)
         loss = losses.hinge_d_loss(on_real.logits, on_fake.logits)
         loss += losses.info_nce(on_real.embedding, on_real.sentence)[0]
-        return loss + losses.word_nce(on_real.regions, text[0], text[2])[0]
+        loss += losses.word_nce(on_real.regions, text[0], text[2])[0]
+        if r1_weight:
+            penalty = r1(d_params, state.spectral, change(real, z_rng), text[1])
+            is_due = (state.step + 1) % r1_every_steps == 0
+            loss += is_due * r1_every_steps * r1_weight / 2 * penalty
+        return loss
 
-    def g_loss(g_params, d_params, state, real, text, z):
-        fake, on_real, on_fake, _, _ = forward(g_params, d_params, state, real, text, z)
+    def g_loss(g_params, d_params, state, real, text, z, z_rng):
+        fake, on_real, on_fake, _, _ = forward(g_params, d_params, state, real, text, z, z_rng)
         loss = losses.hinge_g_loss(on_fake.logits)
         loss += losses.info_nce(on_fake.embedding, on_fake.sentence)[0]
         loss += losses.word_nce(on_fake.regions, text[0], text[2])[0]
@@ -79,7 +127,8 @@ def plain_step(state, batch, frozen, rng, num_parts=1):
         return loss + losses.info_nce(*features)[0]
 
     def descend(params, grads):
-        return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, grads)
+        shortened = jnp.minimum(1.0, clip_norm / optax.tree.norm(grads))
+        return jax.tree.map(lambda p, g: p - LEARNING_RATE * shortened * g, params, grads)
 
     d_steps = batch.image.shape[0]
     for index in range(d_steps):
@@ -87,7 +136,7 @@ def plain_step(state, batch, frozen, rng, num_parts=1):
         real = images.from_uint8(batch.image[index])
         text = encode_text(frozen.text, batch.tokens[index])
         z = jax.random.normal(z_rng, (real.shape[0], GENERATOR.z_dim))
-        args = (state, real, text, z)
+        args = (state, real, text, z, z_rng)
         *_, stats, spectral = forward(state.generator, state.discriminator, *args)
         d_grads = jax.grad(d_loss)(state.discriminator, state.generator, *args)
         if index == d_steps - 1:
@@ -104,27 +153,89 @@ def plain_step(state, batch, frozen, rng, num_parts=1):
     return state
 
 
-# Several updates of the discriminator are also held by `test_released`.
+# Several updates of the discriminator, and none of the options, are also held by `test_released`.
 @pytest.mark.parametrize(
-    ("d_steps", "num_parts"),
+    ("d_steps", "num_parts", "options"),
     [
-        (1, 2),
-        pytest.param(1, 1, marks=pytest.mark.long),
-        pytest.param(2, 2, marks=pytest.mark.long),
+        (1, 2, FEW_IMAGES),
+        pytest.param(1, 1, {}, marks=pytest.mark.long),
+        pytest.param(2, 2, {}, marks=pytest.mark.long),
+        pytest.param(2, 1, FEW_IMAGES, marks=pytest.mark.long),
     ],
 )
-def test_equals_the_algorithm_written_out(frozen, d_steps, num_parts):
+def test_equals_the_algorithm_written_out(frozen, d_steps, num_parts, options):
     """Accumulation changes batch statistics alone: every loss is that of the whole micro-batch."""
     batch, rng = jax.tree.map(jnp.asarray, make_batch(d_steps)), jax.random.key(3)
-    state = make_state()
-    got, _ = jax.jit(make_step(accumulation_steps=num_parts))(state, batch, frozen, rng)
-    want = jax.jit(functools.partial(plain_step, num_parts=num_parts))(state, batch, frozen, rng)
+    step = jax.jit(make_step(accumulation_steps=num_parts, **options))
+    plain = jax.jit(functools.partial(plain_step, num_parts=num_parts, **options))
+    # With R1 the second step has it, and the first does not.
+    for index in range(2 if options else 1):
+        state = make_state().replace(step=jnp.int32(index))
+        got, metrics = step(state, batch, frozen, rng)
+        assert_same_states(got, plain(state, batch, frozen, rng), state)
+    if options:
+        assert metrics["d/grad_norm"] > options["clip_norm"] and metrics["d/r1"] > 0
+
+
+def assert_same_states(got, want, state):
     for name in ("generator", "discriminator"):
         assert_same_updates(getattr(got, name), getattr(want, name), getattr(state, name))
     for name in ("generator_stats", "spectral", "ema", "step"):
         assert_close(getattr(got, name), getattr(want, name))
     moved = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), got.generator, state.generator)
     assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+IN_PARTS = {"accumulation_steps": 2, "remat": "blocks"}
+IN_BFLOAT16 = {"discriminator": DISCRIMINATOR.clone(dtype=jnp.bfloat16)}
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "options", "rtol"),
+    [
+        (2, {"remat": "elementwise"}, 1e-3),
+        pytest.param(8, IN_PARTS, 1e-3, marks=pytest.mark.long),
+        pytest.param(1, {}, 1e-3, marks=pytest.mark.long),
+        pytest.param(1, IN_BFLOAT16, 0.1, marks=pytest.mark.long),
+    ],
+    ids=["split", "split in parts", "at once", "bfloat16"],
+)
+def test_r1_is_that_of_single_images(monkeypatch, frozen, fsdp, options, rtol):
+    """At the images that the discriminator sees, times the number of steps that it stands for."""
+    monkeypatch.setattr(sharding, "_SMALLEST_SPLIT", 32)
+    step, state = (
+        make_step(mesh=sharding.make_mesh(fsdp=fsdp), **FEW_IMAGES, **options),
+        make_state(),
+    )
+
+    @jax.jit
+    def penalize(algorithm=step.__self__):
+        batch = jax.tree.map(lambda x: jnp.asarray(x[0]), make_batch(1, b=16))
+        example = algorithm._prepare(batch, frozen, jax.random.key(0), state.step, 0)
+        zeros = jax.tree.map(jnp.zeros_like, state.discriminator)
+        return example, algorithm._add_r1(state, example, zeros)
+
+    @jax.jit
+    def penalize_single(example):
+        seen = FEW_IMAGES["augmentation"].apply(example.real, example.changes)
+        return jax.value_and_grad(
+            lambda params: 0.15 * r1(params, state.spectral, seen, example.text.sentence)
+        )(state.discriminator)
+
+    example, (value, grads) = penalize()
+    want, gradients = penalize_single(jax.device_get(example))
+    np.testing.assert_allclose(value, want, rtol=rtol)
+    assert_close(grads, jax.tree.map(lambda x: 2.0 * x, gradients), rtol, atol=rtol / 100)
+    assert {x.dtype for x in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+
+
+def test_what_is_off_leaves_no_trace(frozen):
+    args = make_state(), make_batch(1), frozen, jax.random.key(0)
+    assert "d/r1" not in jitted_step().eval_shape(*args)[1]
+    prepare = make_step(augmentation=Augmentation()).__self__._prepare
+    batch = jax.tree.map(lambda x: jnp.asarray(x[0]), args[1])
+    example = jax.eval_shape(lambda step: prepare(batch, *args[2:], step, 0), args[0].step)
+    assert example.changes == Changes() and example.noise == (None, None)
 
 
 @pytest.mark.long  # A step more to compile; most of it is in the test of every update.

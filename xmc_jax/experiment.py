@@ -5,6 +5,7 @@ Networks, losses and steps take typed arguments; `ml_collections` ends here for 
 
 import dataclasses
 import functools
+import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -148,7 +149,10 @@ class Experiment:
             loss_weights=LossWeights(
                 **{term: config.loss[f"{term}_weight"] for term in LossWeights._fields}
             ),
+            r1_weight=config.loss.r1_weight,
+            r1_every_steps=config.loss.r1_every_steps,
             ema_decay=config.optimizer.ema_decay,
+            clip_norm=config.optimizer.clip_norm,
             rate_factor=_rate_factor(config),
             instance_noise=_instance_noise(config),
             augmentation=Augmentation(**config.augment),
@@ -258,12 +262,20 @@ def create_experiment(
 
 
 def _rate_factor(config: ConfigDict) -> Schedule | None:
-    """What learning rates are multiplied by: 1, then half a cosine to 0 at the end of the run."""
+    """What learning rates are multiplied by.
+
+    A line from 0 to 1, then 1, then half a cosine to 0 at the end of the run.
+    """
+    factors = []
+    if config.optimizer.warmup_steps:
+        factors.append(optax.linear_schedule(0.0, 1.0, config.optimizer.warmup_steps))
     begin = round(config.optimizer.decay_from * config.num_steps)
-    if begin == config.num_steps:
+    if begin < config.num_steps:
+        decay = optax.cosine_decay_schedule(1.0, config.num_steps - begin)
+        factors.append(lambda step: decay(jnp.maximum(step - begin, 0)))
+    if not factors:
         return None
-    decay = optax.cosine_decay_schedule(1.0, config.num_steps - begin)
-    return lambda step: decay(jnp.maximum(step - begin, 0))
+    return lambda step: functools.reduce(operator.mul, (factor(step) for factor in factors))
 
 
 def _instance_noise(config: ConfigDict) -> Schedule | None:

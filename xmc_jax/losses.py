@@ -40,6 +40,19 @@ def hinge_g_loss(fake_logits: Float[Array, " b"]) -> Float[Array, ""]:
     return -jnp.mean(fake_logits.astype(jnp.float32))
 
 
+def squared_gradient_norms(
+    score: Callable[[Array], Array], images: Float[Array, "b h w 3"]
+) -> Float[Array, " b"]:
+    """``||d score_i / d image_i||^2``; half its mean is the penalty R1 (Mescheder et al. 2018).
+
+    Args:
+      score: Gives each image a score that depends on no other image.
+      images: The images at which the gradients are taken.
+    """
+    gradients = jax.grad(lambda images: jnp.sum(score(images)))(images)
+    return jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
+
+
 def symmetric_cross_entropy(scores: Float[Array, "b b"]) -> LossAndAccuracy:
     """Cross-entropy over rows plus over columns; the targets are the diagonal.
 

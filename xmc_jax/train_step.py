@@ -4,6 +4,7 @@ Nothing here knows of files, clocks or flags. Frozen networks are passed as func
 are arguments, so that no compiled program contains them as constants.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from xmc_jax import images
+from xmc_jax import images, losses
 from xmc_jax.accumulation import in_parts
 from xmc_jax.models.augmentation import Augmentation, Changes
 from xmc_jax.models.layers import BATCH_STATS
@@ -42,8 +43,11 @@ def make_train_step(
     encode_text: EncodeText,
     image_features: ExtractFeatures | None = None,
     loss_weights: LossWeights,
+    r1_weight: float = 0.0,
+    r1_every_steps: int = 1,
     ema_decay: float,
     flip: bool,
+    clip_norm: float = 0.0,
     rate_factor: Schedule | None = None,
     instance_noise: Schedule | None = None,
     augmentation: Augmentation | None = None,
@@ -68,9 +72,15 @@ def make_train_step(
       image_features: ``(params, images in [-1, 1]) -> features``; required if the weight of its
         term is not 0.
       loss_weights: Weights of the contrastive terms.
+      r1_weight: Weight of R1 (Mescheder et al. 2018), ``r1_weight / 2 * mean(||d logit / d x||^2)``
+        over real images x, as the discriminator sees them; 0: not computed.
+      r1_every_steps: The discriminator's updates of every such step have R1, times this number,
+        and the others do not pay for it.
       ema_decay: Decay of the generator's moving averages per generator update, 0..1.
       flip: Whether to mirror real images at random.
-      rate_factor: What the updates of both players are multiplied by, for decaying rates.
+      clip_norm: Longest gradient of each player, by the norm of all its parameters together; a
+        longer one is shortened to it. 0: none is.
+      rate_factor: What the updates of both players are multiplied by, for rates that change.
       instance_noise: Standard deviation of the Gaussian noise that is added to real and generated
         images before the discriminator sees them (Sønderby et al. 2017). It hides faults of a few
         grey levels, by which the discriminator would tell all generated images from real ones
@@ -92,7 +102,9 @@ def make_train_step(
       ``train_step(state, batch, frozen, rng) -> (state, metrics)``, a pure function whose noise
       comes from `rng` folded with ``state.step``. Metrics are those of the last micro-batch,
       float32 scalars named ``d/…`` and ``g/…``: the loss and the in-batch retrieval accuracy of
-      each term, and the norm of each player's gradient, which is finite only if the gradient is.
+      each term, and the norm of each player's gradient before it is clipped, which is finite only
+      if the gradient is. With an `r1_weight`, ``d/r1`` is R1 in steps that compute it, and 0 in
+      the others; the norm contains R1, ``d/loss`` does not.
 
     Raises:
       ValueError: The term of the pretrained network has a weight, but there is no network.
@@ -108,8 +120,11 @@ def make_train_step(
         discriminator_tx=discriminator_tx,
         encode_text=encode_text,
         objectives=Objectives(loss_weights, *make_contrastive_terms(mesh, contrastive_group_size)),
+        r1_weight=r1_weight,
+        r1_every_steps=r1_every_steps,
         ema_decay=ema_decay,
         flip=flip,
+        clip_norm=clip_norm,
         rate_factor=rate_factor,
         instance_noise=instance_noise,
         accumulation_steps=accumulation_steps,
@@ -137,8 +152,11 @@ class _Algorithm(NamedTuple):
     discriminator_tx: optax.GradientTransformation
     encode_text: EncodeText
     objectives: Objectives
+    r1_weight: float
+    r1_every_steps: int
     ema_decay: float
     flip: bool
+    clip_norm: float
     rate_factor: Schedule | None
     instance_noise: Schedule | None
     accumulation_steps: int
@@ -207,17 +225,26 @@ class _Algorithm(NamedTuple):
         cotangent, metrics = jax.grad(
             lambda outputs: self.objectives.d_loss(*outputs, example.text), has_aux=True
         )(outputs)
-        return self._descend_discriminator(state, pull_back(cotangent), spectral, metrics)
+        grads = pull_back(cotangent)
+        return self._descend_discriminator(state, example, grads, spectral, metrics)
 
     def _descend_discriminator(
-        self, state: TrainState, grads: PyTree, spectral: PyTree, metrics: Metrics
+        self,
+        state: TrainState,
+        example: _Example,
+        grads: PyTree,
+        spectral: PyTree,
+        metrics: Metrics,
     ) -> tuple[TrainState, Metrics]:
-        params, optimizer = _descend(
+        if self.r1_weight:
+            r1, grads = self._add_r1_if_due(state, example, grads)
+            metrics = metrics | {"d/r1": r1}
+        params, optimizer = self._descend(
             self.discriminator_tx,
             grads,
             state.discriminator_optimizer,
             state.discriminator,
-            self._rate_factor(state),
+            state.step,
         )
         state = state.replace(
             discriminator=params,
@@ -227,8 +254,60 @@ class _Algorithm(NamedTuple):
         )
         return state, metrics | {"d/grad_norm": optax.tree.norm(grads)}
 
-    def _rate_factor(self, state: TrainState) -> Array | None:
-        return self.rate_factor and self.rate_factor(state.step)
+    def _add_r1_if_due(
+        self, state: TrainState, example: _Example, grads: PyTree
+    ) -> tuple[Float[Array, ""], PyTree]:
+        add_r1 = functools.partial(self._add_r1, state, example)
+        if self.r1_every_steps == 1:  # No condition: XLA on CPUs is slow for convolutions in them.
+            return add_r1(grads)
+        # Of N steps the last one pays, which is a logged one if N divides the log's period.
+        is_due = (state.step + 1) % self.r1_every_steps == 0
+        return jax.lax.cond(is_due, add_r1, lambda grads: (jnp.zeros(()), grads), grads)
+
+    def _add_r1(
+        self, state: TrainState, example: _Example, grads: PyTree
+    ) -> tuple[Float[Array, ""], PyTree]:
+        """R1, and the discriminator's gradients with those of R1 added."""
+        networks = self.networks
+
+        def linearize(example: _Example):
+            seen = networks.change(example.real, example.changes, example.noise[0])
+
+            def score(params: PyTree, images: Array):
+                sentence = example.text.sentence
+                return networks.discriminate(params, state.spectral, images, sentence)[0].logits
+
+            squared_norms, pull_back = jax.vjp(
+                lambda params: losses.squared_gradient_norms(
+                    functools.partial(score, params), seen
+                ),
+                state.discriminator,
+            )
+            return squared_norms, lambda cotangent: pull_back(cotangent)[0], ()
+
+        squared_norms, pull_back, _ = in_parts(linearize, example, self.accumulation_steps)
+        r1, cotangent = jax.value_and_grad(lambda x: self.r1_weight / 2 * jnp.mean(x))(
+            squared_norms
+        )
+        added = pull_back(self.r1_every_steps * cotangent)
+        return r1, jax.tree.map(jnp.add, grads, added)
+
+    def _descend(
+        self,
+        tx: optax.GradientTransformation,
+        grads: PyTree,
+        optimizer_state: PyTree,
+        params: PyTree,
+        step: Array,
+    ) -> tuple[PyTree, PyTree]:
+        rate_factor = self.rate_factor and self.rate_factor(step)
+        if self.clip_norm:
+            # Not as a part of the optimizer, whose state would then have another structure.
+            grads, _ = optax.clip_by_global_norm(self.clip_norm).update(grads, optax.EmptyState())
+        updates, optimizer_state = tx.update(grads, optimizer_state, params)
+        if rate_factor is not None:
+            updates = jax.tree.map(lambda x: rate_factor * x, updates)
+        return optax.apply_updates(params, updates), optimizer_state
 
     def _update_both(
         self, state: TrainState, example: _Example, frozen: FrozenParams
@@ -249,13 +328,9 @@ class _Algorithm(NamedTuple):
         )
         d_grads, g_grads = pull_back((d_cotangents, g_cotangent))
 
-        state, d_metrics = self._descend_discriminator(state, d_grads, spectral, d_metrics)
-        params, optimizer = _descend(
-            self.generator_tx,
-            g_grads,
-            state.generator_optimizer,
-            state.generator,
-            self._rate_factor(state),
+        state, d_metrics = self._descend_discriminator(state, example, d_grads, spectral, d_metrics)
+        params, optimizer = self._descend(
+            self.generator_tx, g_grads, state.generator_optimizer, state.generator, state.step
         )
         # Every part of the batch updates the running statistics from the same start.
         stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), stats)
@@ -322,16 +397,3 @@ def _pair(reals: PyTree, fakes: PyTree) -> PyTree:
 
 def _unpair(outputs: PyTree) -> tuple[PyTree, PyTree]:
     return tuple(jax.tree.map(lambda x, i=i: x[i::2], outputs) for i in (0, 1))
-
-
-def _descend(
-    tx: optax.GradientTransformation,
-    grads: PyTree,
-    optimizer_state: PyTree,
-    params: PyTree,
-    rate_factor: Array | None,
-) -> tuple[PyTree, PyTree]:
-    updates, optimizer_state = tx.update(grads, optimizer_state, params)
-    if rate_factor is not None:
-        updates = jax.tree.map(lambda x: rate_factor * x, updates)
-    return optax.apply_updates(params, updates), optimizer_state

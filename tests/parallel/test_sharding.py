@@ -16,6 +16,7 @@ from tests.small_step import (
 )
 from xmc_jax import losses
 from xmc_jax.errors import UserError
+from xmc_jax.models.augmentation import Augmentation
 from xmc_jax.models.ops import convolution, resampling
 from xmc_jax.objectives import make_contrastive_terms
 from xmc_jax.parallel import sharding
@@ -218,6 +219,14 @@ def test_terms_in_groups_are_those_of_one_device(rng):
 @pytest.mark.long
 def test_eight_devices_accumulate_as_one_does():
     assert_same_step(*(run_on(n, accumulation_steps=2) for n in (8, 1)))
+
+
+@pytest.mark.long  # Without the networks, the first two are held by tests of theirs.
+def test_eight_devices_change_penalize_and_clip_as_one_does(split_small):
+    options = {"augmentation": Augmentation(0.125, 1.0, 0.5), "r1_weight": 0.3, "clip_norm": 3.0}
+    one, split = run_on(1, **options), run_on(8, fsdp=2, **options)
+    assert_same_step(split, one)
+    assert one[1]["d/r1"] > 0 and one[1]["d/grad_norm"] > 3.0
 
 
 def test_word_term_on_eight_devices_moves_only_words_and_sums_of_scores():

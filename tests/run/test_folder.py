@@ -17,6 +17,7 @@ def make_config(**changes) -> ConfigDict:
             "num_steps": 10,
             "model": {"width": 8, "multipliers": (4, 2, 1), "dtype": "float32"},
             "text": {"encoder": "minilm", "num_tokens": 24},
+            "augment": {},
             "optimizer": {"learning_rate": 1.0, "schedule": None},
         }
     )
@@ -41,6 +42,14 @@ def test_config_round_trip_keeps_tuples_floats_and_none_and_is_locked(tmp_path):
     with pytest.raises(AttributeError):
         config.no_such_field = 1
     assert [f.name for f in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_an_older_config_gets_the_fields_and_the_section_that_came_later(tmp_path):
+    config_path(tmp_path).write_text('{"loss": {"word_weight": 1.0}, "optimizer": {}}')
+    config = read_config(tmp_path)
+    assert config.loss.r1_weight == config.optimizer.clip_norm == config.optimizer.warmup_steps == 0
+    assert config.augment.to_dict() == {"translation": 0.0, "color": 0.0, "cutout": 0.0}
+    assert "data" not in config
 
 
 def test_missing_and_damaged_configs_are_user_errors(tmp_path):

@@ -24,9 +24,13 @@ ADDED_FIELDS = {
     "model.first_layer": "noise",
     "model.sentence_scale": 1.0,
     "loss.instance_noise": 0.0,
+    "loss.r1_weight": 0.0,
+    "loss.r1_every_steps": 1,
     "augment.translation": 0.0,
     "augment.color": 0.0,
     "augment.cutout": 0.0,
+    "optimizer.clip_norm": 0.0,
+    "optimizer.warmup_steps": 0,
     "optimizer.decay_from": 1.0,
     "model.bn_group_size": 0,
     "model.contrastive_head": "none",
@@ -37,6 +41,7 @@ ADDED_FIELDS = {
     "eval.every_steps": 0,
     "eval.best_metric": "",
 }
+ADDED_SECTIONS = ("augment",)  # All of whose fields are above.
 
 
 def write_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
@@ -123,7 +128,9 @@ def _complete(fields: dict[str, Any]) -> dict[str, Any]:
     fields = {name: dict(x) if isinstance(x, Mapping) else x for name, x in fields.items()}
     for name, value in ADDED_FIELDS.items():
         section, _, field = name.rpartition(".")
-        target = fields.setdefault(section, {}) if section else fields
+        if section in ADDED_SECTIONS:
+            fields.setdefault(section, {})
+        target = fields.get(section) if section else fields
         if isinstance(target, dict):
             target.setdefault(field, value)
     return fields

@@ -84,6 +84,8 @@ FIELDS = {
     "loss.image_pretrained_resolution": _COUNT,
     "loss.contrastive_group_size": _SIZE_OR_0,
     "loss.instance_noise": _NUMBER,
+    "loss.r1_weight": _NUMBER,
+    "loss.r1_every_steps": _COUNT,
     "augment.translation": _FRACTION,
     "augment.color": _FRACTION,
     "augment.cutout": _FRACTION,
@@ -92,6 +94,8 @@ FIELDS = {
     "optimizer.beta1": _NUMBER,
     "optimizer.beta2": _NUMBER,
     "optimizer.ema_decay": _NUMBER,
+    "optimizer.clip_norm": _NUMBER,
+    "optimizer.warmup_steps": _SIZE_OR_0,
     "optimizer.decay_from": _NUMBER,
     "eval.num_examples": _COUNT,
     "eval.batch_size": _COUNT,
@@ -206,6 +210,11 @@ def _check_periods(config: ConfigDict) -> None:
         raise UserError(
             f"config.optimizer.decay_from={fraction} is after the end of the run; it is a fraction "
             "of config.num_steps, and 1 keeps the learning rates as they are"
+        )
+    if (steps := config.optimizer.warmup_steps) > config.num_steps:
+        raise UserError(
+            f"config.optimizer.warmup_steps={steps} is more than config.num_steps="
+            f"{config.num_steps}: the learning rates would never be reached"
         )
     every_steps = config.eval.every_steps
     if config.eval.best_metric and every_steps % config.checkpoint_every_steps:
