@@ -48,15 +48,15 @@ def _read_captions() -> list[str]:
 class _DemoParser(flags.ArgumentParser):
     """``--demo`` alone means the default one, and ``--nodemo`` none."""
 
-    def parse(self, argument: str) -> str:
-        return {"true": demo.DEFAULT, "false": ""}.get(argument, argument)
+    def parse(self, argument: str | bool) -> str:
+        return {"true": demo.DEFAULT, "false": ""}.get(str(argument).lower(), str(argument))
 
 
 def _define_demo_flag() -> None:
     names = ", ".join(demo.COMMANDS)
     text = f"Use a model that comes with the package: --demo, or --demo=NAME with one of {names}."
-    flag = flags.Flag(_DemoParser(), flags.ArgumentSerializer(), "demo", "", text, boolean=True)
-    flags.DEFINE_flag(flag)
+    flags.DEFINE_bool("demo", False, text)
+    flags.FLAGS["demo"].parser = _DemoParser()
 
 
 def _define_flags() -> None:
