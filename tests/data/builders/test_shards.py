@@ -156,6 +156,7 @@ def test_an_archive_that_is_cut_off_keeps_what_came_before(tmp_path, capsys, whe
         ("absent.tar", "cannot read .*absent.tar: No such file"),
         ("text.tar", "lost 1 of|has 1 captioned images"),
         ("empty", "has 0 captioned images"),
+        ("a.tar.gz", "a.tar.gz is compressed, and is read in place; unpack it first"),
     ],
 )
 def test_other_mistakes(tmp_path, source, words):

@@ -11,6 +11,7 @@ from xmc_jax.data.builders.folder import texts
 from xmc_jax.errors import UserError, reason
 
 _MAX_TEXT_BYTES = 1_000_000
+_COMPRESSED = ".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip"
 _Files = dict[str, bytes | images.Location]  # Of an example, by what follows the first dot.
 
 
@@ -22,8 +23,10 @@ def is_pattern(source: Path) -> bool:
 def find(source: Path) -> list[Path]:
     """The archives of a source: those of a pattern or a folder, or the one that it names itself.
 
-    Raises UserError if a pattern matches none.
+    Raises UserError if a pattern matches none, or a file is compressed.
     """
+    if source.suffix in _COMPRESSED:
+        raise UserError(f"--source={source} is compressed, and is read in place; unpack it first")
     if is_pattern(source):
         paths = sorted(x for x in source.parent.glob(source.name) if x.suffix == ".tar")
         if not paths:
