@@ -40,7 +40,7 @@ def sample(
         name = f"{caption:04d}_{_slug(captions[caption])}_{copy}.png"
         files.write_whole(out / name, images.encode_png(pixels))
     rows = generated.reshape(len(captions), num_images, *generated.shape[1:])
-    files.write_whole(out / "grid.png", _captioned_rows(captions, rows))
+    files.write_whole(out / "grid.png", captioned_rows(captions, rows))
     print(f"generated {len(generated)} images with step {model.step}; see {out / 'grid.png'}")
 
 
@@ -64,7 +64,7 @@ def _slug(caption: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")[:40].strip("-") or "caption"
 
 
-def _captioned_rows(captions: Sequence[str], rows: UInt8[np.ndarray, "n m h w 3"]) -> bytes:
+def captioned_rows(captions: Sequence[str], rows: UInt8[np.ndarray, "n m h w 3"]) -> bytes:
     """A PNG with a row of images under each caption."""
     factor = max(1, 128 // rows.shape[2])  # Small images are enlarged to about 128 pixels.
     grids = [images.enlarge(images.make_grid(row, num_columns=len(row)), factor) for row in rows]

@@ -15,7 +15,7 @@ from xmc_jax.run.folder import captions_path, sample_path
 from xmc_jax.types import PyTree
 
 NUM_COLUMNS = 8
-_NUM_CAPTIONS = 32
+NUM_CAPTIONS = 32
 _MIN_PIXELS = 96  # Smaller images are enlarged, so that people can see them.
 
 
@@ -34,7 +34,7 @@ class Preview:
 
     def __init__(self, experiment: Experiment, source: Records, workdir: epath.PathLike):
         self._seed, self._workdir = experiment.config.eval.seed, workdir
-        indices = choose_examples(len(source), _NUM_CAPTIONS, self._seed)
+        indices = choose_examples(len(source), NUM_CAPTIONS, self._seed)
         self.captions = [
             draw_caption(record, self._seed, index)[1]
             for record, index in zip(source.read(indices), indices, strict=True)
