@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from xmc_jax.errors import UserError
 from xmc_jax.frozen import presets, weights
-from xmc_jax.frozen.hub import keras_hub
+from xmc_jax.frozen.hub import keras, keras_hub
 from xmc_jax.types import PyTree
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # Of pixels in [0, 1], from OpenAI's release.

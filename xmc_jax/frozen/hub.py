@@ -1,7 +1,8 @@
-"""keras-hub without TensorFlow, which it needs for pipelines of tf.data alone.
+"""Keras and keras-hub without what they load and nothing here uses.
 
-Import `keras_hub` from here. Wherever TensorFlow is installed, keras-hub would load it, which takes
-seconds and half a gigabyte.
+Import `keras` and `keras_hub` from here. Wherever TensorFlow is installed, keras-hub would load it
+for its pipelines of tf.data, which takes seconds and half a gigabyte; Keras loads matplotlib for
+galleries of images.
 """
 
 import contextlib
@@ -9,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-_HIDDEN = ("tensorflow", "tensorflow_text")
+_TENSORFLOW = ("tensorflow", "tensorflow_text")
 
 
 @contextlib.contextmanager
-def without_tensorflow() -> Iterator[None]:
-    """In this block TensorFlow seems not to be installed, unless it is loaded already."""
-    hidden = [name for name in _HIDDEN if name not in sys.modules]
+def _without(*packages: str) -> Iterator[None]:
+    """In this block packages seem not to be installed, unless they are loaded already."""
+    hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail as if nothing were there.
     try:
         yield
@@ -24,7 +25,13 @@ def without_tensorflow() -> Iterator[None]:
             del sys.modules[name]
 
 
-with without_tensorflow():
+def without_tensorflow() -> contextlib.AbstractContextManager[None]:
+    """In this block keras-hub takes TensorFlow for not installed."""
+    return _without(*_TENSORFLOW)
+
+
+with _without(*_TENSORFLOW, "matplotlib"):
+    import keras as keras
     import keras_hub as keras_hub
 
 

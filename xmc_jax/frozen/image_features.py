@@ -13,12 +13,12 @@ from typing import NamedTuple
 import h5py
 import jax
 import jax.numpy as jnp
-import keras
 import numpy as np
 from jaxtyping import Array, Float
 
 from xmc_jax.console import notice
 from xmc_jax.errors import UserError, reason
+from xmc_jax.frozen.hub import keras
 from xmc_jax.frozen.weights import ArrayUnpickler, call, params_of, zero_initializers
 from xmc_jax.frozen.wheels import wheel_folder
 from xmc_jax.types import ExtractFeatures, PyTree

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import keras
 import numpy as np
 from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError, reason
-from xmc_jax.frozen.hub import keras_hub, without_tensorflow
+from xmc_jax.frozen.hub import keras, keras_hub, without_tensorflow
 from xmc_jax.frozen.weights import call, zero_initializers
 from xmc_jax.types import PyTree
 

@@ -9,12 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import kagglehub
-import keras
 from jaxtyping import Array, Int32
 
 from xmc_jax.errors import UserError
 from xmc_jax.frozen import presets, weights
-from xmc_jax.frozen.hub import keras_hub
+from xmc_jax.frozen.hub import keras, keras_hub
 from xmc_jax.frozen.wheels import TEXT_ENCODERS, text_encoder_folder
 from xmc_jax.types import EncodedText, EncodeText, PyTree
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import keras
 import numpy as np
 
+from xmc_jax.frozen.hub import keras
 from xmc_jax.types import PyTree
 
 if keras.backend.backend() != "jax":
