@@ -26,7 +26,7 @@ LAYERS = [
     {"evaluation", "study"},
     {"inference", "planning"},
     {"experiment", "pages"},
-    {"run"},
+    {"run", "emoji"},
     {"data"},
     {"shapes", "train_step"},
     {"objectives", "train_state", "cli"},
@@ -48,7 +48,7 @@ AT_TOP |= {"tensorflow": set(), "tensorflow_text": set()}  # Those who need it l
 AT_TOP |= {
     "ml_collections": VERBS
     | {"configs", "run", "cli", "experiment", "planning", "training", "evaluation", "inference"},
-    "absl": VERBS | {"cli", "study", "shapes"},
+    "absl": VERBS | {"cli", "study", "shapes", "emoji"},
     "orbax": {"run"},
     "tensorboard": {"training"},
 }
