@@ -13,9 +13,9 @@ from tests.places import ROOT
 
 PACKAGE = ROOT / "xmc_jax"
 MAX_FILE_LINES = 400
-MAX_LINES, MAX_CODE_LINES = 20_200, 12_500  # Code: without blank lines, comments and docstrings.
+MAX_LINES, MAX_CODE_LINES = 20_700, 12_850  # Code: without blank lines, comments and docstrings.
 MAX_ROOT_FILES = 22
-MAX_INNER_IMPORTS = 25
+MAX_INNER_IMPORTS = 27
 
 VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report", "compare", "export"}
 # Imports point down this list only, or stay in one folder. A folder counts as one part. The diagram
