@@ -5,8 +5,8 @@
 
 Prints, for train, val and test_comp, how often the judge finds the caption of a real image among
 32. The result depends on the data and the seed only. This command, with
---out=xmc_jax/emoji/judge.npz, made the packaged weights. The settings were chosen with --hold_out,
-which trains without a tenth of the concepts of train and measures on these alone.
+--out=xmc_jax/emoji/judge.npz, made the packaged weights. To compare settings, --hold_out trains
+without a tenth of the concepts of train and measures on these alone, so that val stays unseen.
 """
 
 from pathlib import Path

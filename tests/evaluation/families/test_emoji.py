@@ -1,19 +1,23 @@
 """families/emoji.py, and the other family that reads real data: a small run on emoji."""
 
+import dataclasses
+import functools
+
+import jax
 import numpy as np
 import pytest
 
-from tests import small_run
+from tests import small_experiment, small_step
 from tests.data.builders.test_emoji import build, pin, published  # noqa: F401
 from xmc_jax.configs import emoji_64
 from xmc_jax.emoji.judge import load_judge
 from xmc_jax.errors import UserError
 from xmc_jax.evaluation import examples
+from xmc_jax.evaluation.evaluator import create_evaluator
 from xmc_jax.evaluation.families import emoji as family
 from xmc_jax.evaluation.inputs import Prompt
-from xmc_jax.evaluation.run import evaluate
 from xmc_jax.evaluation.selection import choose_metrics
-from xmc_jax.run.config import read_config, write_config
+from xmc_jax.train_state import init_generator
 
 NAMES = ("emoji_retrieval", "nearest_train_vgg16")
 NUM_OTHERS, COUNT, NUM_TRAINING = 3, 6, 16
@@ -51,12 +55,17 @@ def test_a_run_on_emoji(folder, published, monkeypatch):  # noqa: F811
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     pin(monkeypatch, published)
     build(folder / "data", published, form="sq32")
-    workdir = small_run.make(folder)
-    config = read_config(workdir).unlock()
+    experiment = small_experiment.make_experiment("", 1)
+    config = experiment.config.copy_and_resolve_references()
     config.data.name, config.data.form = "emoji", "sq32"
     config.eval.num_examples, config.eval.batch_size = COUNT, 8
-    write_config(workdir, config)
-    records = {r.metric: r for r in evaluate(str(workdir), str(folder / "data"), NAMES)}
+    experiment = dataclasses.replace(experiment, config=config)
+    init = functools.partial(init_generator, text_width=small_step.TEXT_WIDTH)
+    ema = jax.jit(init, static_argnums=1)(jax.random.key(0), experiment.generator)
+    evaluator = create_evaluator(
+        experiment, NAMES, workdir=folder / "run", data_dir=str(folder / "data")
+    )
+    records = {record.metric: record for record in evaluator.measure(7, ema)}
 
     retrieval = records["emoji_retrieval"]
     assert retrieval.chance == 1 / (1 + NUM_OTHERS) and retrieval.num_samples == COUNT
