@@ -13,9 +13,9 @@ from tests.places import ROOT
 
 PACKAGE = ROOT / "xmc_jax"
 MAX_FILE_LINES = 400
-MAX_LINES, MAX_CODE_LINES = 20_600, 12_900  # Code: without blank lines, comments and docstrings.
+MAX_LINES, MAX_CODE_LINES = 21_200, 13_200  # Code: without blank lines, comments and docstrings.
 MAX_ROOT_FILES = 22
-MAX_INNER_IMPORTS = 25
+MAX_INNER_IMPORTS = 27
 
 VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report", "compare", "export"}
 # Imports point down this list only, or stay in one folder. A folder counts as one part. The diagram
@@ -26,7 +26,7 @@ LAYERS = [
     {"evaluation", "study"},
     {"inference", "planning"},
     {"experiment", "pages"},
-    {"run"},
+    {"run", "emoji"},
     {"data"},
     {"shapes", "train_step"},
     {"objectives", "train_state", "cli"},
@@ -48,7 +48,7 @@ AT_TOP |= {"tensorflow": set(), "tensorflow_text": set()}  # Those who need it l
 AT_TOP |= {
     "ml_collections": VERBS
     | {"configs", "run", "cli", "experiment", "planning", "training", "evaluation", "inference"},
-    "absl": VERBS | {"cli", "study", "shapes"},
+    "absl": VERBS | {"cli", "study", "shapes", "emoji"},
     "orbax": {"run"},
     "tensorboard": {"training"},
 }

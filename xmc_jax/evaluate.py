@@ -9,9 +9,11 @@
 Metrics, as far as they are available for the run (docs/metrics.md): shapes_accuracy and
 shapes_accuracy_trained (whether images of the shapes data show what their captions say, read from
 the pixels by rules and by a small trained network); shapes_diversity (how different the images of
-one caption are); fd_vgg16 (Fréchet distance in features of VGG-16); with
---set=inception_weights=PATH, fid, kid, is and prdc, whose names have the number of images, such as
-fid30k; with --set=clip=PRESET, clip_score, clip_r_precision and in_batch_r_precision; with
+one caption are); emoji_retrieval (whether a small network trained on real emoji finds the caption
+of an image among 32); fd_vgg16 (Fréchet distance in features of VGG-16) and nearest_train_vgg16
+(distances to the nearest training images: are images copies?); with --set=inception_weights=PATH,
+fid, kid, is and prdc, whose names have the number of images, such as fid30k; with
+--set=clip=PRESET, clip_score, clip_r_precision and in_batch_r_precision; with
 --set=detector=PRESET, soa_c and soa_i.
 
 Prints a table and appends to metrics.jsonl in the folder. A killed evaluation resumes when it is

@@ -192,6 +192,7 @@ def test_kid_shows_its_progress(rng, capsys, mesh, monkeypatch):
         epath.Path(),
         2,
         "g",
+        lambda: real,
     )
     sets = inception._InceptionFeatures(make_features(mesh), inputs, InceptionWeights({}, "w"))
     sets._computed = {
@@ -229,7 +230,16 @@ def test_fid_and_prdc_of_images(rng, tmp_path, monkeypatch, capsys):
     ]
     scratch = epath.Path(tmp_path / "scratch")
     found = measure(
-        EvalInputs(config, make_prompts(8), *sets, lambda prompts, name: sets[2], scratch, 2, "g")
+        EvalInputs(
+            config,
+            make_prompts(8),
+            *sets,
+            lambda prompts, name: sets[2],
+            scratch,
+            2,
+            "g",
+            lambda: sets[0],
+        )
     )
     values = {r.metric: r for r in found}
     assert set(values) == {

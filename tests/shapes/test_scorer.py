@@ -131,7 +131,10 @@ def test_wrong_files_are_refused(tmp_path):
         with pytest.raises(UserError, match="does not hold a scorer"):
             scorer.load_scorer(path)
     others = {"names": SCORER.metadata["names"] | {"sizes": ["small"]}}
-    for metadata, message in ((SCORER.metadata, "arrays of other names"), (others, "other shapes")):
+    for metadata, message in (
+        (SCORER.metadata, "arrays of other names"),
+        (others, "names of another version"),
+    ):
         np.savez(path, metadata=np.frombuffer(json.dumps(metadata).encode(), np.uint8))
         with pytest.raises(UserError, match=message):
             scorer.load_scorer(path)

@@ -1,12 +1,13 @@
 """From an experiment and names of metrics to a function that measures its checkpoints."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from etils import epath
 
 from xmc_jax.evaluation import generation, selection
-from xmc_jax.evaluation.examples import read_examples
+from xmc_jax.evaluation.examples import open_training_images, read_examples
 from xmc_jax.evaluation.image_sets import ImageSet
 from xmc_jax.evaluation.inputs import EvalInputs, Prompts
 from xmc_jax.evaluation.resume import remove
@@ -63,6 +64,8 @@ def create_evaluator(
         if (own := [name for name in chosen if known[name] is family])
     ]
     generate = generation.ImageGenerator(experiment)
+    # Read once for all checkpoints, and not at all without a metric that needs them.
+    open_training = functools.cache(lambda: open_training_images(experiment, data_dir))
 
     def measure(step: int, ema: PyTree) -> list[MetricRecord]:
         generator = generation.fingerprint_weights(ema, experiment.mesh)
@@ -81,6 +84,7 @@ def create_evaluator(
             scratch=scratch,
             step=step,
             generator=generator,
+            open_training=open_training,
         )
         records = [record for measure in measures for record in measure(inputs)]
         processes.wait_for_all(f"measure {identity}")  # Others may still read the folder.

@@ -5,17 +5,19 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import PIL
+from ml_collections import ConfigDict
 
 from xmc_jax.data import catalog, streams
 from xmc_jax.data.prefetch import ReadAhead
 from xmc_jax.data.records import ExampleReader, Records, Selection, draw_caption
 from xmc_jax.errors import UserError
-from xmc_jax.evaluation.image_sets import ImageSet, Pixels, ProcessShards, fingerprint, make_shards
+from xmc_jax.evaluation.image_sets import ImageSet, Pixels, fingerprint, make_shards
 from xmc_jax.evaluation.inputs import Prompt, Prompts
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
 
 _RECORDS_AT_ONCE = 256
+_MAX_TRAINING_IMAGES = 10_000
 
 
 class EvalExamples(NamedTuple):
@@ -47,17 +49,28 @@ def read_examples(experiment: Experiment, data_dir: str) -> EvalExamples:
     if count < 2:
         raise UserError(f"split {split} is too small to measure anything on")
 
-    resolution, shards = config.model.resolution, make_shards(config.eval.batch_size)
-    reader = ExampleReader(source, resolution, data.crop, data.antialias, seed)
-    resizing = (resolution, data.crop, data.antialias, PIL.__version__)
     prompts, files = _read_prompts(source, chosen[:count], seed, experiment)
     _, other_files = _read_prompts(source, chosen[count:], seed)
-    real, other_real = fingerprint(files, resizing), fingerprint(other_files, resizing)
     return EvalExamples(
         prompts,
-        _real_images("real", real, reader, chosen[:count], shards),
-        _real_images("other real", other_real, reader, chosen[count:], shards),
+        _real_images("real", files, source, chosen[:count], config),
+        _real_images("other real", other_files, source, chosen[count:], config),
     )
+
+
+def open_training_images(experiment: Experiment, data_dir: str) -> ImageSet:
+    """Images of the split that a run is trained on, as they are evaluated: never mirrored.
+
+    All of them, or the first 10,000 of a permutation that depends on ``config.eval.seed``.
+
+    Raises:
+      UserError: the data is missing.
+    """
+    config = experiment.config
+    source, seed = catalog.open_train_split(config, data_dir), config.eval.seed
+    chosen = streams.choose_examples(len(source), _MAX_TRAINING_IMAGES, seed)
+    _, files = _read_prompts(source, chosen, seed)
+    return _real_images("training", files, source, chosen, config)
 
 
 def _read_prompts(
@@ -81,9 +94,13 @@ def _read_prompts(
 
 
 def _real_images(
-    name: str, identity: str, reader: ExampleReader, indices: Sequence[int], shards: ProcessShards
+    name: str, files: str, source: Records, indices: Sequence[int], config: ConfigDict
 ) -> ImageSet:
     """Images of a split, which threads decode and resize ahead of their use."""
+    resolution, data = config.model.resolution, config.data
+    reader = ExampleReader(source, resolution, data.crop, data.antialias, config.eval.seed)
+    identity = fingerprint(files, (resolution, data.crop, data.antialias, PIL.__version__))
+    shards = make_shards(config.eval.batch_size)
 
     def open_batches() -> Iterator[Pixels]:
         ranges = shards.ranges(len(indices))

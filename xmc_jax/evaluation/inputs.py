@@ -50,6 +50,8 @@ class EvalInputs:
         `ResumableRows`); removed when everything is measured.
       step: Training step of the generator.
       generator: Fingerprint of the generator's weights.
+      open_training: Opens images of the split that the run is trained on, at most 10,000. All
+        processes must call it.
     """
 
     config: ConfigDict
@@ -61,6 +63,7 @@ class EvalInputs:
     scratch: epath.Path
     step: int
     generator: str
+    open_training: Callable[[], ImageSet]
 
     def record(self, **fields: Any) -> MetricRecord:
         """A record with these fields. Step, generator, split and seed need not be given.

@@ -57,7 +57,7 @@ def prdc(
     y_radii = _radii(y, num_neighbours, lambda done: tell(len(x) + done))
     balls = np.zeros(len(x), np.int64)  # Number of real balls around each generated vector.
     recalled = covered = 0
-    for rows, distances in _squared_distances(y, x):
+    for rows, distances in squared_distances(y, x):
         inside = distances < y_radii[rows, None]
         balls += inside.sum(axis=0)
         covered += inside.any(axis=1).sum()
@@ -85,7 +85,7 @@ def _radii(
     differently from the product with its copy.
     """
     radii = np.empty(len(x))
-    for rows, distances in _squared_distances(x, x):
+    for rows, distances in squared_distances(x, x):
         # Excludes the vector itself.
         distances[np.arange(len(distances)), np.arange(rows.start, rows.stop)] = np.inf
         radii[rows] = np.partition(distances, k - 1, axis=1)[:, k - 1]
@@ -93,7 +93,7 @@ def _radii(
     return radii - _ROUNDING * (radii + np.sum(x * x, axis=1))
 
 
-def _squared_distances(
+def squared_distances(
     x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]
 ) -> Iterator[tuple[slice, Float[np.ndarray, "rows m"]]]:
     """Yields a slice of rows and their distances to all of y."""

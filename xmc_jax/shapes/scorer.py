@@ -4,23 +4,18 @@ A convolutional network shared by all cells says whether a cell contains an obje
 colour and size. Trained weights are shipped; `python -m xmc_jax.shapes.train_scorer` trains them.
 """
 
-import hashlib
-import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from xmc_jax.errors import UserError, reason
+from xmc_jax.frozen import packaged
 from xmc_jax.images import from_uint8
 from xmc_jax.shapes.accuracy import ParsedObject, ParsedScene, Reader
 from xmc_jax.shapes.scenes import BACKGROUNDS, COLOURS, GRID, SHAPES, SIZES
@@ -46,7 +41,6 @@ _SIDE = 36  # Every image is resized to this side: 12 pixels a cell.
 _BATCH = 50  # Images read at once; the last batch is padded, so that one program serves all.
 _HALF_CONTRAST = 0.2  # Local contrast (at most 3.5) that evens to one half; keeps noise low.
 _INIT = nn.initializers.he_normal()
-_METADATA = "metadata"  # Entry of the weight file: JSON.
 
 
 class Logits(NamedTuple):
@@ -181,12 +175,8 @@ def _scene(logits: Logits) -> ParsedScene:
 
 
 def save_scorer(path: Path, params: PyTree, metadata: Mapping[str, Any]) -> None:
-    """Writes weights in half precision, the names and metadata; without pickle."""
-    arrays = flax.traverse_util.flatten_dict(params, sep="/")
-    arrays = {name: np.asarray(array, np.float16) for name, array in arrays.items()}
-    text = json.dumps({"names": NAMES} | dict(metadata), sort_keys=True)
-    with path.open("wb") as file:
-        np.savez(file, **arrays, **{_METADATA: np.frombuffer(text.encode(), np.uint8)})
+    """Writes weights, the names and metadata; see `packaged.save`."""
+    packaged.save(path, params, {"names": NAMES} | dict(metadata))
 
 
 def load_scorer(path: Path) -> Scorer:
@@ -195,28 +185,12 @@ def load_scorer(path: Path) -> Scorer:
     Raises:
       UserError: The file does not exist, or does not contain a scorer of these shapes.
     """
-    if not path.is_file():
-        raise UserError(f"no weight file {path}; python -m xmc_jax.shapes.train_scorer writes one")
-    try:
-        data = path.read_bytes()
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        metadata = json.loads(arrays.pop(_METADATA).tobytes())
-        if metadata["names"] != json.loads(json.dumps(NAMES)):
-            raise ValueError("names of other shapes, colours, sizes or backgrounds")
-        params = _to_params(arrays)
-    except (ValueError, OSError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path} does not hold a scorer of shapes: {reason(error)}") from error
-    fingerprint = hashlib.sha256(data).hexdigest()
-    return Scorer(make_reader(params), fingerprint, metadata)
-
-
-def _to_params(arrays: Mapping[str, np.ndarray]) -> PyTree:
-    """Parameters in single precision; ValueError if names or shapes are not the network's."""
     blank = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, 3), jnp.float32)
-    wanted = jax.eval_shape(ShapesScorer().init, jax.random.key(0), blank)
-    wanted = flax.traverse_util.flatten_dict(wanted, sep="/")
-    if jax.tree.map(np.shape, arrays) != jax.tree.map(np.shape, wanted):
-        raise ValueError("arrays of other names or shapes")
-    params = flax.traverse_util.unflatten_dict(arrays, sep="/")
-    return jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), params)
+    loaded = packaged.load(
+        path,
+        jax.eval_shape(ShapesScorer().init, jax.random.key(0), blank),
+        kind="a scorer of shapes",
+        command="python -m xmc_jax.shapes.train_scorer",
+        same={"names": NAMES},
+    )
+    return Scorer(make_reader(loaded.params), loaded.fingerprint, loaded.metadata)

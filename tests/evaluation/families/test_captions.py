@@ -83,7 +83,14 @@ def inputs(folder, presets_of):
     scratch = epath.Path(folder / "scratch")
     return (
         EvalInputs(
-            config, prompts, *sets, lambda prompts, name: sets[2], scratch, step=2, generator="g"
+            config,
+            prompts,
+            *sets,
+            lambda prompts, name: sets[2],
+            scratch,
+            step=2,
+            generator="g",
+            open_training=lambda: sets[0],
         ),
         real,
         generated,

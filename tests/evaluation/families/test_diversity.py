@@ -38,7 +38,9 @@ def make_inputs(generate, tmp_path, num_prompts=NUM_PROMPTS):
     prompts = [Prompt(x.id, x.captions[i % 5].text, i % 5, tokens) for i, x in enumerate(examples)]
     images = image_set("real", np.zeros((num_prompts, 32, 32, 3), np.uint8))
     scratch = epath.Path(tmp_path)
-    return EvalInputs(config, prompts, images, images, images, generate, scratch, 7, "g")
+    return EvalInputs(
+        config, prompts, images, images, images, generate, scratch, 7, "g", lambda: images
+    )
 
 
 def measure(inputs):

@@ -44,6 +44,7 @@ def make_inputs(split, generate, tmp_path, form="sq32"):
         epath.Path(tmp_path),
         step=7,
         generator="g",
+        open_training=lambda: image_set("training", real),
     )
 
 
