@@ -120,6 +120,9 @@ def test_from_archives_to_images(name, manual_dir, data_dir, text_encoder, vgg19
     (image,) = (tmp_path / "images").glob("0000_*.png")
     assert np.asarray(Image.open(image)).shape[:2] == (config.model.resolution,) * 2
 
-    (record,) = evaluate(str(workdir), data_dir)
-    assert (record.metric, record.step, record.num_samples) == ("fd_vgg16", 2, 4)
-    assert np.isfinite(record.value)
+    records = evaluate(str(workdir), data_dir)
+    nearest = [f"nearest_train_vgg16/{name}" for name in ("distance", "near")]
+    assert [record.metric for record in records] == ["fd_vgg16", *nearest]
+    for record in records:
+        assert (record.step, record.num_samples) == (2, 4)
+        assert np.isfinite(record.value)
