@@ -80,16 +80,15 @@ class TrainedStart:
         )
 
     def copy_projection(self, workdir: epath.PathLike) -> bool:
-        """Gives a run that has not begun the projection of the text that the weights know.
+        """Gives the run the projection of the text that the weights know.
 
         Returns:
           Whether the run has a projection now: not if the texts of the models differ.
         """
         if not self._has_same_text:
             return False
-        if not config_path(workdir).exists():
-            projection = text_projection_path(self._folder).read_bytes()
-            files.write_whole(text_projection_path(workdir), projection)
+        projection = text_projection_path(self._folder).read_bytes()
+        files.write_whole(text_projection_path(workdir), projection)
         return True
 
     def apply(
