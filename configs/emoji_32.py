@@ -13,7 +13,7 @@ from xmc_jax.configs import ablations, one_shape_32
 def get_config(arg: str = "") -> ConfigDict:
     """`one_shape_32` for more kinds of pictures, and few of each; `arg` names an ablation row."""
     config = one_shape_32.get_config()
-    config.num_steps = 40_000
+    config.num_steps = 20_000
     config.data.name = "emoji"
     config.data.form = "sq32"
     config.text.num_tokens = 22  # The longest caption in English has as many.
