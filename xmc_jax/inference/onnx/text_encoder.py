@@ -53,14 +53,14 @@ def build_text_encoder(encoder: TextEncoder, *, dtype: DTypeLike = np.float16) -
 def _encode(graph: Graph, bert: Bert, dtype: DTypeLike) -> tuple[str, str]:
     """Words, zero at padding, and their mask."""
     large = ("/kernel", "/embeddings")
-    weights = {k: x.astype(dtype) if k.endswith(large) else x for k, x in bert.weights.items()}
+    weights = {k: _store(x, dtype) if k.endswith(large) else x for k, x in bert.weights.items()}
     mask = graph.add("Not", graph.add("Equal", "tokens", np.int32(0)))
     logit = graph.add("Where", mask, np.float32(0), _MASKED)
     logit = graph.add("Unsqueeze", logit, np.int64([1, 2]))  # [b, 1, 1, t]
 
     # There is one segment. Its embedding is part of all positions'.
     positions = bert.weights["position_embedding/embeddings"]
-    positions = (positions + bert.weights["segment_embedding/embeddings"][:1]).astype(dtype)
+    positions = _store(positions + bert.weights["segment_embedding/embeddings"][:1], dtype)
     length = graph.add("Shape", "tokens", start=1, end=2)
     positions = graph.add("Slice", positions, np.int64([0]), length, np.int64([0]))
     x = graph.look_up(weights["token_embedding/embeddings"], "tokens")
@@ -68,6 +68,13 @@ def _encode(graph: Graph, bert: Bert, dtype: DTypeLike) -> tuple[str, str]:
     for index in range(bert.num_layers):
         x = _layer(graph, bert, weights, f"transformer_layer_{index}", x, logit)
     return _clear_padding(graph, x, mask), mask
+
+
+def _store(x: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """The array in its storage type, or as it is if that cannot hold it."""
+    with np.errstate(over="ignore"):
+        stored = x.astype(dtype)
+    return stored if np.all(np.isfinite(stored)) else x
 
 
 def _layer(
