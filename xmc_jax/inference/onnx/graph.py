@@ -47,7 +47,11 @@ class Graph:
     def look_up(self, table: Float[np.ndarray, "n d"], ids: str) -> str:
         """Rows of a table, float32. Of a table in float16 only these rows become float32."""
         rows = self._append("Gather", [self._store(table), ids], {})
-        return self._to_float32(rows) if table.dtype == np.float16 else rows
+        return self.to_float32(rows) if table.dtype == np.float16 else rows
+
+    def to_float32(self, x: str) -> str:
+        """The value cast to float32."""
+        return self._append("Cast", [x], {"to": _FLOAT32})
 
     def serialize(
         self, inputs: Mapping[str, Spec], outputs: Mapping[str, tuple[str, Spec]]
@@ -89,15 +93,12 @@ class Graph:
 
     def _read(self, x: np.ndarray | np.generic) -> str:
         name = self._store(x)
-        return self._to_float32(name) if x.dtype == np.float16 else name
+        return self.to_float32(name) if x.dtype == np.float16 else name
 
     def _store(self, x: np.ndarray | np.generic) -> str:
         name = f"constant_{len(self._constants)}"
         self._constants[name] = np.ascontiguousarray(x).reshape(x.shape)
         return name
-
-    def _to_float32(self, x: str) -> str:
-        return self._append("Cast", [x], {"to": _FLOAT32})
 
 
 def ensure_installed() -> None:

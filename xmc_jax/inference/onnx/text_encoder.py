@@ -31,8 +31,7 @@ def build_text_encoder(encoder: TextEncoder, *, dtype: DTypeLike = np.float16) -
         encoder = text_projection.without_projection(encoder)
     bert, graph = describe_bert(encoder), Graph()
     words, mask = _encode(graph, bert, dtype)
-    count = graph.add("Cast", mask, to=1)
-    count = graph.add("ReduceSum", count, np.int64([1]), keepdims=1)
+    count = graph.add("ReduceSum", graph.to_float32(mask), np.int64([1]), keepdims=1)
     total = graph.add("ReduceSum", words, np.int64([1]), keepdims=0)
     sentence = graph.add("Div", total, graph.add("Max", count, np.float32(1)))
     width = encoder.width
@@ -55,8 +54,8 @@ def _encode(graph: Graph, bert: Bert, dtype: DTypeLike) -> tuple[str, str]:
     large = ("/kernel", "/embeddings")
     weights = {k: _store(x, dtype) if k.endswith(large) else x for k, x in bert.weights.items()}
     mask = graph.add("Not", graph.add("Equal", "tokens", np.int32(0)))
-    logit = graph.add("Where", mask, np.float32(0), _MASKED)
-    logit = graph.add("Unsqueeze", logit, np.int64([1, 2]))  # [b, 1, 1, t]
+    padding = graph.add("Where", mask, np.float32(0), _MASKED)
+    padding = graph.add("Unsqueeze", padding, np.int64([1, 2]))  # [b, 1, 1, t]
 
     # There is one segment. Its embedding is part of all positions'.
     positions = bert.weights["position_embedding/embeddings"]
@@ -66,7 +65,7 @@ def _encode(graph: Graph, bert: Bert, dtype: DTypeLike) -> tuple[str, str]:
     x = graph.look_up(weights["token_embedding/embeddings"], "tokens")
     x = _normalize(graph, bert, "embeddings_layer_norm", graph.add("Add", x, positions))
     for index in range(bert.num_layers):
-        x = _layer(graph, bert, weights, f"transformer_layer_{index}", x, logit)
+        x = _layer(graph, bert, weights, f"transformer_layer_{index}", x, padding)
     return _clear_padding(graph, x, mask), mask
 
 
