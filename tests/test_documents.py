@@ -21,7 +21,7 @@ PAGES = [
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
 FOREIGN = {"mp_prefetch"}  # Identifiers of other packages that no source uses.
-FILE = r"[\w.-]+\.(py|sh|md|txt|jsonl?|html|npz|safetensors|stablehlo|sbatch)"
+FILE = r"[\w.-]+\.(py|sh|md|txt|jsonl?|html|npz|onnx|safetensors|stablehlo|sbatch)"
 DOCUMENTS = [
     *PAGES,
     *sorted((ROOT / "configs").glob("*.py")),

@@ -13,9 +13,9 @@ from tests.places import ROOT
 
 PACKAGE = ROOT / "xmc_jax"
 MAX_FILE_LINES = 400
-MAX_LINES, MAX_CODE_LINES = 21_200, 13_200  # Code: without blank lines, comments and docstrings.
+MAX_LINES, MAX_CODE_LINES = 21_700, 13_500  # Code: without blank lines, comments and docstrings.
 MAX_ROOT_FILES = 22
-MAX_INNER_IMPORTS = 27
+MAX_INNER_IMPORTS = 29
 
 VERBS = {"train", "evaluate", "sample", "prepare", "plan", "report", "compare", "export"}
 # Imports point down this list only, or stay in one folder. A folder counts as one part. The diagram
@@ -49,6 +49,7 @@ AT_TOP |= {
     "ml_collections": VERBS
     | {"configs", "run", "cli", "experiment", "planning", "training", "evaluation", "inference"},
     "absl": VERBS | {"cli", "study", "shapes", "emoji"},
+    "onnx": {"inference"},
     "orbax": {"run"},
     "tensorboard": {"training"},
 }

@@ -126,6 +126,7 @@ def test_pins_are_in_the_ranges_and_complete():
     wanted = {
         "install_requires": (setup["options"]["install_requires"], run),
         "test": (setup["options.extras_require"]["test"], run | test),
+        "onnx": (setup["options.extras_require"]["onnx"], run | test),
     }
     for field, (text, pinned) in wanted.items():
         lines = [line.partition("#")[0].strip() for line in text.splitlines()]

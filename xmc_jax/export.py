@@ -2,10 +2,12 @@
 
     python -m xmc_jax.export --workdir=runs/one_shape_32 --out=exports/one_shape_32
     python -m xmc_jax.export --workdir=runs/one_shape_32 --out=small --dtype=float16 --nostandalone
+    python -m xmc_jax.export --workdir=runs/one_shape_32 --out=web --onnx
 
 Writes to --out: weights.safetensors, config.json, vocab.txt, model.json (fingerprints), README.md
 (the model card), program.stablehlo and, for use without this package, text_encoder.safetensors and
 generate.py. Generate images with it by `sample --workdir=OUT`, xmc_jax.load(OUT) or generate.py.
+With --onnx also text_encoder.onnx and generator.onnx, for ONNX Runtime.
 """
 
 from absl import flags
@@ -21,13 +23,23 @@ def main() -> None:
     options = flags.FLAGS
 
     from xmc_jax.inference import exported  # --help must not wait for JAX.
+    from xmc_jax.inference.onnx.graph import ensure_installed
 
     exported.open_folder(out)
+    if options.onnx:
+        ensure_installed()
     cli.set_up_jax()
 
     from xmc_jax.inference.export import export  # A refused folder must not wait for Keras.
 
-    export(workdir, out, step=options.step, dtype=options.dtype, standalone=options.standalone)
+    export(
+        workdir,
+        out,
+        step=options.step,
+        dtype=options.dtype,
+        standalone=options.standalone,
+        onnx=options.onnx,
+    )
 
 
 def _define_flags() -> None:
@@ -41,6 +53,9 @@ def _define_flags() -> None:
         "standalone",
         True,
         "Also write what generates images without this package, including the text encoder.",
+    )
+    flags.DEFINE_bool(
+        "onnx", False, "Also write text_encoder.onnx and generator.onnx, for ONNX Runtime."
     )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import kagglehub
+import numpy as np
 from jaxtyping import Array, Int32
 
 from xmc_jax.errors import UserError
@@ -48,6 +49,24 @@ class TextEncoder(NamedTuple):
     width: int
     vocabulary_file: str
     lowercase: bool
+
+
+class Bert(NamedTuple):
+    """The parts of an encoder's BERT, for those who build it anew.
+
+    Attributes:
+      weights: By keras-hub's names, ``transformer_layer_0/self_attention_layer/query/kernel``.
+      num_layers: Number of layers.
+      num_heads: Heads of each layer's attention.
+      epsilon: Of all layer normalisations.
+      exact_gelu: Whether GELU is exact, or approximated by a tanh.
+    """
+
+    weights: dict[str, np.ndarray]
+    num_layers: int
+    num_heads: int
+    epsilon: float
+    exact_gelu: bool
 
 
 def load_text_encoder(name: str) -> TextEncoder:
@@ -114,6 +133,22 @@ def _wrap(
         width=backbone.hidden_dim,
         vocabulary_file=vocabulary_file,
         lowercase=lowercase,
+    )
+
+
+def describe_bert(encoder: TextEncoder) -> Bert:
+    """The parts of an encoder that has its weights, and no projection."""
+    (backbone,), (trainable, _) = encoder.apply.args, encoder.params
+    names = [variable.path for variable in backbone.trainable_variables]
+    layer = backbone.transformer_layers[0]
+    activation = layer._feedforward_intermediate_dense.activation
+    return Bert(
+        weights=dict(zip(names, map(np.asarray, trainable), strict=True)),
+        num_layers=backbone.num_layers,
+        num_heads=backbone.num_heads,
+        epsilon=layer.layer_norm_epsilon,
+        # `_match_activation` has set what the exact one is.
+        exact_gelu=not getattr(activation, "keywords", {}).get("approximate", True),
     )
 
 

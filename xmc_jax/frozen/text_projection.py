@@ -43,6 +43,11 @@ def project(encoder: TextEncoder, projection: Projection) -> TextEncoder:
     )
 
 
+def is_projected(encoder: TextEncoder) -> bool:
+    """Whether the encoder comes from `project`."""
+    return isinstance(encoder.params[1], Projection)
+
+
 def without_projection(encoder: TextEncoder) -> TextEncoder:
     """The encoder that was given to `project`."""
     params, projection = encoder.params

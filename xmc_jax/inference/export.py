@@ -18,6 +18,9 @@ from xmc_jax.frozen.wheels import TEXT_ENCODERS, text_encoder_folder
 from xmc_jax.inference import exported
 from xmc_jax.inference.model import load_networks
 from xmc_jax.inference.model_card import write_card
+from xmc_jax.inference.onnx.generator import build_generator
+from xmc_jax.inference.onnx.graph import ensure_installed
+from xmc_jax.inference.onnx.text_encoder import build_text_encoder
 from xmc_jax.inference.program import WHEEL_FILE
 from xmc_jax.inference.program_export import export_program, find_arrays, name_text_params
 from xmc_jax.run.folder import config_path, text_projection_path
@@ -32,6 +35,7 @@ def export(
     step: int | None = None,
     dtype: str = "float32",
     standalone: bool = True,
+    onnx: bool = False,
 ) -> None:
     """Exports a checkpoint of a run.
 
@@ -43,10 +47,15 @@ def export(
         are computed in float32 either way.
       standalone: Whether the folder also generates images without this package. It then contains
         the text encoder's weights.
+      onnx: Whether to add text encoder and generator as files for ONNX Runtime. The generator is
+        stored in `dtype`, the text encoder in float16.
 
     Raises:
-      UserError: there is no such run or checkpoint, or the folder cannot be written.
+      UserError: there is no such run or checkpoint, the folder cannot be written, or the package
+        onnx is needed and not installed.
     """
+    if onnx:
+        ensure_installed()
     out = exported.open_folder(out)
     model = load_networks(workdir, step=step)
     config, encoder = model.experiment.config, model.experiment.text_encoder
@@ -66,9 +75,19 @@ def export(
         files[exported.TEXT_WEIGHTS] = _to_safetensors(text_params)
         # The script imports the tokenizer from its own folder, so it cannot be imported here.
         files[exported.SCRIPT] = Path(__file__).with_name("standalone.py").read_bytes()
+    if onnx:
+        generator = build_generator(model.experiment.generator, weights, encoder.width)
+        files[exported.ONNX_GENERATOR] = generator
+        files[exported.ONNX_TEXT_ENCODER] = build_text_encoder(encoder)
+    if standalone or onnx:
         files[exported.TOKENIZER] = Path(wordpiece.__file__).read_bytes()
     card = write_card(
-        model, name=out.name, records=read_metrics(workdir), dtype=dtype, standalone=standalone
+        model,
+        name=out.name,
+        records=read_metrics(workdir),
+        dtype=dtype,
+        standalone=standalone,
+        onnx=onnx,
     )
     manifest = {
         "step": model.step,

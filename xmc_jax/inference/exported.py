@@ -13,7 +13,10 @@
 and, for use without this package:
   text_encoder.safetensors   the text encoder's weights
   generate.py                generates images with them; needs only JAX, NumPy and safetensors
-  wordpiece.py               its tokenizer
+  wordpiece.py               its tokenizer; also with the files for ONNX Runtime
+and, for ONNX Runtime, if they were asked for:
+  text_encoder.onnx          token ids to words, sentence and mask; see `onnx/text_encoder.py`
+  generator.onnx             noise and these to images; see `onnx/generator.py`
 """
 
 import contextlib
@@ -38,6 +41,8 @@ WEIGHTS, VOCABULARY, CARD = "weights.safetensors", "vocab.txt", "README.md"
 PROJECTION = text_projection_path("").name
 PROGRAM, TEXT_WEIGHTS = "program.stablehlo", "text_encoder.safetensors"
 SCRIPT, TOKENIZER = "generate.py", "wordpiece.py"
+ONNX_TEXT_ENCODER, ONNX_GENERATOR = "text_encoder.onnx", "generator.onnx"
+_OPTIONAL = (PROGRAM, TEXT_WEIGHTS, SCRIPT, TOKENIZER, ONNX_TEXT_ENCODER, ONNX_GENERATOR)
 _PACKAGES = ("xmc-jax", "jax", "flax", "keras-hub", "numpy")
 _AGAIN = "export the model again"
 
@@ -85,8 +90,8 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
     with writing(folder, then=_AGAIN):
         # Without model.json the folder is no model while its files change. Metrics are those of the
         # older model.
-        program = (folder / name for name in (PROGRAM, TEXT_WEIGHTS, SCRIPT, TOKENIZER))
-        for path in (manifest_path(folder), metrics_path(folder), *program):
+        optional = (folder / name for name in _OPTIONAL)
+        for path in (manifest_path(folder), metrics_path(folder), *optional):
             path.unlink(missing_ok=True)
     for name, data in files.items():
         write_whole(folder / name, data, then=_AGAIN)

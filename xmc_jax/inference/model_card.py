@@ -48,6 +48,7 @@ def write_card(
     records: Iterable[dict[str, Any]],
     dtype: str,
     standalone: bool,
+    onnx: bool,
 ) -> str:
     """Renders the card as Markdown. Facts that the config lacks are left out.
 
@@ -57,6 +58,7 @@ def write_card(
       records: Records of ``metrics.jsonl``; the card shows the evaluations of the model's step.
       dtype: Storage type of the parameters.
       standalone: Whether the folder generates images without this package.
+      onnx: Whether it holds files for ONNX Runtime.
     """
     fields = flatten(model.experiment.config.to_dict())
     data, data_text = fields.get("data.name"), ""
@@ -73,6 +75,8 @@ def write_card(
         num_parameters=sum(x.size for x in jax.tree.leaves(model.ema["params"])),
         fingerprint=fingerprint(model.experiment.text_encoder),
         standalone=standalone,
+        onnx=onnx,
+        lowercase=model.experiment.text_encoder.lowercase,
         data_text=data_text,
         data_licence=DATA_LICENCES.get(data, ""),
         limits=_LIMITS.get(data, _LIMITS_OF_PHOTOGRAPHS),
