@@ -106,5 +106,5 @@ def ensure_installed() -> None:
     if importlib.util.find_spec("onnx") is None:
         raise UserError(
             "--onnx needs the package onnx, which is not installed: "
-            f"{sys.executable} -m pip install 'xmc-jax[onnx]'"
+            f"{sys.executable} -m pip install onnx"
         )
