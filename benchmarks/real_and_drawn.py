@@ -1,10 +1,10 @@
 """A picture of real images beside those that a model draws from their captions.
 
-    python -m benchmarks.real_and_drawn --workdir=runs/emoji_64 --out=docs/emoji.png
+    python -m benchmarks.real_and_drawn --workdir=runs/emoji_32 --out=docs/emoji.png
 
 The captions are the first of those that training shows in samples/: of the evaluation split, chosen
-by `config.eval.seed` alone. Under each caption stands its real image, then what the noises of
-seed 0 draw.
+by `config.eval.seed` alone; or those of another split, chosen alike. Under each caption stands its
+real image, then what the noises of seed 0 draw.
 """
 
 import io
@@ -24,6 +24,7 @@ from xmc_jax.training.preview import NUM_CAPTIONS
 
 OUT = flags.DEFINE_string("out", "pictures.png", "File of the picture, *.png.")
 COUNT = flags.DEFINE_integer("num_captions", 12, "Captions.", 1, NUM_CAPTIONS)
+SPLIT = flags.DEFINE_string("split", None, "Another split, e.g. test_comp.")
 NUM_IMAGES = flags.DEFINE_integer("num_images", 3, "Generated images of each caption.", 1)
 NUM_COLUMNS = flags.DEFINE_integer("num_columns", 2, "Captions side by side.", 1)
 cli.define_workdir_flag()
@@ -36,6 +37,9 @@ def main():
     workdir, data_dir = cli.required("workdir"), flags.FLAGS.data_dir
     config = read_config(workdir)
     data, seed = config.data, config.eval.seed
+    if SPLIT.value:
+        with config.unlocked():
+            data.eval_split = SPLIT.value
     source = catalog.open_eval_split(config, data_dir)
     chosen = choose_examples(len(source), NUM_CAPTIONS, seed)[: COUNT.value]
     read = ExampleReader(source, config.model.resolution, data.crop, data.antialias, seed)

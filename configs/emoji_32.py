@@ -2,7 +2,9 @@
 
 Data: python -m xmc_jax.prepare --dataset=emoji --form=sq32 (docs/data.md)
 Command: python -m xmc_jax.train --config=configs/emoji_32.py --workdir=runs/emoji_32
-Cost, result: not run yet.
+Cost: 73 minutes on one of two threads of a core, with other work beside it.
+Result: of 32 captions a judge finds the right one for 0.81 of the images of unseen combinations
+(real ones 0.97), and for 0.53 of those of unseen concepts (real ones 0.46). See docs/results.md.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 Data: python -m xmc_jax.prepare --dataset=emoji (docs/data.md)
 Command: python -m xmc_jax.train --config=configs/emoji_64.py --workdir=runs/emoji_64 \
     --init_from=runs/emoji_32 --init_partial
-Cost, result: not run yet.
+Cost, result: not run yet, but for a few steps.
 """
 
 from ml_collections import ConfigDict

@@ -1,19 +1,56 @@
-"""The model that comes with the package is small, and its images show what captions say."""
+"""The models that come with the package are small, and their images show what captions say."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 
 import xmc_jax
-from xmc_jax.demo import demo_folder
+from xmc_jax.demo import COMMANDS, demo_folder
+from xmc_jax.emoji.judge import load_judge
 from xmc_jax.evaluation.families.shapes import make_reader
+from xmc_jax.images import from_uint8
 from xmc_jax.inference import exported
 from xmc_jax.inference.program import ProgramModel
 from xmc_jax.shapes import captions as shapes_captions
 from xmc_jax.shapes.accuracy import count_claims, shuffle_captions, summarise
 
 NUM_CAPTIONS = 100
-MAX_BYTES = 8_000_000
+MAX_BYTES = 12_000_000  # All together.
+EMOJI = (
+    "a red heart",
+    "a green heart",
+    "a blue circle",
+    "a yellow square",
+    "a purple square",
+    "a man with dark skin",
+    "a woman with light skin",
+    "a woman police officer with medium-dark skin",
+    "a man cook with light skin",
+    "a grinning face",
+    "a crying face",
+    "an angry face with horns",
+    "a cat face",
+    "a dog face",
+    "a thumbs up with dark skin",
+    "clapping hands with light skin",
+    "a taxi",
+    "a bus",
+    "a sailboat",
+    "a red apple",
+    "a watermelon",
+    "a sunflower",
+    "a clock at three o'clock",
+    "a key",
+    "an umbrella",
+    "a full moon",
+    "a star",
+    "a snowman",
+    "the flag of France",
+    "the flag of Japan",
+    "an SOS button",
+    "a no entry sign",
+)
 
 
 def run_program(folder):
@@ -36,8 +73,18 @@ def generated(captions):
     return run_program(demo_folder()).generate(texts, seed=0)
 
 
-def test_it_is_small():
-    assert sum(file.stat().length for file in demo_folder().iterdir()) < MAX_BYTES
+def test_they_are_small():
+    files = [file for name in COMMANDS for file in demo_folder(name).iterdir()]
+    assert sum(file.stat().length for file in files) < MAX_BYTES
+
+
+def test_the_judge_finds_the_captions_of_emoji():
+    """Among 32 names, which are in the training split or near others there."""
+    judge = load_judge()
+    images = run_program(demo_folder("emoji")).generate(EMOJI, seed=0)
+    seen = judge.embed_images(judge.params, from_uint8(jnp.asarray(images)))
+    scores = seen @ judge.embed_captions(EMOJI).T
+    assert np.mean(np.argmax(scores, axis=1) == np.arange(len(EMOJI))) > 0.6
 
 
 def test_images_follow_the_caption(captions, generated):
