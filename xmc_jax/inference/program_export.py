@@ -56,7 +56,13 @@ def export_program(experiment: Experiment, weights: dict[str, np.ndarray]) -> by
     tokens = jax.ShapeDtypeStruct((count, config.text.num_tokens), jnp.int32)
     z = jax.ShapeDtypeStruct((count, config.model.z_dim), jnp.float32)
     program = jax.export.export(jax.jit(generate), platforms=("cpu", "cuda", "tpu"))
-    return bytes(program(weights, name_text_params(text_params), tokens, z).serialize())
+    # Without the paths of source files: they are those of the exporter's machine.
+    limit = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        return bytes(program(weights, name_text_params(text_params), tokens, z).serialize())
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", limit)
 
 
 def find_arrays(
