@@ -289,6 +289,4 @@ def _stopping_of_several() -> Any:
     """The module `stopping` if this process is one of several; None otherwise."""
     if "jax" not in sys.modules or not sys.modules["jax"].distributed.is_initialized():
         return None
-    from xmc_jax.parallel import stopping  # Loads JAX, which --help does not wait for.
-
-    return stopping
+    return sys.modules.get("xmc_jax.parallel.stopping")  # Loaded by `startup`, which has joined.

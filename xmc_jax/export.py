@@ -23,11 +23,8 @@ def main() -> None:
     options = flags.FLAGS
 
     from xmc_jax.inference import exported  # --help must not wait for JAX.
-    from xmc_jax.inference.onnx.graph import ensure_installed
 
     exported.open_folder(out)
-    if options.onnx:
-        ensure_installed()
     cli.set_up_jax()
 
     from xmc_jax.inference.export import export  # A refused folder must not wait for Keras.

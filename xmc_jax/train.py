@@ -28,6 +28,10 @@ def main() -> None:
     profiled_steps = profile.parse_steps(options.profile)
     if options.replay and profiled_steps:
         raise UserError("--replay repeats one step alone: it takes no --profile")
+    if options.init_partial and not options.init_from:
+        raise UserError("--init_partial needs --init_from: the folder of a model to start from")
+    if options.replay and options.init_from:
+        raise UserError("--replay repeats a step of the run as it is: it takes no --init_from")
     arguments = config, workdir, options.data_dir, options.reader_workers, options.fsdp
     if options.replay:
         start.replay(*arguments)

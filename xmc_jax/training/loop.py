@@ -65,9 +65,10 @@ def train(
         compiled_step = compile_in_background(experiment) if has_steps else None
         if config.text.projection:
             with processes.first_process_first("fit the projection of the text"):
-                is_there = trained_start and trained_start.copy_projection(workdir)
-                if processes.is_first() and not is_there:
-                    fit_projection(experiment, workdir, source)
+                if processes.is_first():
+                    is_there = trained_start and trained_start.copy_projection(workdir)
+                    if not is_there:
+                        fit_projection(experiment, workdir, source)
             experiment = experiment.with_projection(workdir)
         preview = Preview(experiment, eval_source, workdir)
         probe = make_probe(experiment, eval_source, workdir)
