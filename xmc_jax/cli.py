@@ -218,6 +218,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _fail(f"{reason(error)}; --help lists the flags")
     except flags.Error as error:
         _fail(_last_line(error))
+    except BrokenPipeError:  # Of `--help | head`, which has read enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # For what Python flushes.
+        sys.exit(0)
     except OSError:
         _fail(_no_config_file())
     except (AttributeError, KeyError) as error:
