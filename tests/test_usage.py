@@ -70,10 +70,9 @@ def test_what_is_prepared_is_not_prepared_again(folder, run_verb):
 
 
 def test_help_explains_and_waits_for_nothing_heavy(start_verb):
-    verbs = sorted({*VERBS, "study", "shapes.train_scorer"})
-    children = {verb: start_verb(verb, "--help", python=["-X", "importtime"]) for verb in verbs}
-    for verb, child in children.items():
-        done = finish(child)
+    verbs = sorted({*VERBS, "study", "shapes.train_scorer", "emoji.train_judge"})
+    children = [start_verb(verb, "--help", python=["-X", "importtime"]) for verb in verbs]
+    for verb, done in zip(verbs, list(map(finish, children)), strict=True):
         assert done.returncode == 0, verb
         assert f"python -m xmc_jax.{verb}" in done.stdout and "--" in done.stdout
         loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

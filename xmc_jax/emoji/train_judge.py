@@ -15,7 +15,6 @@ import numpy as np
 from absl import flags
 
 from xmc_jax import cli
-from xmc_jax.emoji import judge, judge_training
 from xmc_jax.errors import UserError
 
 
@@ -26,6 +25,9 @@ def main() -> None:
     if not out.absolute().parent.is_dir():
         raise UserError(f"no folder {out.absolute().parent} for --out")
     cli.set_up_jax()
+    # They import JAX and Keras: --help and a wrong flag need not wait for these.
+    from xmc_jax.emoji import judge, judge_training
+
     encoder = judge.load_sentence_encoder()
     examples = judge_training.read_examples("train", values.data_dir, encoder)
     held_out = judge_training.hold_out(examples) & values.hold_out

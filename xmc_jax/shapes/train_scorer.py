@@ -14,7 +14,6 @@ from absl import flags
 
 from xmc_jax import cli
 from xmc_jax.errors import UserError
-from xmc_jax.shapes import scorer, scorer_training
 from xmc_jax.shapes.scenes import LAYOUTS
 
 
@@ -24,6 +23,9 @@ def main() -> None:
     if not out.absolute().parent.is_dir():
         raise UserError(f"no folder {out.absolute().parent} for --out")
     cli.set_up_jax()
+    # They import JAX and Flax: --help and a wrong flag need not wait for these.
+    from xmc_jax.shapes import scorer, scorer_training
+
     layout, num_steps, seed = (flags.FLAGS[name].value for name in ("layout", "num_steps", "seed"))
     params = scorer_training.train(layout, num_steps, seed)
     options = f"--layout={layout} --num_steps={num_steps} --seed={seed}"
