@@ -5,8 +5,8 @@ import string
 import keras
 import numpy as np
 
+from xmc_jax.frozen import hub
 from xmc_jax.frozen.clip import _MEAN, _STD
-from xmc_jax.frozen.hub import keras_hub
 
 CLIP_SIDE = 32
 CAPTION_LENGTH = 24
@@ -22,7 +22,7 @@ def write_clip(folder, *, seed=0, converter=True, pieces=PIECES):
     """Writes a CLIP with one layer per tower; returns the name of the folder."""
     keras.utils.set_random_seed(seed)
     sizes = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "intermediate_dim": 16}
-    models = keras_hub.models
+    models = hub.keras_hub.models
     backbone = models.CLIPBackbone(
         models.CLIPVisionEncoder(patch_size=16, image_shape=(CLIP_SIDE, CLIP_SIDE, 3), **sizes),
         models.CLIPTextEncoder(
@@ -37,7 +37,7 @@ def write_clip(folder, *, seed=0, converter=True, pieces=PIECES):
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     models.CLIPTokenizer(vocabulary, MERGES).save_to_preset(folder)
     if converter:
-        keras_hub.layers.CLIPImageConverter(
+        hub.keras_hub.layers.CLIPImageConverter(
             image_size=(CLIP_SIDE, CLIP_SIDE),
             scale=[1 / 255 / std for std in _STD],
             offset=[-mean / std for mean, std in zip(_MEAN, _STD, strict=True)],
@@ -49,7 +49,7 @@ def write_clip(folder, *, seed=0, converter=True, pieces=PIECES):
 def write_detector(folder, *, seed=0, num_classes=80):
     """Writes a D-FINE with two feature levels and one decoder layer; returns the folder's name."""
     keras.utils.set_random_seed(seed)
-    backbone = keras_hub.models.HGNetV2Backbone(
+    backbone = hub.keras_hub.models.HGNetV2Backbone(
         stem_channels=[3, 4, 4],
         stackwise_stage_filters=[[4, 4, 8, 1, 1, 3]] + [[8, 4, 8, 1, 1, 3]] * 3,
         apply_downsample=[False, True, True, True],
@@ -62,7 +62,7 @@ def write_detector(folder, *, seed=0, num_classes=80):
         image_shape=(None, None, 3),
         out_features=["stage3", "stage4"],
     )
-    detector = keras_hub.models.DFineBackbone(
+    detector = hub.keras_hub.models.DFineBackbone(
         backbone=backbone,
         decoder_in_channels=[8, 8],
         encoder_hidden_dim=8,

@@ -22,14 +22,10 @@ def main() -> None:
     config, out = cli.required_config(), _out_file(flags.FLAGS.out)
     topology, fsdp = flags.FLAGS.topology, flags.FLAGS.fsdp
 
-    from xmc_jax.planning.topology import ATTACHED, find_devices  # --help must not wait for JAX.
+    from xmc_jax.planning import plan as planning  # --help must not wait for JAX.
 
-    if topology == ATTACHED:
+    if topology == planning.ATTACHED:
         cli.set_up_jax()  # With a cache; programs for described devices are of no use to `train`.
-    find_devices(topology)
-
-    from xmc_jax.planning import plan as planning  # A wrong name must not wait for Keras.
-
     make = planning.find_largest_batch if flags.FLAGS.largest_batch else planning.make_plan
     plan = make(config, topology, fsdp=fsdp)
     if out:

@@ -9,8 +9,8 @@ from PIL import Image
 from tests import presets
 from xmc_jax import images
 from xmc_jax.errors import UserError
+from xmc_jax.frozen import hub
 from xmc_jax.frozen.clip import load_clip
-from xmc_jax.frozen.hub import keras_hub
 from xmc_jax.frozen.presets import resize
 
 CAPTIONS = ["red", "A  Red\ncat.", "a caption with more letters than there is room for"]
@@ -43,8 +43,8 @@ def cosines(clip, pixels, captions):
 
 
 def test_embeddings_are_those_of_keras_hub(preset, clip, pixels):
-    backbone = keras_hub.models.CLIPBackbone.from_preset(preset)
-    preprocessor = keras_hub.models.CLIPPreprocessor.from_preset(
+    backbone = hub.keras_hub.models.CLIPBackbone.from_preset(preset)
+    preprocessor = hub.keras_hub.models.CLIPPreprocessor.from_preset(
         preset,
         sequence_length=presets.CAPTION_LENGTH,
         to_lower=False,  # It would need TensorFlow.
@@ -121,7 +121,7 @@ def test_other_folders_are_refused(folder):
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match="empty' does not hold a CLIP"):
         load_clip(str(folder / "empty"))
-    keras_hub.models.BertBackbone(
+    hub.keras_hub.models.BertBackbone(
         vocabulary_size=9, num_layers=1, num_heads=1, hidden_dim=2, intermediate_dim=2
     ).save_to_preset(folder / "bert")
     with pytest.raises(UserError, match="bert' does not hold a CLIP"):

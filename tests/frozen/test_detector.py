@@ -8,8 +8,8 @@ import pytest
 from tests import presets
 from xmc_jax import images
 from xmc_jax.errors import UserError
+from xmc_jax.frozen import hub
 from xmc_jax.frozen.detector import class_scores, load_detector
-from xmc_jax.frozen.hub import keras_hub
 
 
 def test_scores_of_classes():
@@ -46,12 +46,12 @@ def test_scores_of_an_image_do_not_depend_on_the_others(detect, pixels):
 
 @pytest.mark.long
 def test_detections_are_those_of_keras_hub(preset, detect, pixels):
-    backbone = keras_hub.models.DFineBackbone.from_preset(preset)
+    backbone = hub.keras_hub.models.DFineBackbone.from_preset(preset)
     # All boxes, none suppressed: a random network has low scores everywhere.
-    decoder = keras_hub.layers.NonMaxSuppression(
+    decoder = hub.keras_hub.layers.NonMaxSuppression(
         "yxyx", from_logits=True, iou_threshold=1.0, confidence_threshold=0.0, max_detections=6
     )
-    theirs = keras_hub.models.DFineObjectDetector(backbone, 80, prediction_decoder=decoder)
+    theirs = hub.keras_hub.models.DFineObjectDetector(backbone, 80, prediction_decoder=decoder)
     with jax.numpy_rank_promotion("allow"):
         boxes = theirs.predict(pixels.astype(np.float32) / 255, verbose=0)
     expected = np.zeros((3, 80))

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 from tests import bert, places
 from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError
-from xmc_jax.frozen.hub import keras_hub
+from xmc_jax.frozen import hub
 from xmc_jax.frozen.text_encoder import load_text_encoder
 
 GOLDEN = np.load(places.GOLDEN / "minilm_text.npz")
@@ -87,7 +87,7 @@ def test_more_tokens_than_positions_are_refused_in_one_line(minilm):
 
 
 def make_backbone(vocabulary_size):
-    return keras_hub.models.BertBackbone(
+    return hub.keras_hub.models.BertBackbone(
         vocabulary_size=vocabulary_size,
         num_layers=2,
         num_heads=2,
@@ -102,7 +102,7 @@ def keras_preset(tmp_path):
     folder = tmp_path / "preset"
     backbone = make_backbone(len(bert.VOCABULARY))
     backbone.save_to_preset(folder)
-    keras_hub.models.BertTokenizer(vocabulary=bert.VOCABULARY, lowercase=True).save_to_preset(
+    hub.keras_hub.models.BertTokenizer(vocabulary=bert.VOCABULARY, lowercase=True).save_to_preset(
         folder
     )
     return folder, backbone

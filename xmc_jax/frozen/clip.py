@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from xmc_jax.errors import UserError
-from xmc_jax.frozen import presets, weights
-from xmc_jax.frozen.hub import keras, keras_hub
+from xmc_jax.frozen import hub, presets, weights
 from xmc_jax.types import PyTree
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # Of pixels in [0, 1], from OpenAI's release.
@@ -54,14 +53,14 @@ def load_clip(preset: str, *, field: str = "preset") -> Clip:
       UserError: There is no such preset, it is not a CLIP, or its vocabulary does not fit.
     """
     backbone = presets.load_preset(
-        keras_hub.models.CLIPBackbone, preset, field=field, kind="a CLIP"
+        hub.keras_hub.models.CLIPBackbone, preset, field=field, kind="a CLIP"
     )
-    scaling = presets.load_scaling(keras_hub.layers.CLIPImageConverter, preset, _SCALING)
-    images = keras.Input(backbone.vision_encoder.image_shape)
-    tokens = keras.Input((None,), dtype="int32")
+    scaling = presets.load_scaling(hub.keras_hub.layers.CLIPImageConverter, preset, _SCALING)
+    images = hub.keras.Input(backbone.vision_encoder.image_shape)
+    tokens = hub.keras.Input((None,), dtype="int32")
     # Each tower has only its own weights.
-    image_tower = keras.Model(images, backbone.get_vision_embeddings(images))
-    caption_tower = keras.Model(tokens, backbone.get_text_embeddings(tokens))
+    image_tower = hub.keras.Model(images, backbone.get_vision_embeddings(images))
+    caption_tower = hub.keras.Model(tokens, backbone.get_text_embeddings(tokens))
     image_params, caption_params = map(weights.params_of, (image_tower, caption_tower))
     apply, side = presets.make_apply(image_tower), backbone.vision_encoder.image_shape[0]
 
@@ -82,7 +81,7 @@ def load_clip(preset: str, *, field: str = "preset") -> Clip:
 
 def _load_tokenizer(preset: str, text_encoder, field: str):
     tokenizer = presets.load_preset(
-        keras_hub.tokenizers.CLIPTokenizer, preset, field=field, kind="CLIP's vocabulary"
+        hub.keras_hub.tokenizers.CLIPTokenizer, preset, field=field, kind="CLIP's vocabulary"
     )
     length, size = text_encoder.max_sequence_length, text_encoder.vocabulary_size
     start, end = tokenizer.start_token_id, tokenizer.end_token_id

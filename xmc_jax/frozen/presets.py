@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from xmc_jax.errors import UserError, reason
-from xmc_jax.frozen.hub import keras, keras_hub, without_tensorflow
+from xmc_jax.frozen import hub
 from xmc_jax.frozen.weights import call, zero_initializers
 from xmc_jax.types import PyTree
+
+if TYPE_CHECKING:
+    import keras
+    import keras_hub
 
 
 class PixelScaling(NamedTuple):
@@ -50,7 +54,11 @@ def load_preset(cls: type, preset: str, *, field: str, kind: str, other_names: I
             f"{field}={preset!r} is neither the folder of a keras-hub preset nor the name of one; "
             f"known are {', '.join([*other_names, *cls.presets])}"
         )
-    with faults_named(preset, field=field, kind=kind), zero_initializers(), without_tensorflow():
+    with (
+        faults_named(preset, field=field, kind=kind),
+        zero_initializers(),
+        hub.without_tensorflow(),
+    ):
         return cls.from_preset(location(preset))
 
 
@@ -68,11 +76,11 @@ def faults_named(preset: str, *, field: str, kind: str) -> Iterator[None]:
 
 
 def load_scaling(
-    cls: type[keras_hub.layers.ImageConverter], preset: str, default: PixelScaling
+    cls: "type[keras_hub.layers.ImageConverter]", preset: str, default: PixelScaling
 ) -> PixelScaling:
     """The pixel scaling of a preset, or the default if the preset has none."""
     try:
-        with without_tensorflow():
+        with hub.without_tensorflow():
             converter = cls.from_preset(location(preset))
     except FileNotFoundError:
         return default
@@ -81,7 +89,7 @@ def load_scaling(
     return PixelScaling(*(tuple(np.atleast_1d(x).tolist()) for x in (scale, offset)))
 
 
-def make_apply(model: keras.Model) -> Callable[[PyTree, Array], PyTree]:
+def make_apply(model: "keras.Model") -> Callable[[PyTree, Array], PyTree]:
     """``(params, inputs) -> outputs``, a pure function that computes in float32 on all platforms.
 
     Metrics are compared across machines, so a decision between two captions must not depend on the

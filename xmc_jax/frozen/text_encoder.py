@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,12 @@ import numpy as np
 from jaxtyping import Array, Int32
 
 from xmc_jax.errors import UserError
-from xmc_jax.frozen import presets, weights
-from xmc_jax.frozen.hub import keras, keras_hub
+from xmc_jax.frozen import hub, presets, weights
 from xmc_jax.frozen.wheels import TEXT_ENCODERS, text_encoder_folder
 from xmc_jax.types import EncodedText, EncodeText, PyTree
+
+if TYPE_CHECKING:
+    import keras_hub
 
 _FIELD = "config.text.encoder"
 _KERAS_VOCABULARY = "assets/tokenizer/vocabulary.txt"
@@ -84,7 +86,11 @@ def load_text_encoder(name: str) -> TextEncoder:
     if name in TEXT_ENCODERS:
         preset = str(text_encoder_folder(name, needed_by=f"{_FIELD}={name!r}"))
     backbone = presets.load_preset(
-        keras_hub.models.BertBackbone, preset, field=_FIELD, kind=kind, other_names=TEXT_ENCODERS
+        hub.keras_hub.models.BertBackbone,
+        preset,
+        field=_FIELD,
+        kind=kind,
+        other_names=TEXT_ENCODERS,
     )
     preset = presets.location(preset)
     with presets.faults_named(preset, field=_FIELD, kind=kind):
@@ -113,7 +119,7 @@ def describe_text_encoder(name: str) -> TextEncoder:
             )
         num_layers, num_heads, width = sizes[name]
         with weights.zero_initializers():
-            backbone = keras_hub.models.BertBackbone(
+            backbone = hub.keras_hub.models.BertBackbone(
                 vocabulary_size=_PRESET_VOCABULARY,
                 num_layers=num_layers,
                 num_heads=num_heads,
@@ -125,7 +131,7 @@ def describe_text_encoder(name: str) -> TextEncoder:
 
 
 def _wrap(
-    backbone: keras_hub.models.BertBackbone, vocabulary_file: str, lowercase: bool
+    backbone: "keras_hub.models.BertBackbone", vocabulary_file: str, lowercase: bool
 ) -> TextEncoder:
     return TextEncoder(
         apply=functools.partial(_encode, backbone),
@@ -186,7 +192,7 @@ def _match_activation(backbone, preset: str) -> None:
     name = fields.get("hidden_act", "gelu")  # The default of Hugging Face.
     if name not in approximate:
         raise UserError(f"{config}: hidden_act={name!r} is not a kind of GELU")
-    activation = functools.partial(keras.activations.gelu, approximate=approximate[name])
+    activation = functools.partial(hub.keras.activations.gelu, approximate=approximate[name])
     for layer in backbone.transformer_layers:
         layer._feedforward_intermediate_dense.activation = activation
 
@@ -209,7 +215,7 @@ def _preset_file(preset: str, path: str) -> Path:
     """A file of a keras-hub preset, in its folder or in the cache of Keras' downloads."""
     if Path(preset).is_dir():
         return Path(preset) / path
-    handle = keras_hub.models.BertBackbone.presets[preset]["kaggle_handle"]
+    handle = hub.keras_hub.models.BertBackbone.presets[preset]["kaggle_handle"]
     return Path(kagglehub.model_download(handle.removeprefix("kaggle://"), path))
 
 

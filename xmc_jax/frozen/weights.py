@@ -4,20 +4,17 @@ import contextlib
 import hashlib
 import pickle
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xmc_jax.frozen.hub import keras
+from xmc_jax.frozen import hub
 from xmc_jax.types import PyTree
 
-if keras.backend.backend() != "jax":
-    raise ImportError(
-        "keras was imported with another backend before xmc_jax; set KERAS_BACKEND=jax first"
-    )
-keras.config.disable_interactive_logging()  # Its bars of downloads overwrite other lines.
+if TYPE_CHECKING:
+    import keras
 
 
 @contextlib.contextmanager
@@ -27,7 +24,7 @@ def zero_initializers() -> Iterator[None]:
     Otherwise Keras would first draw random values for all weights, with a program compiled for each
     shape, which takes longer than reading the weights. Its networks have no argument to prevent it.
     """
-    kinds = keras.initializers
+    kinds = hub.keras.initializers
     random = (kinds.RandomNormal, kinds.TruncatedNormal, kinds.VarianceScaling)
     calls = [initializer.__call__ for initializer in random]
     try:
@@ -43,7 +40,7 @@ def _zeros(initializer: Any, shape: tuple[int, ...], dtype: Any = None) -> jax.A
     return jnp.zeros(shape, dtype)
 
 
-def params_of(model: keras.Model) -> PyTree:
+def params_of(model: "keras.Model") -> PyTree:
     """The arrays that ``model.stateless_call`` takes: trainable ones, and the others."""
     return (
         [variable.value for variable in model.trainable_variables],
@@ -51,7 +48,7 @@ def params_of(model: keras.Model) -> PyTree:
     )
 
 
-def call(model: keras.Model, params: PyTree, inputs: PyTree) -> PyTree:
+def call(model: "keras.Model", params: PyTree, inputs: PyTree) -> PyTree:
     """The outputs of a network, not in training mode."""
     with jax.numpy_rank_promotion("allow"):  # Layers of Keras broadcast their biases.
         return model.stateless_call(*params, inputs, training=False)[0]

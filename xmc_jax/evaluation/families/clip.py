@@ -16,6 +16,7 @@ from xmc_jax.evaluation.families import shapes
 from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
 from xmc_jax.evaluation.image_sets import make_progress
 from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompts, split_name
+from xmc_jax.frozen.clip import load_clip
 from xmc_jax.metrics import r_precision as metric
 from xmc_jax.metrics.intervals import Z_95
 from xmc_jax.parallel import sharding
@@ -55,9 +56,6 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
 
 def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: captions of other images. Ceiling: real images."""
-    # Keras takes seconds to import; wrong names of metrics are refused before that.
-    from xmc_jax.frozen.clip import load_clip
-
     clip = load_clip(config.eval.clip, field="config.eval.clip")
     apply, name = on_pixels(clip.embed_images), f"CLIP {clip.name}, bicubic"
     features = Features(Network(name, apply, clip.image_params, clip.fingerprint), mesh)

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from xmc_jax.data.builders.emoji.forms import parse_form
 from xmc_jax.data.overlap import evaluation_data
+from xmc_jax.emoji.judge import load_judge
 from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
 from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompts, split_name
 from xmc_jax.metrics import r_precision as metric
@@ -42,9 +43,6 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
 
 def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: captions of other images. Ceiling: real images."""
-    # It imports Keras, which takes seconds; wrong names of metrics are refused before that.
-    from xmc_jax.emoji.judge import load_judge
-
     judge = load_judge()
     apply = on_pixels(judge.embed_images)
     features = Features(Network("emoji judge", apply, judge.params, judge.fingerprint), mesh)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
 from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompts, split_name
+from xmc_jax.frozen.detector import load_detector
 from xmc_jax.metrics import soa as metric
 from xmc_jax.run.records import MetricRecord
 from xmc_jax.shapes.accuracy import shuffle_captions
@@ -43,9 +44,6 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
 
 def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: captions of other images. Ceiling: real images."""
-    # Keras takes seconds to import; wrong names of metrics are refused before that.
-    from xmc_jax.frozen.detector import load_detector
-
     detector = load_detector(config.eval.detector, field="config.eval.detector")
     apply, name = on_pixels(detector.apply), f"D-FINE {detector.name}"
     features = Features(Network(name, apply, detector.params, detector.fingerprint), mesh)

@@ -11,6 +11,7 @@ from xmc_jax.evaluation.distances import frechet_between
 from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
 from xmc_jax.evaluation.image_sets import ImageSet, make_progress
 from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompts, split_name
+from xmc_jax.frozen.image_features import PACKAGED, load_image_features
 from xmc_jax.metrics import nearest
 from xmc_jax.run.records import MetricRecord
 
@@ -40,9 +41,6 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
 
 def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`."""
-    # Keras takes seconds to import; wrong names of metrics are refused before that.
-    from xmc_jax.frozen.image_features import PACKAGED, load_image_features
-
     vgg16 = load_image_features("vgg16", PACKAGED, _RESOLUTION)
     apply, title = on_pixels(vgg16.apply), f"vgg16 at {_RESOLUTION} px"
     features = Features(Network(title, apply, vgg16.params, vgg16.fingerprint), mesh)
