@@ -11,6 +11,7 @@ from xmc_jax.errors import UserError, did_you_mean, reason
 from xmc_jax.frozen.image_features import load_image_features
 from xmc_jax.parallel import startup
 from xmc_jax.planning import topology
+from xmc_jax.run import events
 from xmc_jax.training import tensorboard
 
 
@@ -58,7 +59,7 @@ def test_a_compiler_that_fails_silently(monkeypatch):
 
 
 def test_events_that_fail_silently(tmp_path, monkeypatch):
-    monkeypatch.setattr(tensorboard.RecordWriter, "write", raise_(OSError()))
+    monkeypatch.setattr(events.RecordWriter, "write", raise_(OSError()))
     with pytest.raises(UserError, match="cannot write .*events.* OSError; mend"):
         with tensorboard.open_writer(str(tmp_path), shapes_32.get_config(), ["a"], 1):
             pass

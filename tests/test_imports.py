@@ -51,7 +51,7 @@ AT_TOP |= {
     "absl": VERBS | {"cli", "study", "shapes", "emoji"},
     "onnx": {"inference"},
     "orbax": {"run"},
-    "tensorboard": {"training"},
+    "tensorboard": {"run"},
 }
 
 
@@ -167,7 +167,7 @@ def test_the_rules_catch(part, source):
         ("models", "from xmc_jax.models import layers\nfrom xmc_jax import attention"),
         ("train_step", "from xmc_jax import images, losses\nimport optax, functools"),
         ("data", "import grain\nimport tensorflow_datasets as tfds"),
-        ("training", "from tensorboard.plugins.hparams import api"),
+        ("run", "from tensorboard.plugins.hparams import api"),
         ("run", "import ml_collections\nfrom xmc_jax.data import catalog"),
         ("images", "def f():\n  from PIL import Image"),
     ],

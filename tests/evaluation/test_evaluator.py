@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from tests import places
 from tests.golden.make_metrics import cases
@@ -26,7 +28,13 @@ from xmc_jax.evaluation.selection import choose_metrics, recorded_names
 from xmc_jax.frozen.inception_weights import InceptionWeights
 from xmc_jax.parallel import sharding
 from xmc_jax.run.config import write_config
-from xmc_jax.run.folder import best_dir, checkpoints_dir, find_checkpoints, held_dir
+from xmc_jax.run.folder import (
+    best_dir,
+    checkpoints_dir,
+    eval_events_dir,
+    find_checkpoints,
+    held_dir,
+)
 from xmc_jax.run.records import MetricRecord
 
 GOLDEN = json.loads((places.GOLDEN / "metrics.json").read_text())
@@ -320,6 +328,19 @@ def test_a_checkpoint_is_linked_whole_or_not_at_all(tmp_path):
     assert not results.link_checkpoint(checkpoints, held, 4)
     assert [path.name for path in held.iterdir()] == ["3"]
     assert find_checkpoints(tmp_path, 3) == checkpoints
+
+
+def test_tensorboard_shows_evaluations_by_step_and_split(tmp_path):
+    write_config(tmp_path, get_config())
+    for step, value in ((1, 5.0), (2, 4.0), (2, 4.0)):  # The last is there already.
+        results.write_records(tmp_path, [record(step, value)])
+    results.write_records(tmp_path, [record(2, 7.0, split="test_comp"), record(3, None)])
+    events = EventAccumulator(str(eval_events_dir(tmp_path))).Reload()
+    shown = {
+        tag: [(e.step, make_ndarray(e.tensor_proto).item()) for e in events.Tensors(tag)]
+        for tag in events.Tags()["tensors"]
+    }
+    assert shown == {"eval/fid1k": [(1, 5.0), (2, 4.0)], "eval/test_comp/fid1k": [(2, 7.0)]}
 
 
 def test_the_best_is_kept_and_replaced(tmp_path, capsys):

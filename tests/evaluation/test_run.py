@@ -209,7 +209,7 @@ def test_a_failed_evaluation_leaves_no_images(tmp_path, config, monkeypatch, cap
     write_config(tmp_path, experiment.config)
     ResumableRows(evaluation_dir(tmp_path, 1, "cd" * 32), "generated").write(0, np.zeros(3))
     with Checkpoints(checkpoints_dir(tmp_path)) as checkpoints:
-        evaluate = make_periodic_evaluation(experiment, str(tmp_path), "", checkpoints, None)
+        evaluate = make_periodic_evaluation(experiment, str(tmp_path), "", checkpoints)
         assert evaluate(2, None) is False
     assert "step 2 was not measured: the disk is full; training" in capsys.readouterr().err
     (left,) = (tmp_path / "evaluation").iterdir()

@@ -1,5 +1,6 @@
-"""What an evaluation leaves in the folder of a run: lines of metrics.jsonl, the best checkpoint."""
+"""What an evaluation leaves in a run's folder: metrics.jsonl, events, the best checkpoint."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -8,18 +9,36 @@ from etils import epath
 from xmc_jax import files
 from xmc_jax.console import notice
 from xmc_jax.evaluation.inputs import split_name
+from xmc_jax.inference.exported import is_exported
 from xmc_jax.parallel import processes
 from xmc_jax.run.config import read_config
-from xmc_jax.run.folder import best_dir, checkpoints_dir, held_dir
+from xmc_jax.run.events import EventWriter
+from xmc_jax.run.folder import best_dir, checkpoints_dir, eval_events_dir, held_dir
 from xmc_jax.run.records import MetricRecord, append_metrics, evaluations, read_metrics
 
 
 def write_records(workdir: epath.PathLike, records: Sequence[MetricRecord]) -> None:
-    """Appends the records that metrics.jsonl lacks, once for all processes and in one write."""
+    """Appends the records that metrics.jsonl lacks, once for all processes and in one write.
+
+    TensorBoard shows those of a run: an event file of their own in `eval_events_dir`. It reads one
+    file of a folder at a time, and that of the run's folder belongs to training.
+    """
     if processes.is_first():
         known = read_metrics(workdir)
-        lines = [record.to_json() for record in records]
-        append_metrics(workdir, [line for line in lines if line not in known])
+        new = [record for record in records if record.to_json() not in known]
+        append_metrics(workdir, [record.to_json() for record in new])
+        if new and not is_exported(workdir):
+            _write_events(workdir, new)
+
+
+def _write_events(workdir: epath.PathLike, records: Sequence[MetricRecord]) -> None:
+    """Names are ``eval/METRIC``, and ``eval/SPLIT/METRIC`` if the run has another split."""
+    own = split_name(read_config(workdir))
+    with contextlib.closing(EventWriter(eval_events_dir(workdir))) as writer:
+        for record in records:
+            if record.value is not None:
+                other = "" if record.split in (None, own) else f"{record.split}/"
+                writer.write_scalars(record.step, {f"eval/{other}{record.metric}": record.value})
 
 
 def measured_steps(workdir: epath.PathLike, names: Sequence[str]) -> set[int]:

@@ -8,6 +8,7 @@
     checkpoints/<step>/      see `checkpoint.py`
     best/<step>/             the best checkpoint by `config.eval.best_metric`
     evaluation/              intermediate results of an evaluation that runs or was killed
+    eval/                    TensorBoard's events of evaluations; those of training lie beside it
     report.html              written by `report`
 
 Every path may be local or remote (``gs://…``).
@@ -59,6 +60,11 @@ def checkpoints_dir(workdir: epath.PathLike) -> epath.Path:
 def evaluation_dir(workdir: epath.PathLike, step: int, identity: str) -> epath.Path:
     """Where one evaluation keeps what it has done so far; removed when it is over."""
     return epath.Path(workdir) / "evaluation" / f"step_{step:08d}_{identity[:12]}"
+
+
+def eval_events_dir(workdir: epath.PathLike) -> epath.Path:
+    """Where the event files of evaluations are."""
+    return epath.Path(workdir) / "eval"
 
 
 def best_dir(workdir: epath.PathLike) -> epath.Path:

@@ -3,7 +3,6 @@
 import contextlib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +22,7 @@ from xmc_jax.types import PyTree
 
 
 def make_periodic_evaluation(
-    experiment: Experiment, workdir: str, data_dir: str, checkpoints: Checkpoints, writer: Any
+    experiment: Experiment, workdir: str, data_dir: str, checkpoints: Checkpoints
 ) -> Callable[[int, PyTree], bool] | None:
     """Prepares what ``config.eval.every_steps`` asks for, before the first step.
 
@@ -32,7 +31,6 @@ def make_periodic_evaluation(
       workdir: Folder of the run.
       data_dir: Folder of the prepared data sets.
       checkpoints: The best one is kept if ``config.eval.best_metric`` is set.
-      writer: Writer of TensorBoard events.
 
     Returns:
       None if the config asks for no evaluation. Otherwise ``evaluate(step, ema)``, which all
@@ -54,8 +52,6 @@ def make_periodic_evaluation(
         with _failure_is_a_notice(f"step {step} was not measured"):
             records = measure(step, ema)
             results.write_records(workdir, records)
-            values = {f"eval/{r.metric}": r.value for r in records if r.value is not None}
-            writer.write_scalars(step, values)
             measured = True
         if not measured:  # Generated images may have filled the disk, and training must save.
             begun = evaluation_dir(workdir, step, "")

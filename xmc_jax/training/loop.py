@@ -150,7 +150,7 @@ class Training:
         self._source, self._preview, self._probe = source, preview, probe
         self._writer, self._profiler, self._interruption = writer, profiler, interruption
         self._make_evaluation = functools.partial(
-            make_periodic_evaluation, experiment, workdir, data_dir, checkpoints, writer
+            make_periodic_evaluation, experiment, workdir, data_dir, checkpoints
         )
 
     def restore_or_init(self) -> TrainState:

@@ -1,110 +1,19 @@
-"""What TensorBoard shows of a run while it trains.
+"""What TensorBoard shows of a run while it trains; of evaluations see `evaluation.results`.
 
-Scalars: all numbers of training and evaluation. Images: `samples`, the grid of fixed captions.
-Text: `captions`, laid out like the grid, and `config`. HParams: every field of the config under
-its name on the command line (``model.resolution``).
+Scalars: all numbers of training. Images: `samples`, the grid of fixed captions. Text: `captions`,
+laid out like the grid, and `config`. HParams: every field of the config under its name on the
+command line (``model.resolution``).
 """
 
 import contextlib
 import json
-import os
-import socket
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-from etils import epath
-from jaxtyping import UInt8
 from ml_collections import ConfigDict
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-from tensorboard.plugins.image.metadata import create_summary_metadata as image_metadata
-from tensorboard.plugins.scalar.metadata import create_summary_metadata as scalar_metadata
-from tensorboard.plugins.text.metadata import create_summary_metadata as text_metadata
-from tensorboard.summary.writer.record_writer import RecordWriter
-from tensorboard.util.tensor_util import make_tensor_proto
 
-from xmc_jax.errors import UserError
-from xmc_jax.files import writing
-from xmc_jax.images import encode_png
 from xmc_jax.parallel import processes
 from xmc_jax.run.config import flatten
-
-_FLUSH_SECONDS = 30.0  # A bucket may have to send the whole file each time.
-
-
-class EventWriter:
-    """Writes an event file, without TensorFlow, whose writer would start its runtime.
-
-    Args:
-      folder: Of the file, local or remote; None writes nothing.
-
-    Raises:
-      UserError: the file cannot be written; from any method.
-    """
-
-    def __init__(self, folder: str | None):
-        self._records = None
-        if folder:
-            name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-            self._path = epath.Path(folder) / name
-            with self._writing():
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._records = RecordWriter(self._path.open("wb"))
-            self._flushed = time.monotonic()
-            try:
-                self._write_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
-            except UserError:
-                self.close()
-                raise
-
-    def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes numbers by name."""
-        metadata = scalar_metadata(display_name="", description="")
-        self._write(step, (_value(k, np.float32(x), metadata) for k, x in values.items()))
-
-    def write_image(self, step: int, name: str, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Writes an image, 0..255."""
-        height, width, _ = pixels.shape
-        size = (str(width).encode(), str(height).encode())
-        metadata = image_metadata(display_name="", description="")
-        self._write(step, [_value(name, [*size, encode_png(pixels)], metadata)])
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Writes Markdown by name."""
-        metadata = text_metadata(display_name="", description="")
-        self._write(step, (_value(name, [x.encode()], metadata) for name, x in texts.items()))
-
-    def write_hparams(self, values: Mapping[str, bool | int | float | str]) -> None:
-        """Writes what describes the run, by name."""
-        self._write(0, hparams_pb(dict(values)).value)
-
-    def close(self) -> None:
-        """Writes what is waiting, and ends."""
-        if self._records:
-            with self._writing():
-                self._records.close()
-
-    def _write(self, step: int, values: Iterable[Summary.Value]) -> None:
-        if self._records:
-            event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-            self._write_event(event)
-
-    def _write_event(self, event: Event) -> None:
-        with self._writing():
-            self._records.write(event.SerializeToString())
-            if time.monotonic() > self._flushed + _FLUSH_SECONDS:
-                self._records.flush()
-                self._flushed = time.monotonic()
-
-    def _writing(self) -> contextlib.AbstractContextManager[None]:
-        then = "start again: training resumes from the last checkpoint"
-        return writing(self._path, then=then)
-
-
-def _value(name: str, x: np.float32 | list[bytes], metadata: SummaryMetadata) -> Summary.Value:
-    return Summary.Value(tag=name, tensor=make_tensor_proto(x), metadata=metadata)
+from xmc_jax.run.events import EventWriter
 
 
 @contextlib.contextmanager
