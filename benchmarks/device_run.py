@@ -26,6 +26,7 @@ from absl import app, flags
 
 from xmc_jax import images
 from xmc_jax.frozen import whitening
+from xmc_jax.models.augmentation import Augmentation
 from xmc_jax.models.discriminator import Discriminator
 from xmc_jax.models.generator import Generator
 from xmc_jax.objectives import LossWeights
@@ -138,6 +139,8 @@ def make_players(config):
 
 def make_program(config, players, num_examples):
     """``(state, pixels, rows, table, rng) -> (state, metrics)`` of many steps."""
+    if config.optimizer.warmup_steps or config.loss.image_pretrained_weight:
+        raise SystemExit("optimizer.warmup_steps and loss.image_pretrained_weight must be 0 here")
     begin = round(config.optimizer.decay_from * config.num_steps)
     decay = optax.cosine_decay_schedule(1.0, max(config.num_steps - begin, 1))
     noise = config.loss.instance_noise
@@ -147,6 +150,10 @@ def make_program(config, players, num_examples):
         loss_weights=LossWeights(
             config.loss.sentence_weight, config.loss.word_weight, config.loss.image_d_weight
         ),
+        r1_weight=config.loss.r1_weight,
+        r1_every_steps=config.loss.r1_every_steps,
+        clip_norm=config.optimizer.clip_norm,
+        augmentation=Augmentation(**vars(config.augment)),
         ema_decay=config.optimizer.ema_decay,
         flip=False,
         rate_factor=(lambda n: decay(jnp.maximum(n - begin, 0)))
