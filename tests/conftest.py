@@ -120,6 +120,7 @@ LONGEST_FIRST = (
     "evaluation/test_run",
     "test_notebooks",
     "inference/test_export",
+    "inference/test_hub",
     "test_released",
     "study/test_study",
     "inference/test_model",

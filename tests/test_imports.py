@@ -50,6 +50,7 @@ AT_TOP |= {
     | {"configs", "run", "cli", "experiment", "planning", "training", "evaluation", "inference"},
     "absl": VERBS | {"cli", "study", "shapes", "emoji"},
     "onnx": {"inference"},
+    "huggingface_hub": {"inference"},
     "orbax": {"run"},
     "tensorboard": {"run"},
 }

@@ -2,6 +2,7 @@
 
     python -m xmc_jax.compare runs/all runs/s_w --out=comparison
     python -m xmc_jax.compare runs/all runs/s_w --captions_file=captions.txt --out=comparison
+    python -m xmc_jax.compare runs/all hf://USER/NAME --caption="a blue star" --out=comparison
 
 Writes to --out: compare.html, a single file that needs no network, and compare.md with its images
 in pictures/. Without captions, those of the first run's sample grids are used.
@@ -12,6 +13,7 @@ from etils import epath
 
 from xmc_jax import cli, files
 from xmc_jax.errors import UserError
+from xmc_jax.inference import hub
 from xmc_jax.run.config import read_config
 
 
@@ -23,12 +25,13 @@ def main(paths: list[str]) -> None:
     captions = list(options.caption)
     if options.captions_file:
         captions += cli.read_captions_file("captions_file")
-    for path in paths:
-        read_config(path)  # Finds a wrong folder before JAX and Matplotlib are imported.
+    folders = [hub.local_folder(path) for path in paths]
+    for folder in folders:
+        read_config(folder)  # Finds a wrong folder before JAX and Matplotlib are imported.
 
     from xmc_jax.pages import compare as pages  # --help must not wait for it.
 
-    runs = pages.read_runs(paths)
+    runs = pages.read_runs(paths, folders)
     captions = captions or pages.grid_captions(runs[0])
     files.ensure_writable(out)
     generated = None

@@ -3,16 +3,19 @@
     python -m xmc_jax.export --workdir=runs/one_shape_32 --out=exports/one_shape_32
     python -m xmc_jax.export --workdir=runs/one_shape_32 --out=small --dtype=float16 --nostandalone
     python -m xmc_jax.export --workdir=runs/one_shape_32 --out=web --onnx
+    python -m xmc_jax.export --workdir=runs/one_shape_32 --out=public --push=USER/NAME
 
 Writes to --out: weights.safetensors, config.json, vocab.txt, model.json (fingerprints), README.md
 (the model card), program.stablehlo and, for use without this package, text_encoder.safetensors and
 generate.py. Generate images with it by `sample --workdir=OUT`, xmc_jax.load(OUT) or generate.py.
 With --onnx also text_encoder.onnx and generator.onnx, for ONNX Runtime.
+--push publishes the folder on the Hugging Face Hub: xmc_jax.load("hf://USER/NAME") reads it there.
 """
 
 from absl import flags
 
-from xmc_jax import cli
+from xmc_jax import cli, files
+from xmc_jax.inference import exported, hub
 from xmc_jax.run.config import read_config
 
 
@@ -22,12 +25,12 @@ def main() -> None:
     read_config(workdir)
     options = flags.FLAGS
 
-    from xmc_jax.inference import exported  # --help must not wait for JAX.
-
     exported.open_folder(out)
+    if options.push:
+        hub.open_repository(options.push)
     cli.set_up_jax()
 
-    from xmc_jax.inference.export import export  # A refused folder must not wait for Keras.
+    from xmc_jax.inference.export import export  # --help must not wait for JAX.
 
     export(
         workdir,
@@ -36,7 +39,11 @@ def main() -> None:
         dtype=options.dtype,
         standalone=options.standalone,
         onnx=options.onnx,
+        address=f"{files.HUB}{options.push}" if options.push else None,
     )
+    if options.push:
+        page = hub.push(out, options.push)
+        print(f'published at {page}: xmc_jax.load("{files.HUB}{options.push}")')
 
 
 def _define_flags() -> None:
@@ -53,6 +60,12 @@ def _define_flags() -> None:
     )
     flags.DEFINE_bool(
         "onnx", False, "Also write text_encoder.onnx and generator.onnx, for ONNX Runtime."
+    )
+    flags.DEFINE_string(
+        "push",
+        None,
+        "USER/NAME: also publish the folder there, on the Hugging Face Hub. The repository is "
+        "created if it is missing, as a public one; an older model in it is replaced.",
     )
 
 

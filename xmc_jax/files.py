@@ -14,11 +14,25 @@ from xmc_jax.console import notice
 from xmc_jax.errors import UserError, reason
 
 LOCK_FILE = ".lock"
+HUB = "hf://"  # Addresses of models on the Hugging Face Hub begin so.
 
 
 def is_remote(path: epath.PathLike) -> bool:
     """Whether a path is an address such as ``gs://bucket/run``."""
     return "://" in os.fspath(path)
+
+
+def refuse_hub(folder: epath.PathLike) -> None:
+    """Refuses the address of a model on the Hugging Face Hub where only a folder will do.
+
+    Raises:
+      UserError: it is one.
+    """
+    if os.fspath(folder).startswith(HUB):
+        raise UserError(
+            f"{folder} is on the Hugging Face Hub: this needs a folder of your own; fetch it with "
+            "`hf download USER/NAME --local-dir=FOLDER`, or publish by `export --push=USER/NAME`"
+        )
 
 
 def cache_dir() -> epath.Path:
@@ -32,6 +46,7 @@ def ensure_writable(folder: epath.PathLike) -> None:
     Raises:
       UserError: it does not work, with the reason that the system gives.
     """
+    refuse_hub(folder)
     probe = epath.Path(folder) / ".writable"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,10 @@
 
     python -m xmc_jax.sample --workdir=runs/one_shape_32 --caption="a red circle" --out=pictures
     python -m xmc_jax.sample --workdir=runs/one_shape_32 --captions_file=captions.txt --out=pictures
+    python -m xmc_jax.sample --workdir=hf://USER/NAME --caption="a blue star"
     python -m xmc_jax.sample --demo --caption="a blue star"
 
-The folder may be that of a run or of an exported model.
+The folder may be that of a run or of an exported model, which may be on the Hugging Face Hub.
 Writes to --out: one PNG for each image, and grid.png, a row of images under each caption.
 """
 
@@ -13,6 +14,7 @@ from etils import epath
 
 from xmc_jax import cli, demo, files
 from xmc_jax.errors import UserError
+from xmc_jax.inference import hub
 from xmc_jax.run.config import read_config
 
 
@@ -23,6 +25,7 @@ def main() -> None:
     if options.demo and options.workdir:
         raise UserError("--demo and --workdir name two models; give one of them")
     workdir = demo.demo_folder(options.demo) if options.demo else cli.required("workdir")
+    workdir = hub.local_folder(workdir)
     read_config(workdir)  # Finds a wrong folder before JAX is imported.
     files.ensure_writable(out)
     cli.set_up_jax()

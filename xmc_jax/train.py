@@ -67,8 +67,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "init_from",
         None,
-        "Folder of a run or of an exported model: a new run starts from its parameters. A run that "
-        "resumes does not need it.",
+        "Folder of a run or of an exported model, or hf://USER/NAME: a new run starts from its "
+        "parameters. A run that resumes does not need it.",
     )
     flags.DEFINE_bool(
         "init_partial",

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import huggingface_hub
 import numpy as np
 import pytest
 from PIL import Image
@@ -127,6 +128,13 @@ def test_the_card_describes_the_model(whole, half):
     ):
         assert words in card
     assert "999" not in card  # Of another step.
+    data = huggingface_hub.ModelCard(card).data
+    found = (data.license, data.library_name, data.pipeline_tag, data.language, data.model_name)
+    assert found == ("apache-2.0", "xmc_jax", "text-to-image", "en", "whole")
+    assert {"text-to-image", "jax"} <= set(data.tags)
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value) == ("fd_vgg16", 12.345)
+    assert (result.dataset_name, result.metric_args["num_samples"]) == ("shapes", 7)
     assert "program.stablehlo" not in (half / "README.md").read_text()
     manifest = json.loads((whole / "model.json").read_text())
     assert manifest["text_encoder"]["fingerprint"] in card

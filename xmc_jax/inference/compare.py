@@ -19,7 +19,7 @@ def generate_for_runs(
     steps, pngs = [], []
     for run in runs:
         with waiting(f"generating images of {len(captions)} captions with {run.name}"):
-            model = load(run.path)
+            model = load(run.folder)
             generated = model.generate(captions, seed=seed)
         steps.append(model.step)
         pngs.append([images.encode_png(pixels) for pixels in generated])

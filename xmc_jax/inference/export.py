@@ -9,13 +9,14 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from xmc_jax.data import wordpiece
 from xmc_jax.errors import UserError
 from xmc_jax.frozen.text_encoder import fingerprint
 from xmc_jax.frozen.wheels import TEXT_ENCODERS, text_encoder_folder
 from xmc_jax.inference import exported
+from xmc_jax.inference.arrays import to_safetensors
 from xmc_jax.inference.model import load_networks
 from xmc_jax.inference.model_card import write_card
 from xmc_jax.inference.onnx.generator import build_generator
@@ -36,6 +37,7 @@ def export(
     dtype: str = "float32",
     standalone: bool = True,
     onnx: bool = False,
+    address: str | None = None,
 ) -> None:
     """Exports a checkpoint of a run.
 
@@ -49,6 +51,7 @@ def export(
         the text encoder's weights.
       onnx: Whether to add text encoder and generator as files for ONNX Runtime. The generator is
         stored in `dtype`, the text encoder in float16.
+      address: Where the model will be published, ``hf://USER/NAME``, for the model card.
 
     Raises:
       UserError: there is no such run or checkpoint, the folder cannot be written, or the package
@@ -64,7 +67,7 @@ def export(
     in_wheel = {} if standalone else _find_in_wheel(workdir, config, text_params)
     files = {
         "config.json": config_path(workdir).read_bytes(),
-        exported.WEIGHTS: _to_safetensors(weights),
+        exported.WEIGHTS: to_safetensors(weights),
         exported.VOCABULARY: Path(encoder.vocabulary_file).read_bytes(),
     }
     if config.text.projection:
@@ -72,7 +75,7 @@ def export(
     if standalone or in_wheel:
         files[exported.PROGRAM] = export_program(model.experiment, weights)
     if standalone:
-        files[exported.TEXT_WEIGHTS] = _to_safetensors(text_params)
+        files[exported.TEXT_WEIGHTS] = to_safetensors(text_params)
         # The script imports the tokenizer from its own folder, so it cannot be imported here.
         files[exported.SCRIPT] = Path(__file__).with_name("standalone.py").read_bytes()
     if onnx:
@@ -83,7 +86,8 @@ def export(
         files[exported.TOKENIZER] = Path(wordpiece.__file__).read_bytes()
     card = write_card(
         model,
-        name=out.name,
+        name=(address or out.name).rpartition("/")[2],
+        address=address,
         records=read_metrics(workdir),
         dtype=dtype,
         standalone=standalone,
@@ -143,8 +147,3 @@ def to_storage(ema: PyTree, dtype: str) -> dict[str, np.ndarray]:
             )
         arrays[name] = stored
     return arrays
-
-
-def _to_safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The contents of a safetensors file."""
-    return save({name: np.ascontiguousarray(x) for name, x in arrays.items()})

@@ -25,31 +25,33 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from etils import epath
 from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from xmc_jax.errors import UserError, reason
-from xmc_jax.files import ensure_writable, write_whole, writing
-from xmc_jax.run.environment import installed_versions
-from xmc_jax.run.folder import metrics_path, text_projection_path
+from xmc_jax.files import ensure_writable, refuse_hub, write_whole, writing
+from xmc_jax.run.folder import config_path, metrics_path, text_projection_path
+from xmc_jax.run.versions import installed_versions
 
 FORMAT = 1
 DTYPES = ("float32", "float16")
-WEIGHTS, VOCABULARY, CARD = "weights.safetensors", "vocab.txt", "README.md"
+MANIFEST, CARD = "model.json", "README.md"
+WEIGHTS, VOCABULARY = "weights.safetensors", "vocab.txt"
 PROJECTION = text_projection_path("").name
 PROGRAM, TEXT_WEIGHTS = "program.stablehlo", "text_encoder.safetensors"
 SCRIPT, TOKENIZER = "generate.py", "wordpiece.py"
 ONNX_TEXT_ENCODER, ONNX_GENERATOR = "text_encoder.onnx", "generator.onnx"
+# What loading reads, and all that `write` may write.
+NEEDED = (MANIFEST, config_path("").name, WEIGHTS, VOCABULARY, PROJECTION, PROGRAM, TEXT_WEIGHTS)
 _OPTIONAL = (PROGRAM, TEXT_WEIGHTS, SCRIPT, TOKENIZER, ONNX_TEXT_ENCODER, ONNX_GENERATOR)
+FILES = frozenset((*NEEDED, CARD, *_OPTIONAL))
 _PACKAGES = ("xmc-jax", "jax", "flax", "keras-hub", "numpy")
 _AGAIN = "export the model again"
 
 
 def manifest_path(folder: epath.PathLike) -> epath.Path:
     """The path of ``model.json``."""
-    return epath.Path(folder).expanduser() / "model.json"
+    return epath.Path(folder).expanduser() / MANIFEST
 
 
 def is_exported(folder: epath.PathLike) -> bool:
@@ -63,6 +65,7 @@ def open_folder(folder: epath.PathLike) -> epath.Path:
     Raises:
       UserError: the folder holds something else or cannot be written.
     """
+    refuse_hub(folder)
     folder = epath.Path(folder).expanduser()
     if folder.is_dir() and any(folder.iterdir()) and not is_exported(folder):
         raise UserError(f"{folder} is not empty and holds no exported model; choose another folder")
@@ -116,19 +119,6 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
         for field in ("step", "text_encoder", "sha256"):
             manifest[field]  # Raises KeyError if it is absent.
         return manifest
-
-
-def read_arrays(
-    folder: epath.PathLike, manifest: Mapping[str, Any], name: str
-) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file of the folder.
-
-    Raises:
-      UserError: the file is missing or is not the one that was exported.
-    """
-    data = read_verified(folder, manifest, name)
-    with damage_named(folder):
-        return load(data)
 
 
 def read_verified(folder: epath.PathLike, manifest: Mapping[str, Any], name: str) -> bytes:

@@ -1,6 +1,6 @@
 """Loads a trained model from the folder of a run or of an exported model.
 
-    model = xmc_jax.load("runs/one_shape_32")
+    model = xmc_jax.load("runs/one_shape_32")  # Or "hf://USER/NAME".
     images = model.generate(["a large red star on a white background"], seed=0)
 
 An exported model with a program is read without the libraries that built it.
@@ -12,7 +12,7 @@ from etils import epath
 from xmc_jax import demo
 from xmc_jax.console import notice
 from xmc_jax.errors import UserError
-from xmc_jax.inference import exported
+from xmc_jax.inference import exported, hub
 from xmc_jax.inference.program import ProgramError, ProgramModel, has_program
 from xmc_jax.parallel import startup
 
@@ -27,7 +27,8 @@ def load(
     """Loads a model from the folder of a run or of an exported model.
 
     Args:
-      folder: The folder, local or remote (``gs://…``).
+      folder: The folder, local or remote (``gs://…``), or the address of an exported model on the
+        Hugging Face Hub, ``hf://USER/NAME[@REVISION]``; see `hub.local_folder`.
       step: Which checkpoint of a run; None for the newest.
       batch_size: Largest number of captions in one call of a device program; it changes only speed
         and memory.
@@ -41,7 +42,7 @@ def load(
       UserError: the folder holds no model or no such checkpoint, a file is damaged, or the text
         encoder is missing or not the one that the model was trained with.
     """
-    folder = epath.Path(folder).expanduser()
+    folder = epath.Path(hub.local_folder(folder)).expanduser()
 
     def load_networks():
         from xmc_jax.inference import model  # Loads Keras and Orbax.

@@ -15,6 +15,7 @@ from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, create_experiment
 from xmc_jax.frozen.text_encoder import fingerprint
 from xmc_jax.inference import exported
+from xmc_jax.inference.arrays import read_arrays
 from xmc_jax.inference.batches import check_captions
 from xmc_jax.inference.sampler import Sampler
 from xmc_jax.parallel import sharding
@@ -118,7 +119,7 @@ def restore(
     projection = [exported.PROJECTION] if exported.PROJECTION in manifest["sha256"] else []
     for name in ("config.json", exported.VOCABULARY, *projection):
         exported.read_verified(folder, manifest, name)
-    ema = unflatten_dict(exported.read_arrays(folder, manifest, exported.WEIGHTS), sep="/")
+    ema = unflatten_dict(read_arrays(folder, manifest, exported.WEIGHTS), sep="/")
     found = fingerprint(experiment.text_encoder)
     if found != expected:
         raise UserError(

@@ -1,16 +1,17 @@
 """The model card of an exported model: its training, metrics, intended use and limits."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
 
+import huggingface_hub
 import jax
 
 from xmc_jax.frozen.text_encoder import fingerprint
 from xmc_jax.inference.model import TrainedModel
 from xmc_jax.pages import render
 from xmc_jax.run.config import flatten
-from xmc_jax.run.records import latest_evaluations
+from xmc_jax.run.records import MetricRecord, latest_evaluations
 
 # Licences of the data that a model was trained on.
 DATA_LICENCES = {
@@ -38,6 +39,7 @@ _LIMITS_OF_PHOTOGRAPHS = (
     "of its photographs and of the people who described them. Do not use it to depict real people "
     "or as evidence of anything."
 )
+_TASK = "text-to-image"
 _LIMITS = {"shapes": _LIMITS_OF_SHAPES, "emoji": _LIMITS_OF_EMOJI}
 
 
@@ -45,6 +47,7 @@ def write_card(
     model: TrainedModel,
     *,
     name: str,
+    address: str | None,
     records: Iterable[dict[str, Any]],
     dtype: str,
     standalone: bool,
@@ -55,6 +58,7 @@ def write_card(
     Args:
       model: The model.
       name: Its name.
+      address: Where it will be published, ``hf://USER/NAME``; None if nowhere.
       records: Records of ``metrics.jsonl``; the card shows the evaluations of the model's step.
       dtype: Storage type of the parameters.
       standalone: Whether the folder generates images without this package.
@@ -65,12 +69,15 @@ def write_card(
     if data in DATA_LICENCES:  # The card quotes the first paragraph of its README.
         readme = resources.files("xmc_jax.data.builders") / data / "README.md"
         data_text = readme.read_text("utf-8").strip().split("\n\n")[0]
+    metrics = latest_evaluations(records, step=model.step)
     return render.render(
         "model_card.md.jinja",
+        metadata=_metadata(name, data, metrics),
         name=name,
+        address=address or ".",
         fields=fields,
         step=model.step,
-        metrics=latest_evaluations(records, step=model.step),
+        metrics=metrics,
         dtype=dtype,
         num_parameters=sum(x.size for x in jax.tree.leaves(model.ema["params"])),
         fingerprint=fingerprint(model.experiment.text_encoder),
@@ -81,3 +88,29 @@ def write_card(
         data_licence=DATA_LICENCES.get(data, ""),
         limits=_LIMITS.get(data, _LIMITS_OF_PHOTOGRAPHS),
     )
+
+
+def _metadata(name: str, data: str | None, metrics: Sequence[MetricRecord]) -> str:
+    """The YAML at the beginning of the card, by which the Hugging Face Hub finds and shows it."""
+    results = [
+        huggingface_hub.EvalResult(
+            task_type=_TASK,
+            dataset_type=data,
+            dataset_name=data,
+            dataset_split=record.split,
+            metric_type=record.metric,
+            metric_value=record.value,
+            metric_args={"protocol": record.protocol, "num_samples": record.num_samples},
+        )
+        for record in metrics
+        if data and record.value is not None
+    ]
+    return huggingface_hub.ModelCardData(
+        language="en",
+        license="apache-2.0",
+        library_name="xmc_jax",
+        pipeline_tag=_TASK,
+        tags=[_TASK, "gan", "xmc-gan", "jax", "flax"],
+        model_name=name if results else None,
+        eval_results=results or None,
+    ).to_yaml()

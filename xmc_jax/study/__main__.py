@@ -5,9 +5,9 @@
 
 build writes study/for_raters/study.html, one file that works without a network. Send it to the
 raters, and give each a number of their own. Keep study/key.json, which says which system made which
-image, to yourself. --a and --b are folders of runs or of exported models, which generate images for
-the captions, or folders of images whose names begin with the number of their caption, from 0, as
-`sample` writes them.
+image, to yourself. --a and --b are folders of runs or of exported models (or hf://USER/NAME, one on
+the Hugging Face Hub), which generate images for the captions, or folders of images whose names
+begin with the number of their caption, from 0, as `sample` writes them.
 
 analyse reads the JSON files that raters saved, and reports how often each system was preferred, for
 quality and for alignment with the caption, with 95 % intervals clustered by caption, a sign test,

@@ -17,6 +17,7 @@ from xmc_jax.console import waiting
 from xmc_jax.data import preprocess
 from xmc_jax.errors import UserError
 from xmc_jax.images import encode_png
+from xmc_jax.inference import hub
 from xmc_jax.inference.loading import load
 from xmc_jax.pages import render
 from xmc_jax.run.folder import config_path
@@ -41,8 +42,8 @@ def build(
     """Builds a study of two systems, and returns the paths of its pages.
 
     Args:
-      sources: For each system, the folder of a run, of an exported model, or of images; see
-        `read_images`.
+      sources: For each system, the folder of a run, of an exported model (or its address,
+        ``hf://USER/NAME``), or of images; see `read_images`.
       captions: The captions to compare images of.
       out: Folder for ``for_raters/``, which the raters get, and ``key.json``.
       num_raters: Number of raters to prepare for.
@@ -101,8 +102,8 @@ def read_images(source: str, captions: Sequence[str], seed: int) -> list[Pixels]
     Raises:
       UserError: The folder does not exist, an image is missing or cannot be decoded.
     """
-    if config_path(source).exists():
-        model = load(source)
+    if config_path(place := hub.local_folder(source)).exists():
+        model = load(place)
         task = f"generating images of {len(captions)} captions with step {model.step} of {source}"
         with waiting(task):
             return list(model.generate(captions, seed=seed))

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from xmc_jax import files
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import Experiment, create_experiment
-from xmc_jax.inference import exported
+from xmc_jax.inference import exported, hub
 from xmc_jax.inference.model import restore
 from xmc_jax.models.generator import Generator
 from xmc_jax.models.layers import BATCH_STATS
@@ -40,7 +40,7 @@ class TrainedStart:
 
     Args:
       experiment: Of the new run.
-      folder: Of the other run, or of an exported model.
+      folder: Of the other run, or of an exported model; or its address, ``hf://USER/NAME``.
       is_partial: Whether to go on if not every array of the new run has its like there.
       fsdp: See `create_experiment`.
 
@@ -52,7 +52,7 @@ class TrainedStart:
     def __init__(
         self, experiment: Experiment, folder: epath.PathLike, *, is_partial: bool, fsdp: int
     ):
-        self._folder = epath.Path(folder).expanduser()
+        self._folder = epath.Path(hub.local_folder(folder)).expanduser()
         if not config_path(self._folder).exists():
             raise UserError(f"--init_from={folder} is neither a run nor an exported model")
         config = read_config(self._folder)
