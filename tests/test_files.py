@@ -1,12 +1,14 @@
-"""lock.py: real processes, one of them killed."""
+"""files.py: real processes, one of them killed; folders that cannot be used."""
 
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from xmc_jax import files
 from xmc_jax.errors import UserError
 from xmc_jax.files import check_space, only_one
 
@@ -53,3 +55,11 @@ def test_a_disk_without_room_is_refused_and_buckets_are_not(tmp_path):
         check_space(tmp_path / "not" / "yet", 10**18, task="the task", mend=", or less")
     check_space(tmp_path / "not" / "yet", 1, task="the task", mend="")
     check_space("gs://bucket/run", 10**18, task="the task", mend="")
+
+
+def test_places_of_no_known_kind_are_refused():
+    for check in (files.check_kind, files.check_address, files.ensure_writable):
+        with pytest.raises(UserError, match="gcs://a/b: there are no folders at gcs://"):
+            check("gcs://a/b")
+    for path in ("a/b", "gs://a/b", Path("a")):
+        files.check_kind(path)

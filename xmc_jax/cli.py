@@ -19,6 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from ml_collections.config_dict import ConfigDict
 
+from xmc_jax import files
 from xmc_jax.errors import UserError, did_you_mean, reason
 
 USAGE_ERROR = 2
@@ -191,6 +192,7 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
         # The verbs print their own progress; libraries only warn.
         logging.set_verbosity(logging.WARNING)
         try:
+            _check_addresses()
             main(argv[1:]) if takes_arguments else main()
         except UserError as error:
             # A name in the message may contain line breaks.
@@ -207,6 +209,13 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
 
     gc.set_threshold(*_GC_THRESHOLDS)
     app.run(main_on_one_line, flags_parser=_parse_flags)
+
+
+def _check_addresses() -> None:
+    """Refuses folders at places of a kind that does not exist, such as ``gcs://…``."""
+    for value in flags.FLAGS.flag_values_dict().values():
+        if isinstance(value, str) and not value.startswith(("http://", "https://")):
+            files.check_kind(value)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -242,10 +251,10 @@ def _configs() -> list[str]:
 def _unknown_field(argv: Sequence[str], error: Exception) -> str:
     """The line about an override of a field that the config does not have."""
     overrides = [found[1] for a in argv if (found := re.match(r"--?(?:no)?config\.([\w.]+)", a))]
-    files = [a.partition("=")[2] for a in argv if re.match(r"--?config=", a)]
-    if not files:
+    given = [a.partition("=")[2] for a in argv if re.match(r"--?config=", a)]
+    if not given:
         return f"--config: {_last_line(error)}"
-    config = flags.FLAGS["config"].parser.parse(files[-1])
+    config = flags.FLAGS["config"].parser.parse(given[-1])
     known = _field_names(config)
     for name in overrides:
         if name not in known:

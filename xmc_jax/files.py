@@ -22,17 +22,33 @@ def is_remote(path: epath.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
-def refuse_hub(folder: epath.PathLike) -> None:
-    """Refuses the address of a model on the Hugging Face Hub where only a folder will do.
+def check_address(folder: epath.PathLike) -> None:
+    """Refuses what is not the path of a folder, local or remote.
 
     Raises:
-      UserError: it is one.
+      UserError: it is the address of a model on the Hugging Face Hub, or of a kind that epath does
+        not know.
     """
     if os.fspath(folder).startswith(HUB):
         raise UserError(
             f"{folder} is on the Hugging Face Hub: this needs a folder of your own; fetch it with "
             "`hf download USER/NAME --local-dir=FOLDER`, or publish by `export --push=USER/NAME`"
         )
+    check_kind(folder)
+
+
+def check_kind(folder: epath.PathLike) -> None:
+    """Refuses an address ``KIND://…`` of a kind that epath does not know.
+
+    Raises:
+      UserError: it is one.
+    """
+    try:
+        epath.Path(folder)
+    except KeyError as error:
+        raise UserError(
+            f"{folder}: there are no folders at {error.args[0]}; write a path, gs://… or s3://…"
+        ) from error
 
 
 def cache_dir() -> epath.Path:
@@ -46,7 +62,7 @@ def ensure_writable(folder: epath.PathLike) -> None:
     Raises:
       UserError: it does not work, with the reason that the system gives.
     """
-    refuse_hub(folder)
+    check_address(folder)
     probe = epath.Path(folder) / ".writable"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)

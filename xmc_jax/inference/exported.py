@@ -29,7 +29,7 @@ from etils import epath
 from safetensors import SafetensorError
 
 from xmc_jax.errors import UserError, reason
-from xmc_jax.files import ensure_writable, refuse_hub, write_whole, writing
+from xmc_jax.files import check_address, ensure_writable, write_whole, writing
 from xmc_jax.run.folder import config_path, metrics_path, text_projection_path
 from xmc_jax.run.versions import installed_versions
 
@@ -65,7 +65,7 @@ def open_folder(folder: epath.PathLike) -> epath.Path:
     Raises:
       UserError: the folder holds something else or cannot be written.
     """
-    refuse_hub(folder)
+    check_address(folder)
     folder = epath.Path(folder).expanduser()
     if folder.is_dir() and any(folder.iterdir()) and not is_exported(folder):
         raise UserError(f"{folder} is not empty and holds no exported model; choose another folder")

@@ -37,11 +37,12 @@ def local_folder(folder: epath.PathLike) -> epath.PathLike:
     removed from the cache, so that the next call fetches it again.
 
     Raises:
-      UserError: the address is wrong, the model does not exist or is private, it can neither be
-        fetched nor is it in the cache, or a file is damaged.
+      UserError: the address is wrong or of an unknown kind, the model does not exist or is private,
+        it can neither be fetched nor is it in the cache, or a file is damaged.
     """
     address = os.fspath(folder)
     if not address.startswith(files.HUB):
+        files.check_address(folder)
         return folder
     with _one_line_errors(address):
         found, unreachable = _fetch(address)

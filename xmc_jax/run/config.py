@@ -66,7 +66,7 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     Raises:
       UserError: there is no config, or it is not valid JSON.
     """
-    files.refuse_hub(workdir)
+    files.check_address(workdir)
     path = config_path(workdir)
     try:
         fields = json.loads(path.read_text())
