@@ -49,6 +49,7 @@ def write_card(
     dtype: str,
     standalone: bool,
     onnx: bool,
+    web: bool,
 ) -> str:
     """Renders the card as Markdown. Facts that the config lacks are left out.
 
@@ -59,6 +60,8 @@ def write_card(
       dtype: Storage type of the parameters.
       standalone: Whether the folder generates images without this package.
       onnx: Whether it holds files for ONNX Runtime.
+      web: Whether it holds a page that draws in a browser. The card then says what a static Space
+        needs to know.
     """
     fields = flatten(model.experiment.config.to_dict())
     data, data_text = fields.get("data.name"), ""
@@ -76,8 +79,14 @@ def write_card(
         fingerprint=fingerprint(model.experiment.text_encoder),
         standalone=standalone,
         onnx=onnx,
+        web=web,
         lowercase=model.experiment.text_encoder.lowercase,
         data_text=data_text,
         data_licence=DATA_LICENCES.get(data, ""),
-        limits=_LIMITS.get(data, _LIMITS_OF_PHOTOGRAPHS),
+        limits=limits_of(data),
     )
+
+
+def limits_of(data: str | None) -> str:
+    """What models of a data set cannot do, in one or two sentences."""
+    return _LIMITS.get(data, _LIMITS_OF_PHOTOGRAPHS)
