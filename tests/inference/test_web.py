@@ -1,14 +1,10 @@
 """web/: in a real browser the page draws what `generate` generates, from its folder alone."""
 
-import contextlib
-import functools
-import http.server
 import json
 import os
 import re
 import shutil
 import sys
-import threading
 import unicodedata
 from pathlib import Path
 
@@ -18,6 +14,7 @@ import yaml
 from etils import epath
 
 import xmc_jax
+from benchmarks.drawing_page import serve
 from tests.data.test_wordpiece import WORDS
 from xmc_jax.data.wordpiece import WordPiece, clean, uncase
 from xmc_jax.demo import demo_folder
@@ -64,21 +61,6 @@ def address(site):
 @pytest.fixture(scope="module")
 def model():
     return xmc_jax.load_demo("emoji").networks
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-
-@contextlib.contextmanager
-def serve(folder):
-    """Serves a folder as ``python -m http.server`` does; gives the address of its page."""
-    handler = functools.partial(QuietHandler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/{exported.PAGE}"
-        server.shutdown()
 
 
 def wait(page):
@@ -253,7 +235,8 @@ def test_the_tokenizer_is_that_of_python(browser, address, rng):
     ]
     parts = [kinds[i : i + 50] for i in range(0, len(kinds), 50)]
     texts = [*WORDS, "x" * 100, "x" * 101, "ΑΣ ΣΑΣ", *(f"a{'b a'.join(part)}b" for part in parts)]
-    texts += ["".join(rng.choice(kinds, 12)) + str(rng.choice(WORDS)) for _ in range(500)]
+    mixed = rng.integers(len(kinds), size=(500, 12))
+    texts += ["".join(kinds[i] for i in row) + str(rng.choice(WORDS)) for row in mixed]
     vocabulary = (demo_folder("emoji") / "vocab.txt").read_text().removesuffix("\n").split("\n")
     found = page.evaluate(
         """async json => {

@@ -93,6 +93,7 @@ function showImage({ index, pixels, words, maps }) {
   item.name = `${slug(caption)}_${newest.seeds[0]}_${index}.png`;
   item.maps = maps;
   showMap(item);
+  performance.mark("drawn");
 }
 
 function slug(text) {
@@ -168,6 +169,7 @@ worker.addEventListener("message", ({ data }) => {
   if (data.fatal) stop(data.fatal);
   else if ("loading" in data) showLoading(data);
   else if (data.ready) {
+    performance.mark("ready");
     element("loading").hidden = true;
     loadedText = `Loaded in ${data.ready.toFixed(1)} s. `;
     tell("Drawing.");
