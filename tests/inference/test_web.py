@@ -302,14 +302,14 @@ def test_examples_are_the_shortest_captions_of_the_run(model, tmp_path):
         assert "<title>&lt;x&gt;</title>" in built
         return re.findall(r'<button type="button" class="plain">(.*)</button>', built)
 
-    assert len(examples()) == 6 and "a red heart" in examples()
+    assert len(examples()) == 6 and "a red apple" in examples()
     captions_path(tmp_path).parent.mkdir()
     captions = ["a circle that is large", "a </script> circle", "red", "red", *8 * ["x" * 99]]
     captions_path(tmp_path).write_text(json.dumps({"captions": captions, "columns": 2}))
     assert examples()[:3] == ["red", "a &lt;/script&gt; circle", "a circle that is large"]
     assert len(examples()) == 4
     captions_path(tmp_path).write_text("{")
-    assert "a red heart" in examples()
+    assert "a red apple" in examples()
 
 
 def test_archives_that_cannot_be_had_are_one_line(tmp_path, monkeypatch):

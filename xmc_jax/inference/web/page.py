@@ -23,12 +23,12 @@ _EXAMPLES = {
         "a yellow triangle on a black background",
     ),
     "emoji": (
-        "a red heart",
-        "a red apple",
-        "a sunflower",
-        "a full moon",
         "a grinning face",
+        "a red apple",
+        "a cat face",
+        "a green book",
         "a woman cook with dark skin",
+        "a man firefighter with light skin",
     ),
 }
 _EXAMPLES_OF_PHOTOGRAPHS = ("a dog on the grass", "a red bus on a street", "a bowl of fruit")
