@@ -54,8 +54,9 @@ def site(folder, archive, run_verb):
 
 @pytest.fixture(scope="module")
 def address(site):
-    with serve(site) as address:
-        yield address
+    """Of the page, below another folder, as on GitHub Pages."""
+    with serve(site.parent) as root:
+        yield root.replace(exported.PAGE, f"{site.name}/{exported.PAGE}")
 
 
 @pytest.fixture(scope="module")
