@@ -1,4 +1,4 @@
-"""A real browser for tests of pages: headless Chromium without a network."""
+"""A real browser for tests of pages: headless Chromium that asks no other machine."""
 
 import contextlib
 import io
@@ -25,7 +25,14 @@ class Browser:
         self._contexts = []
 
     def open(self, path, *, width: int = WIDTHS["desktop"], fragment: str = "", context=None):
-        """Opens a file in a new tab, in a new profile or in the context of an earlier tab."""
+        """Opens a file or an address in a new tab, in a new profile or an earlier tab's context.
+
+        What an address loads must lie in the same folder.
+        """
+        address = str(path)
+        if "://" not in address:
+            address = pathlib.Path(path).absolute().as_uri()
+        home = "file:" if address.startswith("file:") else address.rpartition("/")[0] + "/"
         if context is None:
             context = self._chromium.new_context(accept_downloads=True)
             self._contexts.append(context)
@@ -35,8 +42,11 @@ class Browser:
         page.faults = []
         page.on("pageerror", lambda error: page.faults.append(str(error)))
         page.on("console", lambda m: page.faults.append(m.text) if m.type == "error" else None)
-        page.on("request", lambda r: page.faults.append(r.url) if _is_outside(r.url) else None)
-        page.goto(pathlib.Path(path).absolute().as_uri() + fragment)
+        allowed = (home, "data:", "blob:")
+        page.on(
+            "request", lambda r: None if r.url.startswith(allowed) else page.faults.append(r.url)
+        )
+        page.goto(address + fragment)
         return page
 
     def colour_of(self, locator) -> tuple[int, ...]:
@@ -56,10 +66,6 @@ class Browser:
         """Closes all tabs of `open`."""
         while self._contexts:
             self._contexts.pop().close()
-
-
-def _is_outside(url: str) -> bool:
-    return not url.startswith(("file:", "data:", "blob:"))
 
 
 @contextlib.contextmanager

@@ -3,12 +3,14 @@
     python -m xmc_jax.export --workdir=runs/one_shape_32 --out=exports/one_shape_32
     python -m xmc_jax.export --workdir=runs/one_shape_32 --out=small --dtype=float16 --nostandalone
     python -m xmc_jax.export --workdir=runs/one_shape_32 --out=web --onnx
+    python -m xmc_jax.export --workdir=runs/one_shape_32 --out=page --web
     python -m xmc_jax.export --workdir=runs/one_shape_32 --out=public --push=USER/NAME
 
 Writes to --out: weights.safetensors, config.json, vocab.txt, model.json (fingerprints), README.md
 (the model card), program.stablehlo and, for use without this package, text_encoder.safetensors and
 generate.py. Generate images with it by `sample --workdir=OUT`, xmc_jax.load(OUT) or generate.py.
-With --onnx also text_encoder.onnx and generator.onnx, for ONNX Runtime.
+With --onnx also text_encoder.onnx and generator.onnx, for ONNX Runtime; with --web these and
+index.html, a page that draws in the browser.
 --push publishes the folder on the Hugging Face Hub: xmc_jax.load("hf://USER/NAME") reads it there.
 """
 
@@ -39,6 +41,8 @@ def main() -> None:
         dtype=options.dtype,
         standalone=options.standalone,
         onnx=options.onnx,
+        web=options.web,
+        onnxruntime_web=options.onnxruntime_web,
         address=f"{files.HUB}{options.push}" if options.push else None,
     )
     if options.push:
@@ -60,6 +64,10 @@ def _define_flags() -> None:
     )
     flags.DEFINE_bool(
         "onnx", False, "Also write text_encoder.onnx and generator.onnx, for ONNX Runtime."
+    )
+    flags.DEFINE_bool("web", False, "Also write a page that draws in the browser; implies --onnx.")
+    flags.DEFINE_string(
+        "onnxruntime_web", None, "For --web: the archive of npm pack; by default downloaded once."
     )
     flags.DEFINE_string(
         "push",

@@ -24,6 +24,8 @@ from xmc_jax.inference.onnx.graph import ensure_installed
 from xmc_jax.inference.onnx.text_encoder import build_text_encoder
 from xmc_jax.inference.program import WHEEL_FILE
 from xmc_jax.inference.program_export import export_program, find_arrays, name_text_params
+from xmc_jax.inference.web.page import build_page
+from xmc_jax.inference.web.runtime import find_archive, read_runtime
 from xmc_jax.run.folder import config_path, text_projection_path
 from xmc_jax.run.records import read_metrics
 from xmc_jax.types import PyTree
@@ -37,6 +39,8 @@ def export(
     dtype: str = "float32",
     standalone: bool = True,
     onnx: bool = False,
+    web: bool = False,
+    onnxruntime_web: epath.PathLike | None = None,
     address: str | None = None,
 ) -> None:
     """Exports a checkpoint of a run.
@@ -51,14 +55,18 @@ def export(
         the text encoder's weights.
       onnx: Whether to add text encoder and generator as files for ONNX Runtime. The generator is
         stored in `dtype`, the text encoder in float16.
+      web: Whether to add a page that draws in a browser, see `web.page`. It needs these files.
+      onnxruntime_web: Archive of ONNX Runtime for it; see `runtime.find_archive`.
       address: Where the model will be published, ``hf://USER/NAME``, for the model card.
 
     Raises:
-      UserError: there is no such run or checkpoint, the folder cannot be written, or the package
-        onnx is needed and not installed.
+      UserError: there is no such run or checkpoint, the folder cannot be written, the package onnx
+        is needed and not installed, or ONNX Runtime for browsers cannot be had.
     """
+    onnx = onnx or web
     if onnx:
         ensure_installed()
+    archive = find_archive(onnxruntime_web) if web else None
     out = exported.open_folder(out)
     model = load_networks(workdir, step=step)
     config, encoder = model.experiment.config, model.experiment.text_encoder
@@ -84,6 +92,8 @@ def export(
         files[exported.ONNX_TEXT_ENCODER] = build_text_encoder(encoder)
     if standalone or onnx:
         files[exported.TOKENIZER] = Path(wordpiece.__file__).read_bytes()
+    if archive is not None:
+        files |= build_page(model, workdir, name=out.name, files=files | read_runtime(archive))
     card = write_card(
         model,
         name=(address or out.name).rpartition("/")[2],
@@ -92,6 +102,7 @@ def export(
         dtype=dtype,
         standalone=standalone,
         onnx=onnx,
+        web=web,
     )
     manifest = {
         "step": model.step,

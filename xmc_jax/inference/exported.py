@@ -17,6 +17,9 @@ and, for use without this package:
 and, for ONNX Runtime, if they were asked for:
   text_encoder.onnx          token ids to words, sentence and mask; see `onnx/text_encoder.py`
   generator.onnx             noise and these to images; see `onnx/generator.py`
+and, for drawing in a browser, if it was asked for:
+  index.html, web/           the page, its scripts and ONNX Runtime; see `web/page.py`
+  .nojekyll                  has GitHub Pages serve all files as they are
 """
 
 import contextlib
@@ -41,9 +44,11 @@ PROJECTION = text_projection_path("").name
 PROGRAM, TEXT_WEIGHTS = "program.stablehlo", "text_encoder.safetensors"
 SCRIPT, TOKENIZER = "generate.py", "wordpiece.py"
 ONNX_TEXT_ENCODER, ONNX_GENERATOR = "text_encoder.onnx", "generator.onnx"
-# What loading reads, and all that `write` may write.
+PAGE, PAGE_FILES, NO_JEKYLL = "index.html", "web", ".nojekyll"
+# What loading reads, and all that `write` may write, but for the files in `PAGE_FILES`.
 NEEDED = (MANIFEST, config_path("").name, WEIGHTS, VOCABULARY, PROJECTION, PROGRAM, TEXT_WEIGHTS)
 _OPTIONAL = (PROGRAM, TEXT_WEIGHTS, SCRIPT, TOKENIZER, ONNX_TEXT_ENCODER, ONNX_GENERATOR)
+_OPTIONAL += (PAGE, NO_JEKYLL)
 FILES = frozenset((*NEEDED, CARD, *_OPTIONAL))
 _PACKAGES = ("xmc-jax", "jax", "flax", "keras-hub", "numpy")
 _AGAIN = "export the model again"
@@ -96,6 +101,8 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
         optional = (folder / name for name in _OPTIONAL)
         for path in (manifest_path(folder), metrics_path(folder), *optional):
             path.unlink(missing_ok=True)
+        if (folder / PAGE_FILES).is_dir():
+            (folder / PAGE_FILES).rmtree()
     for name, data in files.items():
         write_whole(folder / name, data, then=_AGAIN)
     text = json.dumps(manifest, indent=2) + "\n"

@@ -96,7 +96,8 @@ def push(folder: epath.PathLike, name: str) -> str:
     with _one_line_errors(f"--push={name}"), _quiet_client(), task:
         page = huggingface_hub.HfApi().create_repo(name, exist_ok=True)
         present, commit = _contents(name)
-        old = sorted((present & exported.FILES) - contents.keys())
+        of_page = {x for x in present if x.startswith(f"{exported.PAGE_FILES}/")}
+        old = sorted((present & exported.FILES | of_page) - contents.keys())
         huggingface_hub.HfApi().create_commit(
             name,
             [

@@ -52,6 +52,7 @@ def write_card(
     dtype: str,
     standalone: bool,
     onnx: bool,
+    web: bool,
 ) -> str:
     """Renders the card as Markdown. Facts that the config lacks are left out.
 
@@ -63,6 +64,8 @@ def write_card(
       dtype: Storage type of the parameters.
       standalone: Whether the folder generates images without this package.
       onnx: Whether it holds files for ONNX Runtime.
+      web: Whether it holds a page that draws in a browser. The card then says what a static Space
+        needs to know.
     """
     fields = flatten(model.experiment.config.to_dict())
     data, data_text = fields.get("data.name"), ""
@@ -72,7 +75,7 @@ def write_card(
     metrics = latest_evaluations(records, step=model.step)
     return render.render(
         "model_card.md.jinja",
-        metadata=_metadata(name, data, metrics),
+        metadata=_metadata(name, data, metrics, web=web),
         name=name,
         address=address or ".",
         fields=fields,
@@ -83,15 +86,22 @@ def write_card(
         fingerprint=fingerprint(model.experiment.text_encoder),
         standalone=standalone,
         onnx=onnx,
+        web=web,
         lowercase=model.experiment.text_encoder.lowercase,
         data_text=data_text,
         data_licence=DATA_LICENCES.get(data, ""),
-        limits=_LIMITS.get(data, _LIMITS_OF_PHOTOGRAPHS),
+        limits=limits_of(data),
     )
 
 
-def _metadata(name: str, data: str | None, metrics: Sequence[MetricRecord]) -> str:
+def limits_of(data: str | None) -> str:
+    """What models of a data set cannot do, in one or two sentences."""
+    return _LIMITS.get(data, _LIMITS_OF_PHOTOGRAPHS)
+
+
+def _metadata(name: str, data: str | None, metrics: Sequence[MetricRecord], *, web: bool) -> str:
     """The YAML at the beginning of the card, by which the Hugging Face Hub finds and shows it."""
+    of_space = {"title": name, "sdk": "static"} if web else {}
     results = [
         huggingface_hub.EvalResult(
             task_type=_TASK,
@@ -113,4 +123,5 @@ def _metadata(name: str, data: str | None, metrics: Sequence[MetricRecord]) -> s
         tags=[_TASK, "gan", "xmc-gan", "jax", "flax"],
         model_name=name if results else None,
         eval_results=results or None,
+        **of_space,
     ).to_yaml()

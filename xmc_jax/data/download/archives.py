@@ -25,17 +25,22 @@ from xmc_jax.files import only_one
 _MB = 1_000_000
 _MAX_JSON_BYTES = 1000 * _MB  # Captions of COCO-2014's training split have 66 MB.
 
+FLAG = "the folder of --manual_dir"
+
 COCO_IMAGES = {
     name: f"http://images.cocodataset.org/zips/{name}" for name in ("train2014.zip", "val2014.zip")
 }
 
 
-def fetch(addresses: Mapping[str, str], folders: Sequence[Path]) -> dict[str, Path]:
+def fetch(
+    addresses: Mapping[str, str], folders: Sequence[Path], *, flag: str = FLAG
+) -> dict[str, Path]:
     """Finds archives on this machine, and downloads those that are not there.
 
     Args:
       addresses: The address of each file name.
       folders: Where files may be; downloads go to the last one.
+      flag: What the error message says after "or", of the flag that names archives elsewhere.
 
     Returns:
       The path of each file name.
@@ -56,8 +61,8 @@ def fetch(addresses: Mapping[str, str], folders: Sequence[Path]) -> dict[str, Pa
             rest = {name: address for name, address in absent.items() if name not in paths}
             raise UserError(
                 f"cannot download {address} ({reason(error)}); run the same command to continue, "
-                f"or put {' and '.join(rest)} into {folders[-1]} (or the folder of --manual_dir), "
-                f"from {' and '.join(rest.values())}"
+                f"or put {' and '.join(rest)} into {folders[-1]} (or {flag}), from "
+                f"{' and '.join(rest.values())}"
             ) from error
     return paths
 

