@@ -61,7 +61,7 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
         return None
     if not config.eval.detector:
         return NO_DETECTOR
-    if prompts is not None and not any(_read_captions(prompts, with_colours=True)):
+    if prompts is not None and not any(parse_claims(p.caption) for p in prompts):
         return f"none of {len(prompts)} captions makes a claim about one of COCO's objects"
     return None
 
