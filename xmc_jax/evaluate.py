@@ -14,7 +14,8 @@ of an image among 32); fd_vgg16 (Fréchet distance in features of VGG-16) and ne
 (distances to the nearest training images: are images copies?); with --set=inception_weights=PATH,
 fid, kid, is and prdc, whose names have the number of images, such as fid30k; with
 --set=clip=PRESET, clip_score, clip_r_precision and in_batch_r_precision; with
---set=detector=PRESET, soa_c and soa_i.
+--set=detector=PRESET, soa_c and soa_i, and compose (objects, counts, colours and positions that
+captions name; colours need a CLIP as well, and shapes neither).
 
 Prints a table and appends to metrics.jsonl in the folder. A killed evaluation resumes when it is
 started again.

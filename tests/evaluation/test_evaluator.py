@@ -278,7 +278,7 @@ def test_names_have_the_number():
     config = get_config()
     assert set(inception.names(config.eval.num_examples)) == {"fid1k", "kid1k", "is1k", "prdc1k"}
     of_shapes = ("shapes_accuracy", "shapes_accuracy_trained", "shapes_diversity")
-    assert choose_metrics((), config) == (*of_shapes, "fd_vgg16")
+    assert choose_metrics((), config) == (*of_shapes, "fd_vgg16", "compose")
     # Fewer prompts than the config asks for: fewer metrics, and names that say so.
     config.eval.inception_weights = "somewhere"
     prompts = make_prompts(573)

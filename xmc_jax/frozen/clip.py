@@ -33,6 +33,7 @@ class Clip(NamedTuple):
         space is collapsed, and captions that are too long are cut.
       image_params: Weights; pass them to jitted functions as arguments.
       caption_params: Likewise.
+      side: Side in pixels of the images that the network takes.
       name: The name of the preset or of its folder.
       fingerprint: sha256 of the weights of both towers.
     """
@@ -42,6 +43,7 @@ class Clip(NamedTuple):
     tokenize: Callable[[Sequence[str]], Int32[np.ndarray, "b t"]]
     image_params: PyTree
     caption_params: PyTree
+    side: int
     name: str
     fingerprint: str
 
@@ -74,6 +76,7 @@ def load_clip(preset: str, *, field: str = "preset") -> Clip:
         _load_tokenizer(preset, backbone.text_encoder, field),
         image_params,
         caption_params,
+        side,
         Path(preset).expanduser().name,
         weights.fingerprint((image_params, caption_params)),
     )

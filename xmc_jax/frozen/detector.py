@@ -1,6 +1,6 @@
 """A frozen detector of COCO's classes: D-FINE (Peng et al. 2024) from keras-hub.
 
-It decides which objects are in images, see `metrics.soa`.
+It finds objects in images, see `metrics.soa` and `metrics.compose`.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,15 @@ class Detector(NamedTuple):
     """A frozen detector.
 
     Attributes:
-      apply: ``(params, images in [-1, 1]) -> scores``, pure. For each of COCO's 80 classes, the
-        best score, 0..1, of its boxes, see `class_scores`. Square images of any size are resized to
-        that of the network (bilinear, antialiased).
+      apply: ``(params, images in [-1, 1]) -> boxes``, pure, see `class_boxes`. The number of boxes
+        is that of the network's queries; most have low scores, and none is suppressed. Square
+        images of any size are resized to that of the network (bilinear, antialiased).
       params: Weights; pass them to jitted functions as arguments.
       name: The name of the preset or of its folder.
       fingerprint: sha256 of the weights.
     """
 
-    apply: Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b classes"]]
+    apply: Callable[[PyTree, Float[Array, "b h w 3"]], Float[Array, "b boxes 6"]]
     params: PyTree
     name: str
     fingerprint: str
@@ -43,8 +43,8 @@ def load_detector(preset: str, *, field: str = "preset") -> Detector:
     Raises:
       UserError: There is no such preset, it is not a D-FINE, or its classes are not COCO's.
     """
-    # The backbone has all weights. The detector around it only suppresses duplicate boxes, which
-    # never removes a class.
+    # The backbone has all weights. The detector around it only suppresses duplicate boxes, of which
+    # networks of this kind have few: each object is assigned to one query in training.
     backbone = presets.load_preset(
         hub.keras_hub.models.DFineBackbone, preset, field=field, kind="a D-FINE"
     )
@@ -56,17 +56,29 @@ def load_detector(preset: str, *, field: str = "preset") -> Detector:
     scaling = presets.load_scaling(hub.keras_hub.layers.DFineImageConverter, preset, _SCALING)
     apply, side = presets.make_apply(backbone), backbone.anchor_image_size[0]
 
-    def detect(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b classes"]:
-        pixels = presets.resize(images, side, "linear")
-        logits = apply(params, scaling(pixels))["intermediate_logits"][:, -1]
-        return class_scores(logits)
+    def detect(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b boxes 6"]:
+        outputs = apply(params, scaling(presets.resize(images, side, "linear")))
+        places = outputs["intermediate_reference_points"][:, -1]
+        return class_boxes(outputs["intermediate_logits"][:, -1], places)
 
     params = weights.params_of(backbone)
     return Detector(detect, params, Path(preset).expanduser().name, weights.fingerprint(params))
 
 
-def class_scores(logits: Float[Array, "b boxes classes"]) -> Float[Array, "b classes"]:
-    """For each class, the best score of the boxes with this class as their best, or 0."""
-    logits = logits.astype(jnp.float32)
-    is_best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
-    return jnp.max(jnp.where(is_best, jax.nn.sigmoid(logits), 0.0), axis=1)
+def class_boxes(
+    logits: Float[Array, "b boxes classes"], places: Float[Array, "b boxes 4"]
+) -> Float[Array, "b boxes 6"]:
+    """The best class of each box, its score, 0..1, and the box: left, top, right and bottom.
+
+    Boxes are in units of the image's side and do not leave the image; y points down.
+
+    Args:
+      logits: Of each class.
+      places: Centre ``(x, y)``, width and height.
+    """
+    logits, places = logits.astype(jnp.float32), places.astype(jnp.float32)
+    classes = jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.float32)
+    scores = jax.nn.sigmoid(jnp.max(logits, axis=-1, keepdims=True))
+    centre, half = places[..., :2], places[..., 2:] / 2
+    corners = jnp.clip(jnp.concatenate([centre - half, centre + half], axis=-1), 0.0, 1.0)
+    return jnp.concatenate([classes, scores, corners], axis=-1)

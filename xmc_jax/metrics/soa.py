@@ -17,7 +17,7 @@ from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 from xmc_jax.metrics.intervals import resample_counts
 
@@ -60,11 +60,23 @@ def named_classes(captions: Sequence[str]) -> Bool[np.ndarray, "n classes"]:
     table = np.zeros((len(captions), len(CLASSES)), bool)
     for row, caption in zip(table, captions, strict=True):
         phrases = _phrases(caption)
-        for phrase in phrases & _WORDS.keys():
-            row[_WORDS[phrase]] = True
+        for phrase in phrases & WORDS.keys():
+            row[WORDS[phrase]] = True
         for phrase in phrases & _EXCLUDED.keys():
             row[_EXCLUDED[phrase]] = False
     return table
+
+
+def class_scores(boxes: Float[np.ndarray, "n boxes 6"]) -> Float32[np.ndarray, "n classes"]:
+    """For each class, the best score of the boxes of this class, or 0.
+
+    Args:
+      boxes: Class and score of each box, and four more numbers, see `frozen.detector`.
+    """
+    scores = np.zeros((len(boxes), len(CLASSES)), np.float32)
+    images = np.arange(len(boxes))[:, None]
+    np.maximum.at(scores, (images, boxes[..., 0].astype(int)), boxes[..., 1])
+    return scores
 
 
 def semantic_object_accuracy(
@@ -116,8 +128,9 @@ def _index_rules(field: str) -> dict[str, list[int]]:
     return index
 
 
-_WORDS, _EXCLUDED = _index_rules("words"), _index_rules("excluded")
-_MAX_WORDS = max(len(phrase.split()) for phrase in _WORDS | _EXCLUDED)
+# Indices of the classes that each phrase, singular or plural, names or excludes.
+WORDS, _EXCLUDED = _index_rules("words"), _index_rules("excluded")
+MAX_WORDS = max(len(phrase.split()) for phrase in WORDS | _EXCLUDED)
 
 
 def _phrases(caption: str) -> set[str]:
@@ -125,6 +138,6 @@ def _phrases(caption: str) -> set[str]:
     words = re.findall(r"[a-z]+", caption.lower())
     return {
         " ".join(words[start : start + length])
-        for length in range(1, _MAX_WORDS + 1)
+        for length in range(1, MAX_WORDS + 1)
         for start in range(len(words) - length + 1)
     }

@@ -1,5 +1,7 @@
 """Metrics that compare images with captions, with small networks of random weights."""
 
+import dataclasses
+import functools
 import json
 
 import jax
@@ -10,20 +12,23 @@ from etils import epath
 from PIL import Image
 
 from tests import presets, verbs
+from tests.presets import CLIP_SIDE
 from xmc_jax import images
 from xmc_jax.configs import shapes_32
 from xmc_jax.data import catalog
 from xmc_jax.data.builders.captioned import Settings
 from xmc_jax.errors import UserError
-from xmc_jax.evaluation.families import clip, soa
+from xmc_jax.evaluation.families import clip, compose, soa
 from xmc_jax.evaluation.image_sets import ImageSet, make_shards
 from xmc_jax.evaluation.inputs import EvalInputs, Prompt
 from xmc_jax.evaluation.selection import choose_metrics
 from xmc_jax.frozen.clip import load_clip
 from xmc_jax.frozen.detector import load_detector
+from xmc_jax.metrics.compose import COLOURS, directions
 from xmc_jax.metrics.intervals import wilson_interval
 from xmc_jax.metrics.soa import CLASSES
 from xmc_jax.parallel import sharding
+from xmc_jax.shapes.accuracy import shuffle_captions
 
 SIDE = 32
 COUNT = 110
@@ -38,7 +43,7 @@ FIELDS |= {"value", "low", "high", "floor", "ceiling", "weights", "better"}
 def caption(number):
     """A different caption for every number; each names one class, those of stones none."""
     word = "".join(chr(ord("a") + int(digit)) for digit in f"{number:03}")
-    return f"{KINDS[number % len(KINDS)]} {word}"
+    return f"{KINDS[number % len(KINDS)]}. {word}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,6 +108,14 @@ def mesh():
     return sharding.make_mesh(jax.devices()[:1])
 
 
+@pytest.fixture(scope="module")
+def boxes_of(presets_of):
+    """``pixels -> boxes`` of the detector, compiled once."""
+    detector = load_detector(presets_of["detector"])
+    apply = jax.jit(detector.apply)
+    return lambda pixels: np.asarray(apply(detector.params, images.from_uint8(jnp.asarray(pixels))))
+
+
 def cosines(preset, pixels):
     """Of every image and every caption."""
     model = load_clip(preset)
@@ -142,21 +155,22 @@ def test_clip_metrics(inputs, mesh, presets_of):
     assert {r.weights for r in records.values()} == {load_clip(presets_of["clip"]).fingerprint}
 
 
-def test_semantic_object_accuracy(inputs, mesh, presets_of):
+def test_semantic_object_accuracy(inputs, mesh, boxes_of):
     inputs, real, generated = inputs
     names = soa.names(COUNT)
     by_class, by_image = soa.make_measure(inputs.config, mesh, names)(inputs)
-    detector = load_detector(presets_of["detector"])
 
     def tally_of(pixels):
         """Hits and captions of each class, an image at a time."""
-        scores = jax.jit(detector.apply)(detector.params, images.from_uint8(jnp.asarray(pixels)))
-        seen, tally = np.asarray(scores) >= 0.5, {}
-        for i, row in enumerate(seen):
+        tally = {}
+        for i, rows in enumerate(boxes_of(pixels)):
             kind = KINDS[i % len(KINDS)]
             if kind != "stone":
                 hits, count = tally.get(kind, (0, 0))
-                tally[kind] = hits + bool(row[CLASSES.index(kind)]), count + 1
+                seen = any(
+                    number == CLASSES.index(kind) and score >= 0.5 for number, score, *_ in rows
+                )
+                tally[kind] = hits + seen, count + 1
         return tally
 
     tally = tally_of(generated)
@@ -173,6 +187,124 @@ def test_semantic_object_accuracy(inputs, mesh, presets_of):
     assert "D-FINE dfine" in by_image.protocol and "score >= 0.5" in by_image.protocol
 
 
+def composed(number):
+    """A caption and its claims, as tuples of a kind and what it is about."""
+    one, other = (KINDS[i % (len(KINDS) - 1)] for i in (number, number + 1))
+    colour = COLOURS[number % len(COLOURS)]
+    plural = f"{one}es" if one in ("bus", "bench", "toothbrush") else f"{one}s"
+    return (
+        (f"a {colour} {one}", [("presence", one), ("colour", one, colour, 1)]),
+        (f"two {plural} outside", [("presence", one), ("count", one, 2)]),
+        (
+            f"A {one} left of a {other}.",
+            [("presence", one), ("presence", other), ("relation", one, "left of", other)],
+        ),
+        ("a stone", []),
+        (
+            f"three {colour} {plural}",
+            [("presence", one), ("count", one, 3), ("colour", one, colour, 3)],
+        ),
+    )[number % 5]
+
+
+def make_decide(boxes, model, pixels):
+    """``(image, claim) -> whether it holds``, by boxes of the images and colours of CLIP."""
+    # The images are plain: whatever the crop, its colour is that of the image.
+    plain = images.from_uint8(jnp.asarray(pixels[:, :CLIP_SIDE, :CLIP_SIDE]))
+    rows = np.asarray(jax.jit(model.embed_images)(model.image_params, plain))
+    embed_captions = jax.jit(model.embed_captions)
+
+    @functools.cache
+    def colours_of(name):
+        texts = model.tokenize([f"a photo of a {colour} {name}" for colour in COLOURS])
+        captions = np.asarray(embed_captions(model.caption_params, texts))
+        cosines = rows @ (captions / np.linalg.norm(captions, axis=1, keepdims=True)).T
+        return [COLOURS[i] for i in cosines.argmax(axis=1)]
+
+    def decide(i, claim):
+        kind, name, *more = claim
+        places = {}
+        for number, score, *box in boxes[i].tolist():
+            if score >= 0.5:
+                places.setdefault(CLASSES[int(number)], []).append(tuple(box))
+        mine = places.get(name, [])
+        if kind == "count":
+            return len(mine) == more[0]
+        if kind == "colour":
+            return len(mine) >= more[1] and colours_of(name)[i] == more[0]
+        if kind == "relation":
+            others = places.get(more[1], [])
+            return any(more[0] in directions(a, b) for a in mine for b in others)
+        return len(mine) > 0
+
+    return decide
+
+
+def test_compositional_scores(inputs, mesh, presets_of, boxes_of):
+    inputs, real, generated = inputs
+    captions, claims = zip(*map(composed, range(COUNT)), strict=True)
+    prompts = [p._replace(caption=c) for p, c in zip(inputs.prompts, captions, strict=True)]
+    inputs = dataclasses.replace(inputs, prompts=prompts)
+    records = {r.metric: r for r in compose.make_measure(inputs.config, mesh, ["compose"])(inputs)}
+    parts = ("presence", "count", "colour", "relation", "all")
+    assert list(records) == [f"compose/{part}" for part in parts]
+    shuffled = [claims[i] for i in shuffle_captions(COUNT, inputs.config.eval.seed)]
+    model = load_clip(presets_of["clip"])
+    of_generated, of_real = (make_decide(boxes_of(x), model, x) for x in (generated, real))
+    fields = {
+        "value": (of_generated, claims),
+        "floor": (of_generated, shuffled),
+        "ceiling": (of_real, claims),
+    }
+    decided = {
+        field: [[(c[0], decide(i, c)) for c in each] for i, each in enumerate(of_captions)]
+        for field, (decide, of_captions) in fields.items()
+    }
+    for part in parts:
+        record = records[f"compose/{part}"]
+        for field, of_captions in decided.items():
+            kept = [[ok for kind, ok in each if part in (kind, "all")] for each in of_captions]
+            right = [all(each) for each in kept if each]
+            assert getattr(record, field) == pytest.approx(np.mean(right)), (part, field)
+        assert record.num_samples == len(right) and record.claims == sum(map(len, kept))
+        assert (record.low, record.high) == wilson_interval(record.value, record.num_samples)
+        more = {"claims", "floor_low", "floor_high", "ceiling_low", "ceiling_high"}
+        assert record.to_json().keys() == FIELDS | more
+    # The random networks see some of each, which makes the comparison above one.
+    assert all(0 < records[f"compose/{part}"].value < 1 for part in ("presence", "colour", "all"))
+    detector = load_detector(presets_of["detector"]).fingerprint
+    assert records["compose/count"].weights == detector != records["compose/colour"].weights
+    assert "colours of boxes by CLIP clip" in records["compose/all"].protocol
+
+
+def test_compositional_scores_without_clip(inputs, mesh):
+    inputs, *_ = inputs
+    config = inputs.config.copy_and_resolve_references()
+    config.eval.clip = ""
+    prompts = [p._replace(caption="a red cow") for p in inputs.prompts]
+    inputs = dataclasses.replace(inputs, config=config, prompts=prompts)
+    records = {r.metric: r for r in compose.make_measure(config, mesh, ["compose"])(inputs)}
+    assert list(records) == ["compose/presence", "compose/all"]
+    assert "no claims of colour" in records["compose/all"].protocol
+    assert records["compose/all"].value == records["compose/presence"].value
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((0.0, 0.0, 1.0, 1.0), 7.5),
+        ((0.5, 0.0, 1.0, 1.0), 11.5),  # The central square of the right half.
+        ((0.75, 0.25, 1.0, 0.5), 13.5),
+        ((0.5, 0.0, 0.5, 0.0), 8.0),  # Without extent: the pixel beside it.
+    ],
+)
+def test_crops(box, expected):
+    columns = np.broadcast_to(np.arange(16, dtype=np.uint8)[:, None], (16, 16, 3))
+    cropped = compose.crop(np.ascontiguousarray(columns), box, 8)
+    assert cropped.shape == (8, 8, 3)
+    assert cropped.mean() == pytest.approx(expected, abs=0.51)
+
+
 def test_why_metrics_are_not_available():
     config = shapes_32.get_config()
     for name, words in {
@@ -185,8 +317,9 @@ def test_why_metrics_are_not_available():
     with pytest.raises(UserError, match="clip_r_precision cannot .* needs 100 prompts or more"):
         choose_metrics(["clip_r_precision"], config)
     config.data.name = "coco"
-    with pytest.raises(UserError, match="soa_i cannot .* no detector is named"):
-        choose_metrics(["soa_i"], config)
+    for name in ("soa_i", "compose"):
+        with pytest.raises(UserError, match=f"{name} cannot .* no detector is named"):
+            choose_metrics([name], config)
     assert "clip_score" in choose_metrics((), config)
 
 
@@ -209,7 +342,10 @@ def test_why_prompts_rule_metrics_out():
     with pytest.raises(UserError, match="in_batch_r_precision cannot .* has 0 .* and needs 1"):
         choose_metrics(["in_batch_r_precision"], config, stones)
     chosen = choose_metrics((), config, stones)
-    assert set(chosen).isdisjoint(clip.names(3) + soa.names(3))
+    assert set(chosen).isdisjoint(clip.names(3) + soa.names(3) + compose.names(3))
+    with pytest.raises(UserError, match="compose cannot .* none of 3 captions makes a claim"):
+        choose_metrics(["compose"], config, stones)
+    assert "compose" in choose_metrics((), config, hundred)
 
 
 @pytest.mark.long
@@ -238,7 +374,7 @@ def test_on_a_run(folder, run_verb, presets_of, rng):
         f"--workdir={workdir}",
     )
     assert done.returncode == 0, done.stderr
-    names = [name for family in (clip, soa) for name in family.names(COUNT)]
+    names = [name for family in (clip, soa, compose) for name in family.names(COUNT)]
     done = run_verb(
         "evaluate",
         f"--workdir={workdir}",
@@ -249,8 +385,10 @@ def test_on_a_run(folder, run_verb, presets_of, rng):
     assert all(name in done.stdout for name in names)
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     records = {line["metric"]: line for line in lines if line["kind"] == "eval"}
-    assert list(records) == names
+    assert list(records) == [*names[:-1], "compose/presence", "compose/all"]
     for record in records.values():
         assert all(np.isfinite(record[k]) for k in ("value", "low", "high", "floor", "ceiling"))
         assert record["step"] == 2 and len(record["weights"]) == 64
-        assert record["num_samples"] == (100 if record["metric"].startswith("soa") else COUNT)
+        assert record["num_samples"] == (
+            COUNT if "clip" in record["metric"] or "batch" in record["metric"] else 100
+        )

@@ -7,6 +7,7 @@ import pytest
 from etils import epath
 
 from xmc_jax.configs import shapes_32
+from xmc_jax.evaluation.families import compose
 from xmc_jax.evaluation.families import shapes as family
 from xmc_jax.evaluation.image_sets import ImageSet, make_shards
 from xmc_jax.evaluation.inputs import EvalInputs, Prompt
@@ -111,6 +112,26 @@ def test_claims_and_readers_are_those_of_the_form(layout, absent, tmp_path):
     assert set(records) == {f"{name}/{a}" for name in family.METRICS for a in attributes}
     for record in records.values():
         assert record.value >= 0.95 and f"reader for layout {layout}" in record.protocol
+
+
+@pytest.mark.parametrize("form", ["sq32", "one_sq32"])
+def test_compositional_scores_of_shapes(form, tmp_path):
+    """Claims of logical forms, decided from what the trained reader finds."""
+    inputs = make_inputs("val", copies, tmp_path, form)
+    measure = compose.make_measure(inputs.config, make_mesh(), ["compose"])
+    records = {record.metric: record for record in measure(inputs)}
+    parts = {"presence", "count", "colour", "relation", "all"} - (
+        {"relation"} if form != "sq32" else set()
+    )
+    assert set(records) == {f"compose/{part}" for part in parts}
+    for record in records.values():
+        assert record.value == record.ceiling >= 0.95
+        # Every scene of `one` has one object, so any caption's count is right.
+        is_trivial = form != "sq32" and record.metric == "compose/count"
+        assert record.floor == record.value if is_trivial else record.floor < record.value
+        assert "trained reader" in record.protocol and len(record.weights) == 64
+    assert records["compose/count"].num_samples == records["compose/count"].claims < COUNT
+    assert records["compose/all"].num_samples == COUNT
 
 
 def test_only_the_readers_asked_for(tmp_path):

@@ -9,13 +9,18 @@ from ml_collections import ConfigDict
 
 from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
+from xmc_jax.evaluation.image_sets import ImageSet
 from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompts, split_name
-from xmc_jax.frozen.detector import load_detector
+from xmc_jax.frozen.detector import Detector, load_detector
 from xmc_jax.metrics import soa as metric
 from xmc_jax.run.records import MetricRecord
 from xmc_jax.shapes.accuracy import shuffle_captions
 
-_THRESHOLD = 0.5  # Least score of a box that counts; the paper's, there YOLOv3's objectness.
+NO_DETECTOR = (
+    "no detector is named: set config.eval.detector to the folder or the name of a keras-hub "
+    "D-FINE trained on COCO, e.g. dfine_medium_coco (evaluate: --set=detector=…)"
+)
+THRESHOLD = 0.5  # Least score of a box that counts; the paper's, there YOLOv3's objectness.
 # For each metric its field of the results, and the mean that it is.
 _MEANS = {
     "soa_c": ("by_class", "mean over the classes that captions name"),
@@ -33,10 +38,7 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
     if evaluation_data(config) == "shapes":
         return "captions of shapes name none of COCO's objects"
     if not config.eval.detector:
-        return (
-            "no detector is named: set config.eval.detector to the folder or the name of a "
-            "keras-hub D-FINE trained on COCO, e.g. dfine_medium_coco (evaluate: --set=detector=…)"
-        )
+        return NO_DETECTOR
     if prompts is not None and not _named(prompts).any():
         return f"none of {len(prompts)} captions names one of COCO's objects"
     return None
@@ -44,14 +46,16 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
 
 def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: captions of other images. Ceiling: real images."""
-    detector = load_detector(config.eval.detector, field="config.eval.detector")
-    apply, name = on_pixels(detector.apply), f"D-FINE {detector.name}"
-    features = Features(Network(name, apply, detector.params, detector.fingerprint), mesh)
+    detector, features = make_detector(config, mesh)
     seed = config.eval.seed
 
     def measure(inputs: EvalInputs) -> list[MetricRecord]:
-        scores, named = InputFeatures(features, inputs), _named(inputs.prompts)
-        generated, real = (scores.whole(x) >= _THRESHOLD for x in (inputs.generated, inputs.real))
+        boxes, named = InputFeatures(features, inputs), _named(inputs.prompts)
+
+        def seen(images: ImageSet) -> Bool[np.ndarray, "n classes"]:
+            return images.gather(metric.class_scores(boxes.own(images))) >= THRESHOLD
+
+        generated, real = seen(inputs.generated), seen(inputs.real)
         shuffled = named[shuffle_captions(len(named), seed)]
         value = metric.semantic_object_accuracy(named, generated)
         floor = metric.semantic_object_accuracy(shuffled, generated)
@@ -78,6 +82,14 @@ def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measur
     return measure
 
 
+def make_detector(config: ConfigDict, mesh: Mesh) -> tuple[Detector, Features]:
+    """The detector that the config names, and its boxes as features of image sets."""
+    detector = load_detector(config.eval.detector, field="config.eval.detector")
+    apply, name = on_pixels(detector.apply), f"boxes of D-FINE {detector.name}"
+    network = Network(name, apply, detector.params, detector.fingerprint)
+    return detector, Features(network, mesh)
+
+
 def _named(prompts: Prompts) -> Bool[np.ndarray, "n classes"]:
     return metric.named_classes([prompt.caption for prompt in prompts])
 
@@ -85,7 +97,7 @@ def _named(prompts: Prompts) -> Bool[np.ndarray, "n classes"]:
 def _protocol(mean: str, detector_name: str, config: ConfigDict) -> str:
     return (
         f"{mean}; own word lists in the form of Hinz et al. 2019, one picture a caption; D-FINE "
-        f"{detector_name}, class score >= {_THRESHOLD}, {config.model.resolution} px resized "
+        f"{detector_name}, class score >= {THRESHOLD}, {config.model.resolution} px resized "
         f"linearly; {split_name(config)}, one caption an image drawn with seed "
         f"{config.eval.seed}; ceiling: real images; floor: captions of other images"
     )
