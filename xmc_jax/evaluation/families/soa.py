@@ -45,7 +45,7 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
 def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
     """See `selection`. Floor: captions of other images. Ceiling: real images."""
     detector = load_detector(config.eval.detector, field="config.eval.detector")
-    apply, name = on_pixels(detector.apply), f"D-FINE {detector.name}"
+    apply, name = on_pixels(detector.apply), f"D-FINE {detector.name} (Pillow's bilinear)"
     features = Features(Network(name, apply, detector.params, detector.fingerprint), mesh)
     seed = config.eval.seed
 
