@@ -17,10 +17,19 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from xmc_jax.errors import UserError
-from xmc_jax.evaluation.families import clip, diversity, emoji, inception, shapes, soa, vgg16
+from xmc_jax.evaluation.families import (
+    clip,
+    dinov2,
+    diversity,
+    emoji,
+    inception,
+    shapes,
+    soa,
+    vgg16,
+)
 from xmc_jax.evaluation.inputs import Prompts
 
-FAMILIES = (shapes, diversity, emoji, inception, vgg16, clip, soa)
+FAMILIES = (shapes, diversity, emoji, inception, vgg16, dinov2, clip, soa)
 
 
 def choose_metrics(
