@@ -9,7 +9,8 @@ from tests import places, presets
 from tests.golden import make_dinov2 as golden
 from xmc_jax import images
 from xmc_jax.errors import UserError
-from xmc_jax.frozen.dinov2 import load_dinov2
+from xmc_jax.frozen import hub
+from xmc_jax.frozen.dinov2 import SIDE, load_dinov2
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,17 @@ def test_features_are_those_of_the_original(dinov2, side):
         wanted = arrays[str(side)]
     np.testing.assert_allclose(features(dinov2, golden.images(side)), wanted, atol=5e-6)
     assert np.ptp(wanted, axis=0).mean() > 0.1  # Images differ.
+
+
+def test_positions_that_keras_hub_interpolates_are_others(folder, dinov2):
+    """Otherwise this package need not interpolate them."""
+    theirs = hub.keras_hub.models.DINOV2Backbone.from_preset(
+        str(folder / "dinov2"), image_shape=(SIDE, SIDE, 3)
+    )
+    params = [x.value for x in theirs.trainable_variables], dinov2.params[1]
+    pixels = golden.images(64)
+    found = features(dinov2._replace(params=params), pixels)
+    assert np.abs(found - features(dinov2, pixels)).max() > 1e-3
 
 
 def test_weights_are_arguments(dinov2):
