@@ -103,8 +103,9 @@ def get_config(arg: str = "") -> ConfigDict:
     evaluation.seed = 0  # For the choice of captions and the noise.
     # Path of pt_inception-2015-12-05-6726825d.pth (pytorch-fid); empty: no fid, is, kid, prdc.
     evaluation.inception_weights = ""
-    evaluation.clip = ""  # Name or folder of a keras-hub CLIP, for clip_score and others.
+    evaluation.clip = ""  # Name or folder of a keras-hub CLIP, for clip_score, cmmd and others.
     evaluation.detector = ""  # Name or folder of a keras-hub D-FINE of COCO: soa, compose.
+    evaluation.dinov2 = ""  # Name or folder of a keras-hub DINOv2, for fd_dinov2 and prdc_dinov2.
     evaluation.every_steps = 0  # Also evaluate in the training job; 0: never.
     evaluation.best_metric = ""  # Metric that selects the best checkpoint, e.g. fd_vgg16.
 

@@ -5,8 +5,10 @@ import string
 import keras
 import numpy as np
 
+from tests.golden import make_dinov2 as dinov2
 from xmc_jax.frozen import hub
 from xmc_jax.frozen.clip import _MEAN, _STD
+from xmc_jax.frozen.weights import zero_initializers
 
 CLIP_SIDE = 32
 CAPTION_LENGTH = 24
@@ -97,4 +99,50 @@ def write_detector(folder, *, seed=0, num_classes=80):
         if variable.shape[-1:] == (num_classes,):  # New networks have low scores everywhere.
             variable.assign(2 * rng.normal(size=variable.shape))
     detector.save_to_preset(folder)
+    return str(folder)
+
+
+def write_dinov2(folder, *, state=None):
+    """Writes the small DINOv2 with a state of the original's names; returns the folder's name."""
+    state = dinov2.seeded_state() if state is None else state
+    width, heads, trained_side = dinov2.WIDTH, dinov2.HEADS, dinov2.PLACES * dinov2.PATCH
+    sizes = {
+        "patch_size": dinov2.PATCH,
+        "num_layers": dinov2.DEPTH,
+        "hidden_dim": width,
+        "num_heads": heads,
+        "intermediate_dim": 4 * width,
+        "image_shape": (trained_side, trained_side, 3),
+        "position_embedding_shape": (trained_side, trained_side),
+    }
+    with zero_initializers():
+        backbone = hub.keras_hub.models.DINOV2Backbone(**sizes)
+
+    def assign(layer, name, state=state):
+        """A dense layer, or one that normalises."""
+        kernel, bias = layer.weights
+        kernel.assign(state[f"{name}.weight"].T.reshape(kernel.shape))
+        bias.assign(state[f"{name}.bias"].reshape(bias.shape))
+
+    embeddings = backbone.embeddings
+    embeddings.cls_token.assign(state["cls_token"])
+    embeddings.mask_token.assign(state["mask_token"])
+    embeddings.position_embeddings.assign(state["pos_embed"])
+    kernel, bias = embeddings.patch_embeddings.projection.weights
+    kernel.assign(state["patch_embed.proj.weight"].transpose(2, 3, 1, 0))
+    bias.assign(state["patch_embed.proj.bias"])
+    assign(backbone.layernorm, "norm")
+    for i, layer in enumerate(backbone.encoder.layers):
+        name, attention = f"blocks.{i}", layer.attention.attention
+        split = {f"qkv.{x}": np.split(state[f"{name}.attn.qkv.{x}"], 3) for x in ("weight", "bias")}
+        for j, part in enumerate(("query", "key", "value")):
+            assign(getattr(attention, f"{part}_dense"), "qkv", {k: v[j] for k, v in split.items()})
+        assign(attention.output_dense, f"{name}.attn.proj")
+        assign(layer.mlp.fc1, f"{name}.mlp.fc1")
+        assign(layer.mlp.fc2, f"{name}.mlp.fc2")
+        assign(layer.norm1, f"{name}.norm1")
+        assign(layer.norm2, f"{name}.norm2")
+        layer.layer_scale1.lambda1.assign(state[f"{name}.ls1.gamma"])
+        layer.layer_scale2.lambda1.assign(state[f"{name}.ls2.gamma"])
+    backbone.save_to_preset(folder)
     return str(folder)

@@ -38,7 +38,7 @@ TINY = [
 # What verbs write to stderr, line by line.
 OURS = re.compile(
     r"(notice|error): .+"
-    r"|[\w ,-]+ \d+(/\d+)?  [\d.]+ [\w ]+/s(  ETA [\w:]+)?(  .+)?"  # Progress.
+    r"|.+ \d+(/\d+)?  [\d.]+ [\w ]+/s(  ETA [\w:]+)?(  .+)?"  # Progress.
     r"|.+ \.\.\.|.+: \d+(:\d\d)+( so far)?"  # Waiting.
     r"|building \S+ in .+ \(once\)|using .+|stopped; to go on, .+"
     r"|SIG\w+: saving; a second signal ends at once|.+; the same command (resumes|starts again.*)"

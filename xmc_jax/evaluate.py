@@ -13,7 +13,8 @@ one caption are); emoji_retrieval (whether a small network trained on real emoji
 of an image among 32); fd_vgg16 (Fréchet distance in features of VGG-16) and nearest_train_vgg16
 (distances to the nearest training images: are images copies?); with --set=inception_weights=PATH,
 fid, kid, is and prdc, whose names have the number of images, such as fid30k; with
---set=clip=PRESET, clip_score, clip_r_precision and in_batch_r_precision; with
+--set=dinov2=PRESET, fd_dinov2 and prdc_dinov2; with --set=clip=PRESET, clip_score,
+clip_r_precision, in_batch_r_precision, fd_clip, cmmd and cmmd_unbiased; with
 --set=detector=PRESET, soa_c and soa_i, and compose (objects, counts, colours and positions that
 captions name; colours need a CLIP as well, and shapes neither).
 

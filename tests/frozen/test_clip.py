@@ -72,13 +72,16 @@ def test_tokens(clip):
     assert rows[2][-1] == end  # Cut, but with an end.
 
 
-def test_images_are_resized_as_by_pillow(rng):
-    pixels = rng.integers(0, 256, (1, 80, 80, 3), np.uint8)
-    for side in (32, 224):
-        ours = resize(images.from_uint8(jnp.asarray(pixels)), side, "cubic")[0]
-        theirs = np.asarray(Image.fromarray(pixels[0]).resize((side, side), Image.BICUBIC))
-        difference = np.abs(ours - theirs)
-        assert difference.max() <= 1 and difference.mean() < 0.01
+@pytest.mark.parametrize("method", ["linear", "cubic"])
+@pytest.mark.parametrize(("old", "new"), [(64, 224), (80, 224), (224, 32), (32, 32), (300, 224)])
+def test_images_are_resized_as_by_pillow(rng, old, new, method):
+    """To the last bit, also where a result lies between two integers."""
+    pixels = rng.integers(0, 256, (1, old, old, 3), np.uint8)
+    pixels[:, : old // 2] = np.where(pixels[:, : old // 2] > 127, 255, 0)
+    ours = resize(images.from_uint8(jnp.asarray(pixels)), new, method)[0]
+    filters = {"linear": Image.BILINEAR, "cubic": Image.BICUBIC}
+    theirs = Image.fromarray(pixels[0]).resize((new, new), filters[method])
+    np.testing.assert_array_equal(ours, np.asarray(theirs))
 
 
 def test_images_of_any_size(clip, pixels):

@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 
 from tests import places
+from tests.golden import make_cmmd
 from tests.golden.make_metrics import cases
 from xmc_jax.metrics.frechet import (
     Moments,
@@ -17,10 +18,18 @@ from xmc_jax.metrics.frechet import (
 )
 
 GOLDEN = json.loads((places.GOLDEN / "metrics.json").read_text())
+DGM_EVAL = json.loads((places.GOLDEN / "cmmd.json").read_text())
 
 
 def gaussian(mean, covariance, n=1000):
     return Moments(n, np.asarray(mean, float), np.asarray(covariance, float) * (n - 1))
+
+
+@pytest.mark.parametrize("name", list(DGM_EVAL))
+def test_equals_dgm_eval(name):
+    pair = make_cmmd.cases()[name]
+    for found in (frechet_distance(*map(moments, pair)), frechet_distance_of_few(*pair)):
+        assert found == pytest.approx(DGM_EVAL[name]["fd"], rel=1e-6, abs=1e-6)
 
 
 def test_diagonal_gaussians_have_a_closed_form():

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from tests import places
+from tests.golden import make_cmmd
 from tests.golden.make_metrics import cases
 from xmc_jax.metrics import prdc as module
 from xmc_jax.metrics.prdc import prdc
 
 GOLDEN = json.loads((places.GOLDEN / "metrics.json").read_text())
+DGM_EVAL = json.loads((places.GOLDEN / "cmmd.json").read_text())
 
 
 @pytest.mark.parametrize("name", ["many", "few", "identical", "identical_few", "offset"])
@@ -18,6 +20,12 @@ def test_equals_prdc(name):
     found = prdc(*cases()[name])
     for part, value in GOLDEN[name]["prdc"].items():
         assert getattr(found, part) == pytest.approx(value, abs=1e-12), part
+
+
+@pytest.mark.parametrize("name", list(DGM_EVAL))
+def test_equals_dgm_eval(name):
+    found = prdc(*make_cmmd.cases()[name])
+    assert found._asdict() == pytest.approx(DGM_EVAL[name]["prdc"], abs=1e-12)
 
 
 def test_counted_by_hand():

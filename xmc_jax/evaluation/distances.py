@@ -1,12 +1,13 @@
-"""The Fréchet distance between image sets that are split over processes."""
+"""Comparisons of image sets that are split over processes."""
 
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
 
-from xmc_jax.evaluation.image_sets import ImageSet
-from xmc_jax.metrics import frechet
+from xmc_jax.evaluation.features import InputFeatures
+from xmc_jax.evaluation.image_sets import ImageSet, make_progress
+from xmc_jax.metrics import frechet, prdc
 from xmc_jax.parallel import processes
 
 
@@ -31,3 +32,11 @@ def global_moments(own: Float[np.ndarray, "own d"]) -> frechet.Moments:
     return frechet.merge(
         frechet.Moments(int(n), mean, scatter) for n, mean, scatter in zip(*gathered, strict=True)
     )
+
+
+def prdc_to_real(images: ImageSet, rows: InputFeatures) -> prdc.Prdc:
+    """How a set lies among the real images, in every process; all of them must call it."""
+    features = rows.whole(images), rows.whole(rows.inputs.real)
+    total = prdc.num_rows(*map(len, features))
+    progress = make_progress(total, name=f"prdc of {images.name} images", unit="neighbourhoods")
+    return prdc.prdc(*features, tell=progress.tell)

@@ -1,7 +1,7 @@
 """Features of image sets under a frozen network; those of real images are cached."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +17,8 @@ from xmc_jax.evaluation.resume import ResumableRows, from_npy, to_npy
 from xmc_jax.images import from_uint8
 from xmc_jax.parallel import processes, sharding
 from xmc_jax.types import PyTree
+
+T = TypeVar("T")
 
 
 class Network(NamedTuple):
@@ -118,6 +120,14 @@ class InputFeatures:
     def whole(self, images: ImageSet) -> Float32[np.ndarray, "n ..."]:
         """One row for each image, in every process; all processes must call it."""
         return images.gather(self.own(images))
+
+    def compare(
+        self, function: Callable[[ImageSet], T], min_images: int = 2
+    ) -> tuple[T | None, T | None]:
+        """A function of the generated images and of the other real ones; None if these are few."""
+        sets = self.inputs.generated, self.inputs.other_real
+        value, floor = (function(x) if len(x) >= min_images else None for x in sets)
+        return value, floor
 
 
 def on_pixels(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -88,6 +88,25 @@ def split_name(config: ConfigDict) -> str:
     return " of ".join(x for x in (config.data.eval_split, config.data.eval_name) if x)
 
 
+def reason_too_few(needed: int, config: ConfigDict, prompts: Prompts | None) -> str | None:
+    """Why a metric that needs a number of images is unavailable, or None; see `selection`."""
+    if config.eval.num_examples < needed:
+        return f"it needs config.eval.num_examples of {needed} or more"
+    if prompts is not None and len(prompts) < needed:
+        return f"it needs {needed} prompts, and {split_name(config)} has {len(prompts)}"
+    return None
+
+
+def real_images_protocol(inputs: EvalInputs) -> str:
+    """What metrics of whole sets say of their images in a protocol."""
+    config = inputs.config
+    return (
+        f"{split_name(config)} at {config.model.resolution} px ({config.data.form}, "
+        f"{config.data.crop}), {len(inputs.real)} real images; floor: {len(inputs.other_real)} "
+        "others for drawn"
+    )
+
+
 def short_count(count: int) -> str:
     """A number of samples as metric names have it: ``30k`` for 30,000, ``999`` for 999."""
     return f"{count // 1000}k" if count % 1000 == 0 and count else str(count)

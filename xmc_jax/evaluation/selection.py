@@ -20,6 +20,7 @@ from xmc_jax.errors import UserError
 from xmc_jax.evaluation.families import (
     clip,
     compose,
+    dinov2,
     diversity,
     emoji,
     inception,
@@ -29,7 +30,7 @@ from xmc_jax.evaluation.families import (
 )
 from xmc_jax.evaluation.inputs import Prompts
 
-FAMILIES = (shapes, diversity, emoji, inception, vgg16, clip, soa, compose)
+FAMILIES = (shapes, diversity, emoji, inception, vgg16, dinov2, clip, soa, compose)
 
 
 def choose_metrics(

@@ -16,10 +16,7 @@ from xmc_jax.types import PyTree
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # Of pixels in [0, 1], from OpenAI's release.
 _STD = (0.26862954, 0.26130258, 0.27577711)
-_SCALING = presets.PixelScaling(
-    tuple(1 / (255 * std) for std in _STD),
-    tuple(-mean / std for mean, std in zip(_MEAN, _STD, strict=True)),
-)
+_SCALING = presets.standardise(_MEAN, _STD)
 
 
 class Clip(NamedTuple):

@@ -55,8 +55,8 @@ _PACKAGED_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facc
 
 # Input conventions. Keras' VGG and ResNet come from Caffe: BGR in 0..255, minus the mean.
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ImageFeatures(NamedTuple):
@@ -222,7 +222,7 @@ def _caffe_input(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
 
 
 def _imagenet_input(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    mean, std = (jnp.asarray(v).reshape(1, 1, 1, 3) for v in (_IMAGENET_MEAN, _IMAGENET_STD))
+    mean, std = (jnp.asarray(v).reshape(1, 1, 1, 3) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return ((images + 1.0) / 2.0 - mean) / std
 
 

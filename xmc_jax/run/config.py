@@ -38,6 +38,7 @@ ADDED_FIELDS = {
     "eval.inception_weights": "",
     "eval.clip": "",
     "eval.detector": "",
+    "eval.dinov2": "",
     "eval.every_steps": 0,
     "eval.best_metric": "",
 }

@@ -103,6 +103,7 @@ FIELDS = {
     "eval.inception_weights": _TEXT,
     "eval.clip": _TEXT,
     "eval.detector": _TEXT,
+    "eval.dinov2": _TEXT,
     "eval.every_steps": _SIZE_OR_0,
     "eval.best_metric": _TEXT,
 }

@@ -1,4 +1,4 @@
-"""Metrics that compare images with captions, with small networks of random weights."""
+"""Metrics with CLIP and a detector, which are small networks of random weights here."""
 
 import dataclasses
 import functools
@@ -18,12 +18,13 @@ from xmc_jax.configs import shapes_32
 from xmc_jax.data import catalog
 from xmc_jax.data.builders.captioned import Settings
 from xmc_jax.errors import UserError
-from xmc_jax.evaluation.families import clip, compose, soa
+from xmc_jax.evaluation.families import clip, compose, dinov2, soa
 from xmc_jax.evaluation.image_sets import ImageSet, make_shards
 from xmc_jax.evaluation.inputs import EvalInputs, Prompt
 from xmc_jax.evaluation.selection import choose_metrics
 from xmc_jax.frozen.clip import load_clip
 from xmc_jax.frozen.detector import load_detector
+from xmc_jax.metrics import frechet, mmd
 from xmc_jax.metrics.compose import COLOURS, directions
 from xmc_jax.metrics.intervals import wilson_interval
 from xmc_jax.metrics.soa import CLASSES
@@ -116,10 +117,15 @@ def boxes_of(presets_of):
     return lambda pixels: np.asarray(apply(detector.params, images.from_uint8(jnp.asarray(pixels))))
 
 
+def embeddings(model, pixels):
+    embed = jax.jit(model.embed_images)
+    return embed(model.image_params, images.from_uint8(jnp.asarray(pixels)))
+
+
 def cosines(preset, pixels):
     """Of every image and every caption."""
     model = load_clip(preset)
-    a = jax.jit(model.embed_images)(model.image_params, images.from_uint8(jnp.asarray(pixels)))
+    a = embeddings(model, pixels)
     b = jax.jit(model.embed_captions)(
         model.caption_params, model.tokenize([caption(i) for i in range(len(pixels))])
     )
@@ -130,7 +136,7 @@ def cosines(preset, pixels):
 
 def test_clip_metrics(inputs, mesh, presets_of):
     inputs, real, generated = inputs
-    names = clip.names(COUNT)
+    names = clip._OF_CAPTIONS
     records = {r.metric: r for r in clip.make_measure(inputs.config, mesh, names)(inputs)}
     assert tuple(records) == names
     of_real, of_generated = (cosines(presets_of["clip"], pixels) for pixels in (real, generated))
@@ -153,6 +159,31 @@ def test_clip_metrics(inputs, mesh, presets_of):
     assert hundred.chance == pytest.approx(0.01)
     assert first <= hundred.value <= first + 0.2  # Fewer competitors can only help.
     assert {r.weights for r in records.values()} == {load_clip(presets_of["clip"]).fingerprint}
+
+
+def test_distances_of_images_in_clip(inputs, mesh, presets_of):
+    inputs, real, generated = inputs
+    inputs = dataclasses.replace(inputs, scratch=inputs.scratch / "distances")
+    names = ("fd_clip", "cmmd", "cmmd_unbiased")
+    records = clip.make_measure(inputs.config, mesh, names)(inputs)
+    assert tuple(record.metric for record in records) == names
+    model = load_clip(presets_of["clip"])
+    pair = [np.asarray(embeddings(model, pixels)) for pixels in (generated, real)]
+    distance = frechet.frechet_distance(*map(frechet.moments, pair))
+    assert distance > 1e-3
+    wanted = (distance, *mmd.cmmd(*pair))
+    assert [record.value for record in records] == pytest.approx(wanted, rel=1e-3)
+    # The other real images are the real ones here.
+    floors = [0.0, *mmd.cmmd(pair[1], pair[1])]
+    assert [record.floor for record in records] == pytest.approx(floors, abs=1e-6)
+    assert floors[2] < 0 < wanted[1]
+    for record in records:
+        assert record.better == "lower" and record.weights == model.fingerprint
+        assert "CLIP clip" in record.protocol and f"{COUNT} real images" in record.protocol
+    assert [word in records[2].protocol for word in ("U-stat", "sigma 10")] == [True, True]
+    # Chosen alone, a metric has the same number.
+    (alone,) = clip.make_measure(inputs.config, mesh, names[2:])(inputs)
+    assert alone.value == pytest.approx(records[2].value, rel=1e-9)
 
 
 def test_semantic_object_accuracy(inputs, mesh, boxes_of):
@@ -309,6 +340,7 @@ def test_why_metrics_are_not_available():
     config = shapes_32.get_config()
     for name, words in {
         "clip_score": "no CLIP is named: set config.eval.clip",
+        "cmmd": "no CLIP is named: set config.eval.clip",
         "soa_c": "captions of shapes name none",
     }.items():
         with pytest.raises(UserError, match=f"{name} cannot measure this run: {words}"):
@@ -342,19 +374,22 @@ def test_why_prompts_rule_metrics_out():
     with pytest.raises(UserError, match="in_batch_r_precision cannot .* has 0 .* and needs 1"):
         choose_metrics(["in_batch_r_precision"], config, stones)
     chosen = choose_metrics((), config, stones)
-    assert set(chosen).isdisjoint(clip.names(3) + soa.names(3) + compose.names(3))
+    assert set(chosen).isdisjoint(clip._OF_CAPTIONS + soa.names(3) + compose.names(3))
     with pytest.raises(UserError, match="compose cannot .* none of 3 captions makes a claim"):
         choose_metrics(["compose"], config, stones)
     assert "compose" in choose_metrics((), config, hundred)
+    assert {"fd_clip", "cmmd", "cmmd_unbiased"} <= set(chosen)
+    with pytest.raises(UserError, match="cmmd cannot .* it needs 2 prompts, and val has 1"):
+        choose_metrics(["cmmd"], config, stones[:1])
 
 
 @pytest.mark.long
 def test_on_a_run(folder, run_verb, presets_of, rng):
     source, lines = folder / "noise.jsonl", []
-    for i in range(COUNT + 4):
+    for i in range(COUNT + 12):
         pixels = rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{i:03}.png")
-        split = "val" if i < COUNT else "train"
+        split = "val" if i < COUNT + 8 else "train"
         line = {"image": f"{i:03}.png", "captions": [caption(i)], "split": split}
         lines.append(json.dumps(line) + "\n")
     source.write_text("".join(lines))
@@ -374,21 +409,29 @@ def test_on_a_run(folder, run_verb, presets_of, rng):
         f"--workdir={workdir}",
     )
     assert done.returncode == 0, done.stderr
-    names = [name for family in (clip, soa, compose) for name in family.names(COUNT)]
+    families, network = (dinov2, clip, soa, compose), presets.write_dinov2(folder / "dinov2")
+    names = [name for family in families for name in family.names(COUNT)]
     done = run_verb(
         "evaluate",
         f"--workdir={workdir}",
         f"--metrics={','.join(names)}",
         f"--set=detector={presets_of['detector']}",
+        f"--set=dinov2={network}",
     )
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in names)
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     records = {line["metric"]: line for line in lines if line["kind"] == "eval"}
-    assert list(records) == [*names[:-1], "compose/presence", "compose/all"]
-    for record in records.values():
-        assert all(np.isfinite(record[k]) for k in ("value", "low", "high", "floor", "ceiling"))
+    assert list(dict.fromkeys(name.partition("/")[0] for name in records)) == names
+    for name, record in records.items():
+        fields = {"value", "low", "high", "floor", "ceiling"}
+        if name in ("fd_dinov2", "fd_clip", "cmmd", "cmmd_unbiased"):
+            fields = {"value", "floor"}
+        elif name.startswith("prdc"):
+            fields = {"value", "ceiling"}
+        assert all(np.isfinite(record[field]) for field in fields)
         assert record["step"] == 2 and len(record["weights"]) == 64
-        assert record["num_samples"] == (
-            COUNT if "clip" in record["metric"] or "batch" in record["metric"] else 100
-        )
+        if name.startswith(("soa", "compose")):  # Of the 118 captions of the split, 10 name no class.
+            assert 100 <= record["num_samples"] <= 108
+        else:
+            assert record["num_samples"] == COUNT

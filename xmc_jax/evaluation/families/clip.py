@@ -1,9 +1,14 @@
-"""``clip_score`` and R-precision: whether images fit their captions, measured with CLIP."""
+"""Metrics in CLIP's embeddings, which are computed once for all of them.
+
+``clip_score`` and R-precision: whether images fit their captions. ``fd_clip``, ``cmmd`` and
+``cmmd_unbiased``: distances between sets of images.
+"""
 
 import functools
 import json
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,22 +17,38 @@ from jaxtyping import Float, Float32
 from ml_collections import ConfigDict
 
 from xmc_jax.data.overlap import evaluation_data
+from xmc_jax.evaluation.distances import frechet_between
 from xmc_jax.evaluation.families import shapes
 from xmc_jax.evaluation.features import Features, InputFeatures, Network, on_pixels
-from xmc_jax.evaluation.image_sets import make_progress
-from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompts, split_name
-from xmc_jax.frozen.clip import load_clip
+from xmc_jax.evaluation.image_sets import ImageSet, make_progress
+from xmc_jax.evaluation.inputs import (
+    EvalInputs,
+    Measure,
+    Prompts,
+    real_images_protocol,
+    reason_too_few,
+    split_name,
+)
+from xmc_jax.frozen.clip import Clip, load_clip
+from xmc_jax.metrics import mmd
 from xmc_jax.metrics import r_precision as metric
 from xmc_jax.metrics.intervals import Z_95
 from xmc_jax.parallel import sharding
 from xmc_jax.run.records import MetricRecord
 
 _NUM_CANDIDATES = 1 + metric.NUM_OTHERS
+_OF_CAPTIONS = ("clip_score", "clip_r_precision", "in_batch_r_precision")
+# Distances of image sets: the first, and for each estimate of the CMMD its name and protocol.
+_FRECHET = "fd_clip"
+_CMMD = {
+    "cmmd": ("biased", "V-statistic"),
+    "cmmd_unbiased": ("unbiased", "U-statistic without pairs of a vector with itself"),
+}
 
 
 def names(num_prompts: int) -> tuple[str, ...]:
     """See `selection`."""
-    return ("clip_score", "clip_r_precision", "in_batch_r_precision")
+    return (*_OF_CAPTIONS, _FRECHET, *_CMMD)
 
 
 def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -> str | None:
@@ -37,6 +58,8 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
             "no CLIP is named: set config.eval.clip to the folder or the name of a keras-hub "
             "preset, e.g. clip_vit_base_patch32 (evaluate: --set=clip=…)"
         )
+    if name not in _OF_CAPTIONS:
+        return reason_too_few(2, config, prompts)
     if name == "clip_r_precision" and config.eval.num_examples < _NUM_CANDIDATES:
         return (
             f"it needs {_NUM_CANDIDATES} prompts or more (config.eval.num_examples="
@@ -55,34 +78,81 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
 
 
 def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
-    """See `selection`. Floor: captions of other images. Ceiling: real images."""
+    """See `selection`."""
     clip = load_clip(config.eval.clip, field="config.eval.clip")
-    apply, name = on_pixels(clip.embed_images), f"CLIP {clip.name}, bicubic"
-    features = Features(Network(name, apply, clip.image_params, clip.fingerprint), mesh)
-    embed_captions = _make_embed_captions(clip, mesh, config.eval.batch_size)
+    apply, title = on_pixels(clip.embed_images), f"CLIP {clip.name} (Pillow's bicubic)"
+    features = Features(Network(title, apply, clip.image_params, clip.fingerprint), mesh)
+    of_captions = [name for name in names if name in _OF_CAPTIONS]
+    parts = [functools.partial(_compare_images, names=names, clip_name=clip.name)]
+    if of_captions:
+        parts.insert(0, _make_compare_captions(clip, mesh, config, of_captions))
 
     def measure(inputs: EvalInputs) -> list[MetricRecord]:
-        rows, keys = InputFeatures(features, inputs), _keys(inputs.prompts, config)
-        captions = embed_captions(tuple(prompt.caption for prompt in inputs.prompts))
-        generated, real = rows.whole(inputs.generated), rows.whole(inputs.real)
-        seed, own = config.eval.seed, np.arange(len(captions))
-        others = metric.sample_candidates(*keys, num_others=1, seed=seed)[:, 1]
-        records = []
-        for name in names:
-            how, score = _make_score(name, captions, keys, seed)
-            record = inputs.record(
-                metric=name,
-                protocol=f"{how}; {_protocol(clip.name, config)}",
-                floor=score(generated, others)["value"],
-                ceiling=score(real, own)["value"],
-                weights=clip.fingerprint,
-                better="higher",
-                **score(generated, own),
-            )
-            records.append(record)
-        return records
+        rows = InputFeatures(features, inputs)
+        return [
+            inputs.record(weights=clip.fingerprint, **fields)
+            for part in parts
+            for fields in part(rows)
+        ]
 
     return measure
+
+
+def _compare_images(
+    rows: InputFeatures, names: Sequence[str], clip_name: str
+) -> Iterator[dict[str, Any]]:
+    """Fields of the records of distances. Floor: other real images instead of generated ones."""
+    inputs, real = rows.inputs, rows.inputs.real
+    about = f"CLIP {clip_name}, images resized bicubically, {real_images_protocol(inputs)}"
+    if _FRECHET in names:
+        value, floor = rows.compare(lambda x: frechet_between(x, real, rows.own))
+        protocol = f"Fréchet distance, embeddings of {about}"
+        fields = {"metric": _FRECHET, "protocol": protocol, "value": value, "floor": floor}
+        yield fields | {"better": "lower"}
+
+    def discrepancy(images: ImageSet) -> mmd.Discrepancy:
+        total, title = mmd.num_rows(len(images), len(real)), f"cmmd of {images.name} images"
+        progress = make_progress(total, name=title, unit="kernel rows")
+        return mmd.cmmd(rows.whole(images), rows.whole(real), tell=progress.tell)
+
+    if chosen := [name for name in _CMMD if name in names]:
+        found = rows.compare(discrepancy)
+        for name in chosen:
+            estimate, how = _CMMD[name]
+            value, floor = (x and getattr(x, estimate) for x in found)
+            protocol = (
+                f"{mmd.SCALE:.0f} MMD², {how}, Gaussian kernel, sigma {mmd.SIGMA:.0f}, unit "
+                f"embeddings of {about}"
+            )
+            fields = {"metric": name, "protocol": protocol, "value": value, "floor": floor}
+            yield fields | {"better": "lower"}
+
+
+def _make_compare_captions(
+    clip: Clip, mesh: Mesh, config: ConfigDict, names: Sequence[str]
+) -> Callable[[InputFeatures], Iterator[dict[str, Any]]]:
+    """Fields of the records of fit. Floor: captions of other images. Ceiling: real images."""
+    embed_captions = _make_embed_captions(clip, mesh, config.eval.batch_size)
+
+    def compare(rows: InputFeatures) -> Iterator[dict[str, Any]]:
+        inputs, seed = rows.inputs, config.eval.seed
+        keys = _keys(inputs.prompts, config)
+        captions = embed_captions(tuple(prompt.caption for prompt in inputs.prompts))
+        generated, real = rows.whole(inputs.generated), rows.whole(inputs.real)
+        own = np.arange(len(captions))
+        others = metric.sample_candidates(*keys, num_others=1, seed=seed)[:, 1]
+        for name in names:
+            how, score = _make_score(name, captions, keys, seed)
+            yield {
+                "metric": name,
+                "protocol": f"{how}; {_protocol(clip.name, config)}",
+                "floor": score(generated, others)["value"],
+                "ceiling": score(real, own)["value"],
+                "better": "higher",
+                **score(generated, own),
+            }
+
+    return compare
 
 
 def _make_score(
@@ -132,7 +202,7 @@ def _keys(prompts: Prompts, config: ConfigDict) -> tuple[list[Hashable], list[Ha
 
 
 def _make_embed_captions(
-    clip, mesh: Mesh, batch_size: int
+    clip: Clip, mesh: Mesh, batch_size: int
 ) -> Callable[[tuple[str, ...]], Float32[np.ndarray, "n d"]]:
     """CLIP's embeddings of captions, in every process; kept, as all checkpoints have the same."""
     rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)

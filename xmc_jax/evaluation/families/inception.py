@@ -5,7 +5,7 @@ metrics are refused: numbers of another network would look like theirs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,10 +13,17 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from xmc_jax.evaluation.distances import frechet_between
+from xmc_jax.evaluation.distances import frechet_between, prdc_to_real
 from xmc_jax.evaluation.features import Features, InputFeatures, Network
 from xmc_jax.evaluation.image_sets import ImageSet, make_progress
-from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompts, short_count, split_name
+from xmc_jax.evaluation.inputs import (
+    EvalInputs,
+    Measure,
+    Prompts,
+    real_images_protocol,
+    reason_too_few,
+    short_count,
+)
 from xmc_jax.frozen import inception
 from xmc_jax.frozen.inception_weights import FILE_NAME, InceptionWeights, load_inception_weights
 from xmc_jax.metrics import prdc
@@ -43,12 +50,7 @@ def reason_unavailable(name: str, config: ConfigDict, prompts: Prompts | None) -
             f"name the file {FILE_NAME} in config.eval.inception_weights "
             "(evaluate: --set=inception_weights=PATH)"
         )
-    needed = _KINDS[_kind(name, config)].min_images
-    if config.eval.num_examples < needed:
-        return f"it needs config.eval.num_examples of {needed} or more"
-    if prompts is not None and len(prompts) < needed:
-        return f"it needs {needed} prompts, and {split_name(config)} has {len(prompts)}"
-    return None
+    return reason_too_few(_KINDS[_kind(name, config)].min_images, config, prompts)
 
 
 def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measure:
@@ -95,24 +97,17 @@ class _InceptionFeatures(InputFeatures):
         kernel = self._weights.state["fc.weight"].astype(np.float64)
         return self.whole(images).astype(np.float64) @ kernel.T
 
-    def compare(self, kind: str, function: Callable[[ImageSet], Any]) -> tuple[Any, Any]:
-        """A function of the generated images and of the other real ones; None if these are few."""
-        sets, least = (self.inputs.generated, self.inputs.other_real), _KINDS[kind].min_images
-        return tuple(function(images) if len(images) >= least else None for images in sets)
-
     def record(
         self, kind: str, protocol: str, better: str, **numbers: float | None
     ) -> MetricRecord:
         """A record; its name has the number of images that were really generated."""
-        inputs, config = self.inputs, self.inputs.config
+        inputs = self.inputs
         name, slash, part = kind.partition("/")
         return inputs.record(
             metric=f"{name}{short_count(len(inputs.generated))}{slash}{part}",
             protocol=(
                 f"{protocol}, Inception 2015 fed as {_KINDS[name].port} does, "
-                f"{split_name(config)} at {config.model.resolution} px ({config.data.form}, "
-                f"{config.data.crop}), {len(inputs.real)} real images; floor: "
-                f"{len(inputs.other_real)} others for drawn"
+                f"{real_images_protocol(inputs)}"
             ),
             weights=self._weights.fingerprint,
             better=better,
@@ -121,7 +116,7 @@ class _InceptionFeatures(InputFeatures):
 
 
 def _fid(sets: _InceptionFeatures) -> Iterator[MetricRecord]:
-    value, floor = sets.compare("fid", lambda x: frechet_between(x, sets.inputs.real, sets.own))
+    value, floor = sets.compare(lambda x: frechet_between(x, sets.inputs.real, sets.own))
     protocol = "Fréchet distance of 2048 pooled features"
     yield sets.record("fid", protocol, "lower", value=value, floor=floor)
 
@@ -132,7 +127,7 @@ def _kid(sets: _InceptionFeatures) -> Iterator[MetricRecord]:
         progress = make_progress(NUM_SUBSETS, name=f"kid of {images.name} images", unit="subsets")
         return kernel_distance(*features, tell=progress.tell).mean
 
-    value, floor = sets.compare("kid", distance)
+    value, floor = sets.compare(distance, SUBSET_SIZE)
     protocol = f"unbiased squared MMD, cubic kernel, {NUM_SUBSETS} subsets of {SUBSET_SIZE}"
     yield sets.record("kid", protocol, "lower", value=value, floor=floor)
 
@@ -151,13 +146,7 @@ def _inception_score(sets: _InceptionFeatures) -> Iterator[MetricRecord]:
 
 
 def _prdc(sets: _InceptionFeatures) -> Iterator[MetricRecord]:
-    def compare(images: ImageSet) -> prdc.Prdc:
-        features = sets.whole(images), sets.whole(sets.inputs.real)
-        total = prdc.num_rows(*map(len, features))
-        progress = make_progress(total, name=f"prdc of {images.name} images", unit="neighbourhoods")
-        return prdc.prdc(*features, tell=progress.tell)
-
-    found, best = sets.compare("prdc", compare)
+    found, best = sets.compare(lambda x: prdc_to_real(x, sets), prdc.NUM_NEIGHBOURS + 1)
     protocol = f"balls to the {prdc.NUM_NEIGHBOURS}th neighbour, boundary outside"
     for name, value in found._asdict().items():
         ceiling = best and getattr(best, name)

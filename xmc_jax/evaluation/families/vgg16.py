@@ -58,15 +58,15 @@ def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measur
 
 def _frechet_distance(inputs: EvalInputs, rows: InputFeatures) -> Iterator[dict]:
     """Fields of the record. Floor: the distance between two disjoint sets of real images."""
-    real, other_real = inputs.real, inputs.other_real
+    value, floor = rows.compare(lambda x: frechet_between(x, inputs.real, rows.own))
     yield {
         "metric": "fd_vgg16",
         "protocol": (
             f"Fréchet distance, pooled conv5 features of VGG-16 at {_RESOLUTION} px, "
-            f"{split_name(inputs.config)}; floor: {len(other_real)} other real images"
+            f"{split_name(inputs.config)}; floor: {len(inputs.other_real)} other real images"
         ),
-        "value": frechet_between(inputs.generated, real, rows.own),
-        "floor": frechet_between(other_real, real, rows.own) if len(other_real) > 1 else None,
+        "value": value,
+        "floor": floor,
         "better": "lower",
     }
 
