@@ -67,6 +67,16 @@ def test_hinge_losses():
     assert losses.hinge_g_loss(fake) == pytest.approx(0.5)
 
 
+def test_diversity_loss_is_what_images_lack_in_difference():
+    images = jnp.zeros((3, 2, 2, 3))
+    others = images + jnp.float32([0.0, -0.1, 0.5])[:, None, None, None]
+    distances = losses.mean_distances(images, others)
+    np.testing.assert_allclose(distances, [0.0, 0.1, 0.5], rtol=RTOL)
+    value, gradient = jax.value_and_grad(losses.diversity_loss)(distances, 0.3)
+    np.testing.assert_allclose(value, (0.3 + 0.2) / 3, rtol=RTOL)
+    np.testing.assert_allclose(gradient, [-1 / 3, -1 / 3, 0.0], rtol=RTOL)
+
+
 @pytest.mark.parametrize("b", [1, 2, 7])
 def test_info_nce_equals_the_equation(rng, b):
     x, y = rng.normal(size=(2, b, 5))

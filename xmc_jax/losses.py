@@ -40,6 +40,22 @@ def hinge_g_loss(fake_logits: Float[Array, " b"]) -> Float[Array, ""]:
     return -jnp.mean(fake_logits.astype(jnp.float32))
 
 
+def mean_distances(
+    images: Float[Array, "b h w 3"], others: Float[Array, "b h w 3"]
+) -> Float[Array, " b"]:
+    """The mean absolute difference of the values of each image and its other, in 0..2."""
+    return jnp.mean(jnp.abs(images - others).astype(jnp.float32), axis=(1, 2, 3))
+
+
+def diversity_loss(distances: Float[Array, " b"], target: float) -> Float[Array, ""]:
+    """``mean(relu(target - distances))``: what the images of one caption lack in difference.
+
+    The regulariser of Yang et al. 2019 (arXiv 1901.09024), but for the distance of the noises,
+    which hardly varies. It has no gradient where images differ by the target or more.
+    """
+    return jnp.mean(jax.nn.relu(target - distances))
+
+
 def squared_gradient_norms(
     score: Callable[[Array], Array], images: Float[Array, "b h w 3"]
 ) -> Float[Array, " b"]:

@@ -43,6 +43,8 @@ class NetworkOutputs(NamedTuple):
 
     discriminator: DiscriminatorOutput
     features: Float[Array, "b n"] | None = None  # Of the pretrained network; None without its term.
+    # From the images of other noises; None without the term of diversity.
+    distances: Float[Array, " b"] | None = None
 
 
 def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable, Callable]:
@@ -81,11 +83,17 @@ def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable
 
 
 class Objectives(NamedTuple):
-    """The losses of both players, with the terms of `make_contrastive_terms`."""
+    """The losses of both players, with the terms of `make_contrastive_terms`.
+
+    `diversity_weight` and `diversity_target` are those of `losses.diversity_loss`, a term of the
+    generator that the paper does not have; it is not computed if its weight is 0.
+    """
 
     weights: LossWeights
     info_nce: Callable[..., losses.LossAndAccuracy]
     word_nce: Callable[..., losses.LossAndAccuracy]
+    diversity_weight: float = 0.0
+    diversity_target: float = 0.0
 
     def d_loss(
         self, real: DiscriminatorOutput, fake: DiscriminatorOutput, text: Text
@@ -107,7 +115,12 @@ class Objectives(NamedTuple):
         terms = self._text_terms(fakes, text)
         terms["image_d"] = lambda: self.info_nce(fakes.embedding, reals.embedding)
         terms["image_pretrained"] = lambda: self.info_nce(real.features, fake.features)
-        return self._total("g", metrics, terms)
+        loss, metrics = self._total("g", metrics, terms)
+        if self.diversity_weight:
+            missing = losses.diversity_loss(fake.distances, self.diversity_target)
+            loss = loss + self.diversity_weight * missing
+            metrics |= {"g/distance": jnp.mean(fake.distances), "g/loss": loss}
+        return loss, metrics
 
     def _text_terms(
         self, images: DiscriminatorOutput, text: Text

@@ -43,6 +43,8 @@ def make_train_step(
     encode_text: EncodeText,
     image_features: ExtractFeatures | None = None,
     loss_weights: LossWeights,
+    diversity_weight: float = 0.0,
+    diversity_target: float = 0.0,
     r1_weight: float = 0.0,
     r1_every_steps: int = 1,
     ema_decay: float,
@@ -72,6 +74,10 @@ def make_train_step(
       image_features: ``(params, images in [-1, 1]) -> features``; required if the weight of its
         term is not 0.
       loss_weights: Weights of the contrastive terms.
+      diversity_weight: Weight of `losses.diversity_loss` in the generator's loss, between the
+        generated images and others of the same captions; 0: these are not generated.
+      diversity_target: The mean difference of two images of one caption from which on they differ
+        enough, 0..2.
       r1_weight: Weight of R1 (Mescheder et al. 2018), ``r1_weight / 2 * mean(||d logit / d x||^2)``
         over real images x, as the discriminator sees them; 0: not computed.
       r1_every_steps: The discriminator's updates of every such step have R1, times this number,
@@ -119,7 +125,12 @@ def make_train_step(
         generator_tx=generator_tx,
         discriminator_tx=discriminator_tx,
         encode_text=encode_text,
-        objectives=Objectives(loss_weights, *make_contrastive_terms(mesh, contrastive_group_size)),
+        objectives=Objectives(
+            loss_weights,
+            *make_contrastive_terms(mesh, contrastive_group_size),
+            diversity_weight,
+            diversity_target,
+        ),
         r1_weight=r1_weight,
         r1_every_steps=r1_every_steps,
         ema_decay=ema_decay,
@@ -139,6 +150,7 @@ class _Example(NamedTuple):
     real: Float[Array, "b h w 3"]
     text: Text
     z: Float[Array, "b z"]
+    other_z: Float[Array, "b z"] | None  # Of the images that the term of diversity compares with.
     # What is added to real and to generated images for the discriminator, or None.
     noise: tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"]] | tuple[None, None]
     changes: Changes
@@ -187,6 +199,9 @@ class _Algorithm(NamedTuple):
             real = images.random_flip(real, flip_rng)
         text = Text(*self.encode_text(frozen.text, micro_batch.tokens))
         z = jax.random.normal(z_rng, (real.shape[0], self.networks.generator.z_dim))
+        other_z = None
+        if self.objectives.diversity_weight:
+            other_z = jax.random.normal(jax.random.fold_in(z_rng, 3), z.shape)
         noise, changes, augmentation = (None, None), Changes(), self.networks.augmentation
         if self.instance_noise is not None:
             shape = (2, *real.shape)
@@ -194,7 +209,7 @@ class _Algorithm(NamedTuple):
             noise = tuple(self.instance_noise(step) * drawn)
         if any(augmentation):
             changes = augmentation.draw(jax.random.fold_in(z_rng, 2), *real.shape[:2])
-        return _Example(real, text, z, noise, changes)
+        return _Example(real, text, z, other_z, noise, changes)
 
     def _update_discriminator(
         self, state: TrainState, example: _Example
@@ -357,11 +372,14 @@ class _Algorithm(NamedTuple):
             seen = networks.change(images, example.changes, noise)
             return networks.discriminate(params, state.spectral, seen, text.sentence)
 
-        fake, to_generator, stats = jax.vjp(
-            lambda params: networks.generate(params, state.generator_stats, example.z, text),
-            state.generator,
-            has_aux=True,
-        )
+        def generate(params: PyTree):
+            fake, stats = networks.generate(params, state.generator_stats, example.z, text)
+            if example.other_z is None:
+                return (fake, None), stats
+            other, _ = networks.generate(params, state.generator_stats, example.other_z, text)
+            return (fake, losses.mean_distances(fake, other)), stats
+
+        (fake, distances), to_generator, stats = jax.vjp(generate, state.generator, has_aux=True)
         real_output, from_real, spectral = jax.vjp(
             lambda params: discriminate(params, example.real, example.noise[0]),
             state.discriminator,
@@ -382,10 +400,11 @@ class _Algorithm(NamedTuple):
             d_grads = jax.tree.map(jnp.add, from_real(d_real)[0], from_fake(d_fake)[0])
             through_discriminator = from_fake(g_fake.discriminator)[1]
             g_image = through_discriminator + from_features(g_fake.features)[0]
-            return d_grads, to_generator(g_image)[0]
+            return d_grads, to_generator((g_image, g_fake.distances))[0]
 
         real = NetworkOutputs(real_output, networks.image_features(frozen.image, example.real))
-        return (real, NetworkOutputs(fake_output, features)), pull_back, (stats, spectral)
+        fakes = NetworkOutputs(fake_output, features, distances)
+        return (real, fakes), pull_back, (stats, spectral)
 
 
 def _pair(reals: PyTree, fakes: PyTree) -> PyTree:

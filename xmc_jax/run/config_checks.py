@@ -84,6 +84,8 @@ FIELDS = {
     "loss.image_pretrained_resolution": _COUNT,
     "loss.contrastive_group_size": _SIZE_OR_0,
     "loss.instance_noise": _NUMBER,
+    "loss.diversity_weight": _NUMBER,
+    "loss.diversity_target": _NUMBER,
     "loss.r1_weight": _NUMBER,
     "loss.r1_every_steps": _COUNT,
     "augment.translation": _FRACTION,
