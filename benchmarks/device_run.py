@@ -148,8 +148,12 @@ def make_program(config, players, num_examples):
         **players,
         encode_text=lambda table, rows: tuple(x[rows[:, 0]] for x in table),
         loss_weights=LossWeights(
-            config.loss.sentence_weight, config.loss.word_weight, config.loss.image_d_weight
+            config.loss.sentence_weight,
+            config.loss.word_weight,
+            config.loss.image_d_weight,
+            diversity=config.loss.diversity_weight,
         ),
+        diversity_target=config.loss.diversity_target,
         r1_weight=config.loss.r1_weight,
         r1_every_steps=config.loss.r1_every_steps,
         clip_norm=config.optimizer.clip_norm,

@@ -27,11 +27,12 @@ from tests.small_step import (
 )
 from xmc_jax import images, losses
 from xmc_jax.models.augmentation import Augmentation, Changes
+from xmc_jax.objectives import LossWeights
 from xmc_jax.parallel import sharding
 
 # All that is off in the paper's configs; R1 in every second step.
 ADDED = {
-    "diversity_weight": 0.7,
+    "loss_weights": LossWeights(diversity=0.7, image_pretrained=1.0),
     "diversity_target": 0.2,
     "augmentation": Augmentation(translation=0.125, color=1.0, cutout=0.5),
     "r1_weight": 0.3,
@@ -68,7 +69,7 @@ def plain_step(
     frozen,
     rng,
     num_parts=1,
-    diversity_weight=0.0,
+    loss_weights=LossWeights(),
     diversity_target=0.0,
     augmentation=None,
     r1_weight=0.0,
@@ -134,7 +135,7 @@ def plain_step(
         other_z = jax.random.normal(jax.random.fold_in(z_rng, 3), z.shape)
         other, _ = generate(g_params, state, other_z, text)
         distances = jnp.mean(jnp.abs(fake - other), axis=(1, 2, 3))
-        loss += diversity_weight * jnp.mean(jnp.maximum(0.0, diversity_target - distances))
+        loss += loss_weights.diversity * jnp.mean(jnp.maximum(0.0, diversity_target - distances))
         features = (image_features(frozen.image, x) for x in (real, fake))
         return loss + losses.info_nce(*features)[0]
 

@@ -149,7 +149,6 @@ class Experiment:
             loss_weights=LossWeights(
                 **{term: config.loss[f"{term}_weight"] for term in LossWeights._fields}
             ),
-            diversity_weight=config.loss.diversity_weight,
             diversity_target=config.loss.diversity_target,
             r1_weight=config.loss.r1_weight,
             r1_every_steps=config.loss.r1_every_steps,

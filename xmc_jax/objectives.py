@@ -15,19 +15,21 @@ from xmc_jax.types import Metrics
 
 
 class LossWeights(NamedTuple):
-    """Weights of the contrastive terms; a term of weight 0 is not computed.
+    """Weights of the terms beside the hinge losses; a term of weight 0 is not computed.
 
     Attributes:
       sentence: Between an image and its sentence.
       word: Between the regions of an image and its words.
       image_d: Between fake and real images, in the discriminator's features.
       image_pretrained: Between fake and real images, in the features of a pretrained network.
+      diversity: Between fake images of one caption, see `losses.diversity_loss`; not of the paper.
     """
 
     sentence: float = 1.0
     word: float = 1.0
     image_d: float = 1.0
     image_pretrained: float = 0.0
+    diversity: float = 0.0
 
 
 class Text(NamedTuple):
@@ -85,14 +87,12 @@ def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable
 class Objectives(NamedTuple):
     """The losses of both players, with the terms of `make_contrastive_terms`.
 
-    `diversity_weight` and `diversity_target` are those of `losses.diversity_loss`, a term of the
-    generator that the paper does not have; it is not computed if its weight is 0.
+    `diversity_target` is the one of `losses.diversity_loss`.
     """
 
     weights: LossWeights
     info_nce: Callable[..., losses.LossAndAccuracy]
     word_nce: Callable[..., losses.LossAndAccuracy]
-    diversity_weight: float = 0.0
     diversity_target: float = 0.0
 
     def d_loss(
@@ -116,9 +116,9 @@ class Objectives(NamedTuple):
         terms["image_d"] = lambda: self.info_nce(fakes.embedding, reals.embedding)
         terms["image_pretrained"] = lambda: self.info_nce(real.features, fake.features)
         loss, metrics = self._total("g", metrics, terms)
-        if self.diversity_weight:
+        if self.weights.diversity:
             missing = losses.diversity_loss(fake.distances, self.diversity_target)
-            loss = loss + self.diversity_weight * missing
+            loss = loss + self.weights.diversity * missing
             metrics |= {"g/distance": jnp.mean(fake.distances), "g/loss": loss}
         return loss, metrics
 

@@ -19,7 +19,7 @@ from xmc_jax import images, losses
 from xmc_jax.accumulation import in_parts
 from xmc_jax.models.augmentation import Augmentation, Changes
 from xmc_jax.models.layers import BATCH_STATS
-from xmc_jax.models.networks import Networks
+from xmc_jax.models.networks import Networks, pair, unpair
 from xmc_jax.models.remat import REMAT_POLICIES
 from xmc_jax.objectives import LossWeights, NetworkOutputs, Objectives, Text, make_contrastive_terms
 from xmc_jax.parallel import sharding
@@ -43,7 +43,6 @@ def make_train_step(
     encode_text: EncodeText,
     image_features: ExtractFeatures | None = None,
     loss_weights: LossWeights,
-    diversity_weight: float = 0.0,
     diversity_target: float = 0.0,
     r1_weight: float = 0.0,
     r1_every_steps: int = 1,
@@ -73,11 +72,8 @@ def make_train_step(
       encode_text: ``(params, tokens) -> (words, sentence, word_mask)``.
       image_features: ``(params, images in [-1, 1]) -> features``; required if the weight of its
         term is not 0.
-      loss_weights: Weights of the contrastive terms.
-      diversity_weight: Weight of `losses.diversity_loss` in the generator's loss, between the
-        generated images and others of the same captions; 0: these are not generated.
-      diversity_target: The mean difference of two images of one caption from which on they differ
-        enough, 0..2.
+      loss_weights: Weights of the terms beside the hinge losses.
+      diversity_target: How different two images of a caption should be, see `diversity_loss`.
       r1_weight: Weight of R1 (Mescheder et al. 2018), ``r1_weight / 2 * mean(||d logit / d x||^2)``
         over real images x, as the discriminator sees them; 0: not computed.
       r1_every_steps: The discriminator's updates of every such step have R1, times this number,
@@ -126,10 +122,7 @@ def make_train_step(
         discriminator_tx=discriminator_tx,
         encode_text=encode_text,
         objectives=Objectives(
-            loss_weights,
-            *make_contrastive_terms(mesh, contrastive_group_size),
-            diversity_weight,
-            diversity_target,
+            loss_weights, *make_contrastive_terms(mesh, contrastive_group_size), diversity_target
         ),
         r1_weight=r1_weight,
         r1_every_steps=r1_every_steps,
@@ -200,7 +193,7 @@ class _Algorithm(NamedTuple):
         text = Text(*self.encode_text(frozen.text, micro_batch.tokens))
         z = jax.random.normal(z_rng, (real.shape[0], self.networks.generator.z_dim))
         other_z = None
-        if self.objectives.diversity_weight:
+        if self.objectives.weights.diversity:
             other_z = jax.random.normal(jax.random.fold_in(z_rng, 3), z.shape)
         noise, changes, augmentation = (None, None), Changes(), self.networks.augmentation
         if self.instance_noise is not None:
@@ -223,13 +216,13 @@ class _Algorithm(NamedTuple):
             )
 
             def discriminate_both(params: PyTree):
-                pairs, texts = _pair(example.real, fake), _pair(example.text, example.text)
-                changes, noise = _pair(example.changes, example.changes), _pair(*example.noise)
+                pairs, texts = pair(example.real, fake), pair(example.text, example.text)
+                changes, noise = pair(example.changes, example.changes), pair(*example.noise)
                 seen = networks.change(pairs, changes, noise)
                 outputs, spectral = networks.discriminate(
                     params, state.spectral, seen, texts.sentence
                 )
-                return _unpair(outputs), spectral
+                return unpair(outputs), spectral
 
             outputs, pull_back, spectral = jax.vjp(
                 discriminate_both, state.discriminator, has_aux=True
@@ -405,14 +398,3 @@ class _Algorithm(NamedTuple):
         real = NetworkOutputs(real_output, networks.image_features(frozen.image, example.real))
         fakes = NetworkOutputs(fake_output, features, distances)
         return (real, fakes), pull_back, (stats, spectral)
-
-
-def _pair(reals: PyTree, fakes: PyTree) -> PyTree:
-    """One batch in which real and fake alternate: no image of a split batch changes its device."""
-    return jax.tree.map(
-        lambda x, y: jnp.stack([x, y], axis=1).reshape(-1, *x.shape[1:]), reals, fakes
-    )
-
-
-def _unpair(outputs: PyTree) -> tuple[PyTree, PyTree]:
-    return tuple(jax.tree.map(lambda x, i=i: x[i::2], outputs) for i in (0, 1))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xmc_jax.models.augmentation import Augmentation, Changes
@@ -68,3 +69,15 @@ class Networks(NamedTuple):
             apply = jax.checkpoint(apply, policy=self.remat_policy)
         outputs, updated = apply(params, *inputs)
         return outputs, updated[name]
+
+
+def pair(reals: PyTree, fakes: PyTree) -> PyTree:
+    """One batch in which real and fake alternate: no image of a split batch changes its device."""
+    return jax.tree.map(
+        lambda x, y: jnp.stack([x, y], axis=1).reshape(-1, *x.shape[1:]), reals, fakes
+    )
+
+
+def unpair(outputs: PyTree) -> tuple[PyTree, PyTree]:
+    """Those of the reals and of the fakes of a batch that `pair` made."""
+    return tuple(jax.tree.map(lambda x, i=i: x[i::2], outputs) for i in (0, 1))

@@ -85,7 +85,7 @@ FIELDS = {
     "loss.contrastive_group_size": _SIZE_OR_0,
     "loss.instance_noise": _NUMBER,
     "loss.diversity_weight": _NUMBER,
-    "loss.diversity_target": _NUMBER,
+    "loss.diversity_target": Field(float, 0, 2),
     "loss.r1_weight": _NUMBER,
     "loss.r1_every_steps": _COUNT,
     "augment.translation": _FRACTION,

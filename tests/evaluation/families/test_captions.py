@@ -431,7 +431,7 @@ def test_on_a_run(folder, run_verb, presets_of, rng):
             fields = {"value", "ceiling"}
         assert all(np.isfinite(record[field]) for field in fields)
         assert record["step"] == 2 and len(record["weights"]) == 64
-        if name.startswith(("soa", "compose")):  # Of the 118 captions of the split, 10 name no class.
+        if name.startswith(("soa", "compose")):  # Of 118 captions, 10 name none.
             assert 100 <= record["num_samples"] <= 108
         else:
             assert record["num_samples"] == COUNT
