@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -15,6 +16,8 @@ from safetensors.numpy import load_file
 
 import xmc_jax
 from tests import bert, small_run
+from tests.disks import small_disk
+from tests.places import ROOT
 from tests.verbs import COMPILE_FAST, assert_refused
 from xmc_jax.errors import UserError
 from xmc_jax.inference import exported
@@ -196,6 +199,9 @@ def test_manifests_that_cannot_be_read(half, tmp_path):
         (json.dumps(manifest | {"format": 2}), "format 2.* install version"),
         (json.dumps({"format": 1}), "is damaged"),
         ("{", "is damaged"),
+        (10_000 * "[", "is damaged"),
+        (json.dumps(manifest | {"sha256": 5}), "is damaged .sha256 is not of the type dict"),
+        (json.dumps(manifest | {"step": "\x1b[2J"}), "is damaged .step is not of the type int"),
     ):
         (copy / "model.json").write_text(text)
         with pytest.raises(UserError, match=words):
@@ -218,6 +224,44 @@ def test_an_older_export_is_replaced(half, workdir, tmp_path):
     assert json.loads((out / "model.json").read_text())["dtype"] == "float32"
     with pytest.raises(UserError, match="is an exported model of step 3; it has no step 9"):
         xmc_jax.load(out, step=9)
+
+
+def test_a_full_disk_leaves_the_older_model_or_a_folder_to_write_again(tmp_path):
+    with small_disk(tmp_path / "disk", kilobytes=64) as disk:
+        out = exported.open_folder(disk / "out")
+        exported.write(out, {"step": 1}, {"a": b"1"})
+        whole = (out / "model.json").read_bytes()
+        (disk / "mine").write_bytes(bytes(shutil.disk_usage(disk).free))
+        with pytest.raises(UserError, match="No space left on device; mend that and export"):
+            exported.write(out, {"step": 2}, {"a": b"2"})
+        assert (out / "model.json").read_bytes() == whole and (out / "a").read_bytes() == b"1"
+        (disk / "mine").unlink()
+        with pytest.raises(UserError, match="No space left on device; mend that and export"):
+            exported.write(out, {"step": 2}, {"a": b"2", "b": bytes(100_000)})
+        assert not exported.is_exported(out)
+        exported.write(exported.open_folder(out), {"step": 3}, {"a": b"3"})
+        assert {path.name for path in out.iterdir()} == {"model.json", "a"}
+
+
+# Ends while the third file is written: model.json, `a`, `b`.
+KILLED = """
+import os, signal, sys
+from xmc_jax.inference import exported
+count, fsync = iter(range(3)), os.fsync
+def kill(file):
+    os.kill(os.getpid(), signal.SIGKILL) if next(count) == 2 else fsync(file)
+os.fsync = kill
+exported.write(exported.open_folder(sys.argv[1]), {"step": 1}, {"a": b"1", "b": b"1"})
+"""
+
+
+def test_a_killed_export_starts_again(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    assert {path.name for path in tmp_path.iterdir()} == {".unfinished", "a"}
+    out = exported.open_folder(tmp_path)
+    exported.write(out, {"step": 2}, {"a": b"2"})
+    assert {path.name for path in tmp_path.iterdir()} == {"model.json", "a"}
 
 
 def test_sample_writes_the_images_of_a_model(half, images, tmp_path):

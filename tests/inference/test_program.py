@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 
+import jax
+import jax.export
 import numpy as np
 import pytest
 from etils import epath
@@ -100,6 +102,20 @@ def test_a_wrong_manifest_is_one_line(change, words, tmp_path):
     manifest = exported.read_manifest(folder)
     (manifest if "num_tokens" in change else manifest["text_encoder"]).update(change)
     with pytest.raises(UserError, match=words):
+        ProgramModel(folder, manifest, batch_size=1, load_networks=lambda: None)
+
+
+def test_a_program_that_calls_what_is_outside_of_it_is_refused(tmp_path):
+    folder = epath.Path(shutil.copytree(demo_folder(), tmp_path / "demo"))
+    z, name = jax.ShapeDtypeStruct((1, 8), np.float32), "read_any_memory"
+    calls = jax.jit(lambda weights, text_encoder, tokens, z: jax.ffi.ffi_call(name, z)(z))
+    unchecked = [jax.export.DisabledSafetyCheck.custom_call(name)]
+    program = jax.export.export(calls, disabled_checks=unchecked)({}, {}, z, z)
+    data = bytes(program.serialize())
+    (folder / "program.stablehlo").write_bytes(data)
+    manifest = exported.read_manifest(folder)
+    manifest["sha256"]["program.stablehlo"] = exported.digest(data)
+    with pytest.raises(UserError, match="custom_call @read_any_memory.*do not trust"):
         ProgramModel(folder, manifest, batch_size=1, load_networks=lambda: None)
 
 

@@ -293,6 +293,15 @@ def test_a_model_without_page_replaces_one_with_page(tmp_path):
     assert {path.name for path in folder.iterdir()} == {"model.json"}
 
 
+def test_a_folder_named_web_of_somebody_else_stays(tmp_path):
+    folder = epath.Path(tmp_path)
+    exported.write(folder, {"step": 1}, {})
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "mine.txt").write_text("mine")
+    exported.write(folder, {"step": 2}, {})
+    assert (tmp_path / "web" / "mine.txt").read_text() == "mine"
+
+
 def test_examples_are_the_shortest_captions_of_the_run(model, tmp_path):
     names = (runtime.MODULE, runtime.WASM, exported.VOCABULARY)
     names += (exported.ONNX_GENERATOR, exported.ONNX_TEXT_ENCODER)

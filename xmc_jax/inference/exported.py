@@ -20,6 +20,9 @@ and, for ONNX Runtime, if they were asked for:
 and, for drawing in a browser, if it was asked for:
   index.html, web/           the page, its scripts and ONNX Runtime; see `web/page.py`
   .nojekyll                  has GitHub Pages serve all files as they are
+
+While a model is written, and after a write that did not end, there is also:
+  .unfinished/               its model.json and the file that is being written
 """
 
 import contextlib
@@ -49,6 +52,7 @@ PAGE, PAGE_FILES, NO_JEKYLL = "index.html", "web", ".nojekyll"
 NEEDED = (MANIFEST, config_path("").name, WEIGHTS, VOCABULARY, PROJECTION, PROGRAM, TEXT_WEIGHTS)
 _OPTIONAL = (PROGRAM, TEXT_WEIGHTS, SCRIPT, TOKENIZER, ONNX_TEXT_ENCODER, ONNX_GENERATOR)
 _OPTIONAL += (PAGE, NO_JEKYLL)
+_UNFINISHED = ".unfinished"
 FILES = frozenset((*NEEDED, CARD, *_OPTIONAL))
 _PACKAGES = ("xmc-jax", "jax", "flax", "keras-hub", "numpy")
 _AGAIN = "export the model again"
@@ -67,12 +71,15 @@ def is_exported(folder: epath.PathLike) -> bool:
 def open_folder(folder: epath.PathLike) -> epath.Path:
     """Creates the folder to write a model to, if missing. An older model in it stays.
 
+    A model whose writing did not end, because the disk was full or the process killed, counts too.
+
     Raises:
       UserError: the folder holds something else or cannot be written.
     """
     check_address(folder)
     folder = epath.Path(folder).expanduser()
-    if folder.is_dir() and any(folder.iterdir()) and not is_exported(folder):
+    ours = is_exported(folder) or (folder / _UNFINISHED).is_dir()
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise UserError(f"{folder} is not empty and holds no exported model; choose another folder")
     ensure_writable(folder)
     return folder
@@ -80,6 +87,8 @@ def open_folder(folder: epath.PathLike) -> epath.Path:
 
 def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
     """Writes a model; an older one in the folder is replaced.
+
+    Other files in the folder stay, but for those in the ``web`` of an older page.
 
     Args:
       folder: From `open_folder`.
@@ -95,18 +104,26 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
         "versions": installed_versions(_PACKAGES),
         "sha256": {name: digest(data) for name, data in files.items() if name != CARD},
     }
+    unfinished = folder / _UNFINISHED
+    with writing(folder, then=_AGAIN):
+        unfinished.rmtree(missing_ok=True)
+        unfinished.mkdir()
+    text = json.dumps(manifest, indent=2) + "\n"
+    write_whole(unfinished / MANIFEST, text.encode(), then=_AGAIN)
     with writing(folder, then=_AGAIN):
         # Without model.json the folder is no model while its files change. Metrics are those of the
         # older model.
-        optional = (folder / name for name in _OPTIONAL)
-        for path in (manifest_path(folder), metrics_path(folder), *optional):
+        manifest_path(folder).unlink(missing_ok=True)
+        if (folder / PAGE).exists():  # Else `web` is not ours.
+            (folder / PAGE_FILES).rmtree(missing_ok=True)
+        for path in (metrics_path(folder), *(folder / name for name in _OPTIONAL)):
             path.unlink(missing_ok=True)
-        if (folder / PAGE_FILES).is_dir():
-            (folder / PAGE_FILES).rmtree()
     for name, data in files.items():
-        write_whole(folder / name, data, then=_AGAIN)
-    text = json.dumps(manifest, indent=2) + "\n"
-    write_whole(manifest_path(folder), text.encode(), then=_AGAIN)
+        temporary = unfinished / name.replace("/", "_")
+        write_whole(folder / name, data, then=_AGAIN, temporary=temporary)
+    with writing(folder, then=_AGAIN):
+        (unfinished / MANIFEST).replace(manifest_path(folder))
+        unfinished.rmtree()
 
 
 def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
@@ -120,11 +137,12 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
         if manifest["format"] != FORMAT:
             raise UserError(
-                f"{path} has format {manifest['format']}, and this version of xmc_jax reads "
-                f"{FORMAT}; install version {manifest['versions']['xmc-jax']}"
+                f"{path} has format {manifest['format']!r}, and this version of xmc_jax reads "
+                f"{FORMAT}; install version {manifest['versions']['xmc-jax']!r}"
             )
-        for field in ("step", "text_encoder", "sha256"):
-            manifest[field]  # Raises KeyError if it is absent.
+        for field, kind in (("step", int), ("text_encoder", dict), ("sha256", dict)):
+            if not isinstance(manifest[field], kind):  # KeyError if it is absent.
+                raise TypeError(f"{field} is not of the type {kind.__name__}")
         return manifest
 
 
@@ -161,6 +179,6 @@ def damage_named(folder: epath.PathLike) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         path = manifest_path(folder)
         raise UserError(f"{path} is damaged ({reason(error)}); {_AGAIN}") from error

@@ -5,6 +5,7 @@ in the folder or, those of a packaged text encoder, in its wheel.
 """
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ from xmc_jax.inference.arrays import read_arrays
 from xmc_jax.inference.batches import batch_sizes, check_captions, generate_in_batches
 
 WHEEL_FILE = "model.safetensors"  # The weights of a packaged text encoder, in its folder.
+
+# What XLA calls by name may read and write any memory; this one only checks the batch size.
+_FOREIGN_CALL = re.compile(r"custom_call(?! @shape_assertion\()[^(]*")
 
 
 class ProgramError(Exception):
@@ -43,7 +47,8 @@ class ProgramModel:
       tokenizer: Of its captions.
 
     Raises:
-      UserError: A file is missing or damaged, or the text encoder is not the one of the training.
+      UserError: A file is missing or damaged, the text encoder is not the one of the training, or
+        the program calls anything outside of it.
       ProgramError: The program is of a version that this JAX does not read.
     """
 
@@ -69,9 +74,18 @@ class ProgramModel:
             text_weights = _read_text_weights(folder, manifest)
         self._weights = jax.device_put((weights, text_weights))
         try:
-            self._step = jax.jit(jax.export.deserialize(bytearray(program)).call)
+            exported_program = jax.export.deserialize(bytearray(program))
+            foreign = _FOREIGN_CALL.search(exported_program.mlir_module())
+            if foreign:
+                raise UserError(
+                    f"{folder / exported.PROGRAM} calls what is outside of it ({foreign[0][:60]!r})"
+                    ", and no export does that; do not trust this model"
+                )
+            self._step = jax.jit(exported_program.call)
             z = jax.ShapeDtypeStruct((1, self._z_dim), np.float32)
             self._step.lower(*self._weights, self.tokenizer(["x"]), z)
+        except UserError:
+            raise
         except Exception as error:  # Of many types: of JAX, of its compiler, of flatbuffers.
             raise ProgramError(reason(error)) from error
 

@@ -72,7 +72,8 @@ def build_page(
         examples=_examples(workdir, data),
         limits=limits_of(data),
     )
-    return found | {exported.PAGE: page.encode(), exported.NO_JEKYLL: b""}
+    # The page first: where it is, `exported.write` takes the other folder for its own.
+    return {exported.PAGE: page.encode(), exported.NO_JEKYLL: b""} | found
 
 
 def _static_files() -> list[epath.Path]:
