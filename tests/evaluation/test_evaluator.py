@@ -35,7 +35,7 @@ from xmc_jax.run.folder import (
     find_checkpoints,
     held_dir,
 )
-from xmc_jax.run.records import MetricRecord
+from xmc_jax.run.records import MetricRecord, read_metrics
 
 GOLDEN = json.loads((places.GOLDEN / "metrics.json").read_text())
 
@@ -341,6 +341,15 @@ def test_tensorboard_shows_evaluations_by_step_and_split(tmp_path):
         for tag in events.Tags()["tensors"]
     }
     assert shown == {"eval/fid1k": [(1, 5.0), (2, 4.0)], "eval/test_comp/fid1k": [(2, 7.0)]}
+
+
+def test_numbers_are_kept_if_tensorboard_cannot_have_them(tmp_path, capsys):
+    write_config(tmp_path, get_config())
+    eval_events_dir(tmp_path).write_text("a file, where a folder should be")
+    results.write_records(tmp_path, [record(1, 5.0)])
+    assert [r["value"] for r in read_metrics(tmp_path)] == [5.0]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("notice: metrics.jsonl has these numbers") and "File exists" in line
 
 
 def test_the_best_is_kept_and_replaced(tmp_path, capsys):

@@ -47,7 +47,10 @@ def read_examples(experiment: Experiment, data_dir: str) -> EvalExamples:
             f"(config.eval.num_examples={wanted})"
         )
     if count < 2:
-        raise UserError(f"split {split} is too small to measure anything on")
+        raise UserError(
+            f"an evaluation needs 2 examples: split {split} has {len(source)}, and "
+            f"config.eval.num_examples is {wanted}; raise that, or choose a larger split"
+        )
 
     prompts, files = _read_prompts(source, chosen[:count], seed, experiment)
     _, other_files = _read_prompts(source, chosen[count:], seed)

@@ -8,6 +8,7 @@ from etils import epath
 
 from xmc_jax import files
 from xmc_jax.console import notice
+from xmc_jax.errors import UserError, reason
 from xmc_jax.evaluation.inputs import split_name
 from xmc_jax.inference.exported import is_exported
 from xmc_jax.parallel import processes
@@ -21,14 +22,21 @@ def write_records(workdir: epath.PathLike, records: Sequence[MetricRecord]) -> N
     """Appends the records that metrics.jsonl lacks, once for all processes and in one write.
 
     TensorBoard shows those of a run: an event file of their own in `eval_events_dir`. It reads one
-    file of a folder at a time, and that of the run's folder belongs to training.
+    file of a folder at a time, and that of the run's folder belongs to training. If that fails,
+    there is only a notice: the numbers are safe in metrics.jsonl.
     """
     if processes.is_first():
         known = read_metrics(workdir)
         new = [record for record in records if record.to_json() not in known]
         append_metrics(workdir, [record.to_json() for record in new])
         if new and not is_exported(workdir):
-            _write_events(workdir, new)
+            try:
+                _write_events(workdir, new)
+            except UserError as error:
+                cause = (
+                    f"cannot write {eval_events_dir(workdir)}: {reason(error.__cause__ or error)}"
+                )
+                notice(f"metrics.jsonl has these numbers, TensorBoard lacks them: {cause}")
 
 
 def _write_events(workdir: epath.PathLike, records: Sequence[MetricRecord]) -> None:

@@ -123,7 +123,7 @@ def write(folder: epath.Path, manifest: Mapping[str, Any], files: Mapping[str, b
         write_whole(folder / name, data, then=_AGAIN, temporary=temporary)
     with writing(folder, then=_AGAIN):
         (unfinished / MANIFEST).replace(manifest_path(folder))
-        unfinished.rmtree()
+        unfinished.rmtree(missing_ok=True)  # Buckets have no empty folders.
 
 
 def read_manifest(folder: epath.PathLike) -> dict[str, Any]:

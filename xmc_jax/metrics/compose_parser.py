@@ -69,6 +69,7 @@ _PEOPLE = _words(
     "toddler officer officers driver friend friends adult adults male female someone"
 )
 _NOT_BEFORE_NUMBERS = _words("number no or to than least most about around nearly almost over")
+_NOT_BEFORE_NUMBERS |= _words("twenty thirty forty fifty sixty seventy eighty ninety hundred")
 # Classes whose number is not that of their boxes, and nouns for parts of an orange.
 _UNCOUNTED = _words("skis scissors broccoli slices segments wedges halves peels trees")
 _UNCOLOURED = {"person", "traffic light", "wine glass", "orange"}  # "A glass of red wine" is not.
