@@ -201,6 +201,7 @@ def test_manifests_that_cannot_be_read(half, tmp_path):
         ("{", "is damaged"),
         (10_000 * "[", "is damaged"),
         (json.dumps(manifest | {"sha256": 5}), "is damaged .sha256 is not of the type dict"),
+        (json.dumps(manifest | {"text_encoder": {}}), "is damaged"),
         (json.dumps(manifest | {"step": "\x1b[2J"}), "is damaged .step is not of the type int"),
     ):
         (copy / "model.json").write_text(text)

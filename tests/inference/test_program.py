@@ -93,6 +93,7 @@ def test_a_program_of_another_version_gives_way_to_the_networks(model, tmp_path)
     [
         ({"num_tokens": None}, "model.json is damaged"),
         ({"arrays": {"text_encoder/0000": ["no.file", "x", [1], False]}}, "model.json is damaged"),
+        ({"arrays": 5}, "model.json is damaged"),
         ({"sha256": 64 * "0"}, "is not the text encoder that the model in"),
     ],
 )

@@ -102,7 +102,7 @@ def test_flatten():
     assert flatten({"a": 1, "b": {"c": {"d": 2}, "e": ()}}) == {"a": 1, "b.c.d": 2, "b.e": ()}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 9999, "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 9999, "\xff", '{"a.b": 1}'])
 def test_a_broken_config_names_the_file_and_the_mend(tmp_path, text):
     config_path(tmp_path).write_bytes(text.encode("latin1"))
     with pytest.raises(UserError, match="config.json .*; restore it from a copy, or remove it"):

@@ -56,6 +56,7 @@ _UNFINISHED = ".unfinished"
 FILES = frozenset((*NEEDED, CARD, *_OPTIONAL))
 _PACKAGES = ("xmc-jax", "jax", "flax", "keras-hub", "numpy")
 _AGAIN = "export the model again"
+_SIGNS_OF_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def manifest_path(folder: epath.PathLike) -> epath.Path:
@@ -179,6 +180,6 @@ def damage_named(folder: epath.PathLike) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+    except (*_SIGNS_OF_DAMAGE, SafetensorError) as error:
         path = manifest_path(folder)
         raise UserError(f"{path} is damaged ({reason(error)}); {_AGAIN}") from error

@@ -113,7 +113,8 @@ def restore(
         with Checkpoints(find_checkpoints(folder, step), read_only=True) as checkpoints:
             return checkpoints.restore_ema(experiment.abstract_ema(), step)
     manifest = exported.read_manifest(folder)
-    own_step, expected = manifest["step"], manifest["text_encoder"]["fingerprint"]
+    with exported.damage_named(folder):
+        own_step, expected = manifest["step"], str(manifest["text_encoder"]["fingerprint"])
     if step not in (None, own_step):
         raise UserError(f"{folder} is an exported model of step {own_step}; it has no step {step}")
     projection = [exported.PROJECTION] if exported.PROJECTION in manifest["sha256"] else []

@@ -67,7 +67,7 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     JSON has no tuples: every sequence comes back as a tuple.
 
     Raises:
-      UserError: there is no config, or it is not valid JSON.
+      UserError: there is no config, it is not valid JSON, or a field's name has a dot.
     """
     files.check_address(workdir)
     path = config_path(workdir)
@@ -83,7 +83,10 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
         raise _broken(path, f"is not valid JSON: {reason(error)}") from error
     if not isinstance(fields, dict):
         raise _broken(path, "holds no fields")
-    return ml_collections.ConfigDict(_complete(_lists_to_tuples(fields))).lock()
+    try:
+        return ml_collections.ConfigDict(_complete(_lists_to_tuples(fields))).lock()
+    except ValueError as error:  # A name with a dot.
+        raise _broken(path, f"is no config: {reason(error).rstrip('.')}") from error
 
 
 def check_same_networks(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
