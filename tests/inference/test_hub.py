@@ -265,14 +265,16 @@ def test_the_verb_refuses_it_before_jax(web, tmp_path, monkeypatch, run_verb):
 
 def test_a_new_model_replaces_the_old_one_and_leaves_the_rest(published):
     old = published.files(NAME)
-    published.commit(NAME, old | {"LICENSE": b"mine", exported.SCRIPT: b"of an older model"})
+    mine = {"LICENSE": b"mine", "web/mine.txt": b"mine"}
+    published.commit(NAME, old | mine | {exported.SCRIPT: b"of an older model"})
     hub.open_repository(NAME)
     hub.push(demo_folder("emoji"), NAME)
     new = {path.name: path.read_bytes() for path in Path(demo_folder("emoji")).iterdir()}
-    assert published.files(NAME) == new | {
-        "LICENSE": b"mine",
-        ".gitattributes": old[".gitattributes"],
-    }
+    rest = {".gitattributes": old[".gitattributes"]}
+    assert published.files(NAME) == new | mine | rest
+    published.commit(NAME, published.files(NAME) | {exported.PAGE: b"of an older model"})
+    hub.push(demo_folder("emoji"), NAME)
+    assert published.files(NAME) == new | {"LICENSE": b"mine"} | rest  # `web` was of its page.
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,10 @@ def push(folder: epath.PathLike, name: str) -> str:
     with _one_line_errors(f"--push={name}"), _quiet_client(), task:
         page = huggingface_hub.HfApi().create_repo(name, exist_ok=True)
         present, commit = _contents(name)
-        of_page = {x for x in present if x.startswith(f"{exported.PAGE_FILES}/")}
-        old = sorted((present & exported.FILES | of_page) - contents.keys())
+        of_model = present & exported.FILES
+        if exported.PAGE in present:  # Else `web` is not ours.
+            of_model |= {x for x in present if x.startswith(f"{exported.PAGE_FILES}/")}
+        old = sorted(of_model - contents.keys())
         huggingface_hub.HfApi().create_commit(
             name,
             [
