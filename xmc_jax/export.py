@@ -17,6 +17,7 @@ index.html, a page that draws in the browser.
 from absl import flags
 
 from xmc_jax import cli, files
+from xmc_jax.errors import UserError
 from xmc_jax.inference import exported, hub
 from xmc_jax.run.config import read_config
 
@@ -26,9 +27,10 @@ def main() -> None:
     workdir, out = cli.required("workdir"), cli.required("out")
     read_config(workdir)
     options = flags.FLAGS
-
+    if options.onnxruntime_web and not options.web:
+        raise UserError("--onnxruntime_web is for --web")
     exported.open_folder(out)
-    if options.push:
+    if options.push is not None:
         hub.open_repository(options.push)
     cli.set_up_jax()
 

@@ -57,6 +57,10 @@ CAPTIONS = {
     # No count: vague numbers, the same class again, other people, parts, pairs.
     "one or two birds": "bird",
     "twenty-two dogs in a park": "dog",
+    "a hundred and two dogs": "dog",
+    "1.5 pizzas": "pizza",
+    "0 dogs": "",
+    "a cat and two dogs": "cat; dog; 2 dog",
     "at least two cats": "cat",
     "two of the cows": "cow",
     "two men and a woman": "person",

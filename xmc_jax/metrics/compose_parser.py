@@ -55,10 +55,10 @@ _DETERMINERS = _words("a an the this these his her their its")
 
 # Captions with one of these words may show something else than the object that they name.
 _NOT_REAL = _words(
-    "no not without none nobody never missing painting paintings drawing drawings drawn cartoon "
-    "cartoons statue statues sculpture sculptures figurine figurines toy toys stuffed plush fake "
-    "lego inflatable origami poster posters logo mural graffiti costume costumes mirror mirrors "
-    "reflection reflections reflected shaped themed"
+    "0 zero no not without none nobody never missing painting paintings drawing drawings drawn "
+    "cartoon cartoons statue statues sculpture sculptures figurine figurines toy toys stuffed "
+    "plush fake lego inflatable origami poster posters logo mural graffiti costume costumes mirror "
+    "mirrors reflection reflections reflected shaped themed"
 )
 _NOT_SHOWN_AFTER = _words("for like from inside as than")  # "food for a dog", "a hat like a cat".
 _OTHERS = _words("another other others more crowd")  # Who else is there?
@@ -69,7 +69,7 @@ _PEOPLE = _words(
     "toddler officer officers driver friend friends adult adults male female someone"
 )
 _NOT_BEFORE_NUMBERS = _words("number no or to than least most about around nearly almost over")
-_NOT_BEFORE_NUMBERS |= _words("twenty thirty forty fifty sixty seventy eighty ninety hundred")
+_LARGE_NUMBERS = _words("twenty thirty forty fifty sixty seventy eighty ninety hundred thousand")
 # Classes whose number is not that of their boxes, and nouns for parts of an orange.
 _UNCOUNTED = _words("skis scissors broccoli slices segments wedges halves peels trees")
 _UNCOLOURED = {"person", "traffic light", "wine glass", "orange"}  # "A glass of red wine" is not.
@@ -160,7 +160,12 @@ def _read_mention(
     number = _NUMBERS.get(tokens[first - 1]) if first else None
     if number:
         first -= 1
-        if first and (tokens[first - 1] in _NOT_BEFORE_NUMBERS or tokens[first - 1].isdigit()):
+        before = tokens[max(first - 2, 0) : first]
+        if before[-1:] in (["and"], ["."], [","]):  # "A hundred and two", "1.5".
+            before.pop()
+        elif before[-1:] and before[-1] in _NOT_BEFORE_NUMBERS:
+            number = None
+        if before and (before[-1].isdigit() or before[-1] in _LARGE_NUMBERS):
             number = None
     elif first and tokens[first - 1] in _DETERMINERS:
         first -= 1
