@@ -3,7 +3,7 @@
 Data: python -m xmc_jax.prepare --dataset=emoji (docs/data.md)
 Command: python -m xmc_jax.train --config=configs/emoji_64.py --workdir=runs/emoji_64 \
     --init_from=runs/emoji_32 --init_partial
-Cost, result: not run to its end. 1,600 steps took 17 minutes on one of two threads of a core; see
+Cost, result: not run to its end. 1,600 steps took 18 minutes on one of two threads of a core; see
 docs/results.md.
 """
 
