@@ -25,7 +25,7 @@ ADDED_FIELDS = {
     "model.sentence_scale": 1.0,
     "loss.instance_noise": 0.0,
     "loss.diversity_weight": 0.0,
-    "loss.diversity_target": 0.3,
+    "loss.diversity_target": 0.1,
     "loss.r1_weight": 0.0,
     "loss.r1_every_steps": 1,
     "augment.translation": 0.0,
