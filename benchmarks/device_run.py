@@ -159,7 +159,10 @@ def make_program(config, players, num_examples):
         clip_norm=config.optimizer.clip_norm,
         augmentation=Augmentation(**vars(config.augment)),
         ema_decay=config.optimizer.ema_decay,
-        flip=False,
+        flip=config.data.flip,
+        contrastive_group_size=config.loss.contrastive_group_size,
+        accumulation_steps=config.accumulation_steps,
+        remat=config.remat,
         rate_factor=(lambda n: decay(jnp.maximum(n - begin, 0)))
         if begin < config.num_steps
         else None,

@@ -81,8 +81,9 @@ if [[ $extra && $(cat "$stamp.$extra" 2>/dev/null) != "$(fingerprint requirement
   if [[ $extra == test ]]; then
     echo "set-up: installing what tests need into $venv (3.3 GB)"
     "${pip[@]}" --no-deps -r requirements-test.txt
-    "$python" -c 'from xmc_jax.inference.web import runtime; runtime.find_archive()' 2>/dev/null ||
-      echo "set-up: ONNX Runtime for browsers cannot be had: tests that draw in one are skipped" >&2
+    if ! said=$("$python" -c 'from xmc_jax.inference.web import runtime; runtime.find_archive()' 2>&1); then
+      echo "set-up: tests that draw in a browser will be skipped: ${said##*$'\n'}" >&2
+    fi
   else
     echo "set-up: installing JAX's plug-in for the $extra into $venv"
     jax=$(sed -n 's/^jax==//p' requirements.txt)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
@@ -86,6 +86,30 @@ Measure = Callable[[EvalInputs], list[MetricRecord]]
 def split_name(config: ConfigDict) -> str:
     """The evaluation split as protocols name it: with its data set, if that is another one."""
     return " of ".join(x for x in (config.data.eval_split, config.data.eval_name) if x)
+
+
+@runtime_checkable
+class Estimate(Protocol):
+    """A number with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interval_fields(value: Estimate, floor: Estimate, ceiling: Estimate) -> dict[str, float]:
+    """The fields of a `MetricRecord` for three numbers that all have intervals."""
+    return {
+        "value": value.value,
+        "low": value.low,
+        "high": value.high,
+        "floor": floor.value,
+        "floor_low": floor.low,
+        "floor_high": floor.high,
+        "ceiling": ceiling.value,
+        "ceiling_low": ceiling.low,
+        "ceiling_high": ceiling.high,
+    }
 
 
 def reason_too_few(needed: int, config: ConfigDict, prompts: Prompts | None) -> str | None:

@@ -17,7 +17,7 @@ from xmc_jax.frozen.text_encoder import fingerprint
 from xmc_jax.frozen.wheels import TEXT_ENCODERS, text_encoder_folder
 from xmc_jax.inference import exported
 from xmc_jax.inference.arrays import to_safetensors
-from xmc_jax.inference.model import load_networks
+from xmc_jax.inference.model import TrainedModel, load_networks
 from xmc_jax.inference.model_card import write_card
 from xmc_jax.inference.onnx.generator import build_generator
 from xmc_jax.inference.onnx.graph import ensure_installed
@@ -73,25 +73,11 @@ def export(
     weights = to_storage(model.ema, dtype)
     text_params = name_text_params(model.experiment.frozen.text)
     in_wheel = {} if standalone else _find_in_wheel(workdir, config, text_params)
-    files = {
-        "config.json": config_path(workdir).read_bytes(),
-        exported.WEIGHTS: to_safetensors(weights),
-        exported.VOCABULARY: Path(encoder.vocabulary_file).read_bytes(),
-    }
-    if config.text.projection:
-        files[exported.PROJECTION] = text_projection_path(workdir).read_bytes()
-    if standalone or in_wheel:
-        files[exported.PROGRAM] = export_program(model.experiment, weights)
-    if standalone:
-        files[exported.TEXT_WEIGHTS] = to_safetensors(text_params)
-        # The script imports the tokenizer from its own folder, so it cannot be imported here.
-        files[exported.SCRIPT] = Path(__file__).with_name("standalone.py").read_bytes()
+    files = _read_or_make_files(
+        model, workdir, weights, text_params, standalone=standalone, program=bool(in_wheel)
+    )
     if onnx:
-        generator = build_generator(model.experiment.generator, weights, encoder.width)
-        files[exported.ONNX_GENERATOR] = generator
-        files[exported.ONNX_TEXT_ENCODER] = build_text_encoder(encoder)
-    if standalone or onnx:
-        files[exported.TOKENIZER] = Path(wordpiece.__file__).read_bytes()
+        files |= _make_onnx(model, weights)
     if archive is not None:
         files |= build_page(model, workdir, name=out.name, files=files | read_runtime(archive))
     card = write_card(
@@ -119,6 +105,47 @@ def export(
     exported.write(out, manifest, {**files, exported.CARD: card.encode()})
     size = sum(map(len, files.values())) / 1e6
     print(f"exported step {model.step} of {workdir}: {size:.1f} MB in {out}; see its README.md")
+
+
+def _read_or_make_files(
+    model: TrainedModel,
+    workdir: epath.PathLike,
+    weights: Mapping[str, np.ndarray],
+    text_params: Mapping[str, np.ndarray],
+    *,
+    standalone: bool,
+    program: bool,
+) -> dict[str, bytes]:
+    """The contents of the model's files by name; `program`: whether one is of use without more."""
+    files = {
+        "config.json": config_path(workdir).read_bytes(),
+        exported.WEIGHTS: to_safetensors(weights),
+        exported.VOCABULARY: Path(model.experiment.text_encoder.vocabulary_file).read_bytes(),
+    }
+    if model.experiment.config.text.projection:
+        files[exported.PROJECTION] = text_projection_path(workdir).read_bytes()
+    if standalone or program:
+        files[exported.PROGRAM] = export_program(model.experiment, weights)
+    if standalone:
+        files[exported.TEXT_WEIGHTS] = to_safetensors(text_params)
+        # The script imports the tokenizer from its own folder, so it cannot be imported here.
+        files[exported.SCRIPT] = Path(__file__).with_name("standalone.py").read_bytes()
+        files[exported.TOKENIZER] = _read_tokenizer()
+    return files
+
+
+def _make_onnx(model: TrainedModel, weights: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    """The files for ONNX Runtime, and the tokenizer that they need, by name."""
+    generator, encoder = model.experiment.generator, model.experiment.text_encoder
+    return {
+        exported.ONNX_GENERATOR: build_generator(generator, weights, encoder.width),
+        exported.ONNX_TEXT_ENCODER: build_text_encoder(encoder),
+        exported.TOKENIZER: _read_tokenizer(),
+    }
+
+
+def _read_tokenizer() -> bytes:
+    return Path(wordpiece.__file__).read_bytes()
 
 
 def _find_in_wheel(

@@ -17,7 +17,7 @@ from xmc_jax.evaluation.families import shapes
 from xmc_jax.evaluation.families.soa import NO_DETECTOR, THRESHOLD, make_detector
 from xmc_jax.evaluation.features import InputFeatures, on_pixels
 from xmc_jax.evaluation.image_sets import ImageSet, fingerprint
-from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompts, split_name
+from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompts, interval_fields, split_name
 from xmc_jax.frozen.clip import Clip, load_clip
 from xmc_jax.metrics import compose as metric
 from xmc_jax.metrics.compose import Claim, Detection
@@ -85,15 +85,7 @@ def make_measure(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> Measur
             inputs.record(
                 metric=f"compose/{part}",
                 protocol=f"{source.name}; {_protocol(config)}",
-                value=share.value,
-                low=share.low,
-                high=share.high,
-                floor=floor[part].value,
-                floor_low=floor[part].low,
-                floor_high=floor[part].high,
-                ceiling=ceiling[part].value,
-                ceiling_low=ceiling[part].low,
-                ceiling_high=ceiling[part].high,
+                **interval_fields(share, floor[part], ceiling[part]),
                 num_samples=share.captions,
                 claims=share.claims,
                 weights=source.weights(part),

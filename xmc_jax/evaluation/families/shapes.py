@@ -8,7 +8,14 @@ from ml_collections import ConfigDict
 
 from xmc_jax.data.overlap import evaluation_data
 from xmc_jax.evaluation.image_sets import ImageSet
-from xmc_jax.evaluation.inputs import EvalInputs, Measure, Prompt, Prompts, split_name
+from xmc_jax.evaluation.inputs import (
+    EvalInputs,
+    Measure,
+    Prompt,
+    Prompts,
+    interval_fields,
+    split_name,
+)
 from xmc_jax.run.records import MetricRecord
 from xmc_jax.shapes import accuracy as metric
 from xmc_jax.shapes import captions
@@ -93,15 +100,7 @@ def _measure_with(
         inputs.record(
             metric=f"{name}/{attribute}",
             protocol=protocol,
-            value=accuracy.value,
-            low=accuracy.low,
-            high=accuracy.high,
-            floor=floor[attribute].value,
-            floor_low=floor[attribute].low,
-            floor_high=floor[attribute].high,
-            ceiling=ceiling[attribute].value,
-            ceiling_low=ceiling[attribute].low,
-            ceiling_high=ceiling[attribute].high,
+            **interval_fields(accuracy, floor[attribute], ceiling[attribute]),
             claims=accuracy.claims,
             weights=reader.weights,
             better="higher",
