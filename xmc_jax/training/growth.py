@@ -2,10 +2,10 @@
 
 The blocks that both have are the smaller one's. What follows them there, a normalisation and the
 convolution to RGB, becomes the first half of the larger one's last block: after the 2x upsampling,
-three of its channels hold the smaller one's picture before the tanh. The rest of the network passes
-these three on, and weighs its other channels, which are random, with zero at first. Pictures differ
-from the smaller one's enlarged ones only where the convolution, which now sees pixels half as
-large, does.
+three of its channels hold the smaller one's picture before the tanh, and three its negative, so
+that two ReLUs pass both signs: ``x = relu(x) - relu(-x)``. The rest of the network passes these six
+on, and weighs its other channels, which are random, with zero at first. Pictures differ from the
+smaller one's enlarged ones only where the convolution, which now sees pixels half as large, does.
 """
 
 import jax.numpy as jnp
@@ -16,16 +16,15 @@ from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, Generator
 from xmc_jax.models.layers import BATCH_STATS, EPSILON, MOMENTUM
 from xmc_jax.types import EncodedText, PyTree
 
-# Normalised pixels are lifted above zero, so that the ReLUs pass them; few are below minus this.
-_LIFT = 8.0
-_RGB = slice(3)  # The channels with the picture.
+# The channels with the picture, with its negative, and both.
+_PICTURE, _NEGATIVE, _BOTH = slice(3), slice(3, 6), slice(6)
 
 
 def can_grow(small: Generator, large: Generator) -> bool:
     """Whether `large` is `small` with one block more, wide enough for a picture."""
     few, many = CHANNEL_MULTIPLIERS[small.resolution], CHANNEL_MULTIPLIERS[large.resolution]
     is_same_otherwise = small.clone(resolution=large.resolution) == large
-    return is_same_otherwise and many[:-1] == few and many[-1] * large.width >= 3
+    return is_same_otherwise and many[:-1] == few and many[-1] * large.width >= 6
 
 
 def grow(
@@ -52,34 +51,40 @@ def grow(
         values |= {f"{last}/norm_1/{name}": x for name, x in final_norm.items()}
     for field, x in small["params"]["to_rgb"].items():
         name = f"{last}/conv_1/{field}"
-        params[name] = params[name].at[..., _RGB].set(x)
-    for norm in (f"{last}/norm_2", "final_norm"):
-        params |= {
-            name: x.at[..., _RGB].set(_LIFT if name.endswith("beta/bias") else 0.0)
-            for name, x in params.items()
-            if name.startswith(f"{norm}/")
-        }
-    identity = jnp.eye(3)
-    kernel, bias = f"{last}/conv_2/kernel", f"{last}/conv_2/bias"
-    params[kernel] = params[kernel].at[..., _RGB].set(0.0).at[1, 1, _RGB, _RGB].set(identity)
-    params[bias] = params[bias].at[_RGB].set(-_LIFT)
-    for name in (f"{last}/shortcut/kernel", f"{last}/shortcut/bias"):
-        params[name] = params[name].at[..., _RGB].set(0.0)
+        params[name] = params[name].at[..., _PICTURE].set(x).at[..., _NEGATIVE].set(-x)
+    others = tuple(f"{last}/{name}/" for name in ("norm_2", "conv_2", "shortcut"))
+    for name, x in params.items():
+        if name.startswith((*others, "final_norm/")):
+            params[name] = x.at[..., _BOTH].set(0.0)
+    picture = jnp.concatenate([jnp.eye(3), -jnp.eye(3)])  # relu(x) - relu(-x).
+    signed = jnp.concatenate([picture, -picture], axis=1)
+    # The shortcut adds maps that have grown in training, so the convolution begins as large: the
+    # next normalisation hides it, but the shortcut's first updates would drown a small picture.
+    size = _root_mean_square(stats, f"{last}/norm_1/")
+    kernel = f"{last}/conv_2/kernel"
+    params[kernel] = size * params[kernel].at[1, 1, _BOTH, _BOTH].set(signed)
 
     new_norms = f"{last}/norm_2/", "final_norm/"
     stats |= _batch_statistics(generator, params, stats, new_norms, z, text)
-    # What the two normalisations do to the picture, to_rgb undoes.
+    # What the two normalisations and the size do to the picture, to_rgb undoes.
     (mean, std), (next_mean, next_std) = (_mean_and_std(stats, norm) for norm in new_norms)
+    std /= size
     kernel = jnp.zeros_like(params["to_rgb/kernel"])
-    params["to_rgb/kernel"] = kernel.at[1, 1, _RGB].set((std * next_std)[None] * identity)
-    params["to_rgb/bias"] = mean + std * (next_mean - _LIFT * next_std)
+    params["to_rgb/kernel"] = kernel.at[1, 1, _BOTH].set(picture * (std * next_std)[None])
+    params["to_rgb/bias"] = mean + std * next_mean
     return {"params": unflatten_dict(params, sep="/"), BATCH_STATS: unflatten_dict(stats, sep="/")}
+
+
+def _root_mean_square(stats: dict[str, Array], norm: str) -> Float[Array, ""]:
+    """That of the maps that a normalisation has seen."""
+    mean, var = (stats[f"{norm}batch_norm/{name}"] for name in ("mean", "var"))
+    return jnp.sqrt(jnp.mean(mean**2 + var))
 
 
 def _mean_and_std(
     stats: dict[str, Array], norm: str
 ) -> tuple[Float[Array, " rgb"], Float[Array, " rgb"]]:
-    mean, var = (stats[f"{norm}batch_norm/{name}"][_RGB] for name in ("mean", "var"))
+    mean, var = (stats[f"{norm}batch_norm/{name}"][_PICTURE] for name in ("mean", "var"))
     return mean, jnp.sqrt(var + EPSILON)
 
 
