@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import tracemalloc
 
@@ -11,6 +13,7 @@ import pytest
 from tests import archives
 from tests.data.builders.test_coco import read
 from tests.data.builders.test_folder import build
+from tests.places import ROOT
 from xmc_jax.data.builders import tars
 from xmc_jax.data.builders.folder import shards
 from xmc_jax.data.builders.folder.folder_dataset_builder import name_form
@@ -180,6 +183,39 @@ def test_a_folder_of_images_stays_one_beside_an_archive(tmp_path):
     write_tar(tmp_path / "pets/backup.tar", shard(0, 3))
     _, report = build(tmp_path / "pets", tmp_path)
     assert total(report, "kept") == 2
+
+
+# In one process, which alone has the bucket, but for the processes that it forks.
+IN_A_BUCKET = """
+import sys
+from tests import bucket
+bucket.mount()
+
+from etils import epath
+from tests.data.builders.test_folder import build
+
+shards, data_dir = map(epath.Path, sys.argv[1:])
+for path in shards.iterdir():
+    (epath.Path("gs://bucket/shards") / path.name).write_bytes(path.read_bytes())
+build(epath.Path("gs://bucket/shards/*.tar"), data_dir)
+"""
+
+
+@pytest.mark.parametrize("where", ["bucket", "beam"])
+def test_archives_in_a_bucket_or_on_beam_give_the_same_records(tmp_path, where):
+    for number, count in ((0, 12), (1, 8)):
+        write_tar(tmp_path / f"shards/{number:05d}.tar", shard(number, count))
+    form, report = build(tmp_path / "shards/*.tar", tmp_path)
+    if where == "beam":
+        _, other = build(tmp_path / "shards/*.tar", tmp_path / "other", beam_runner="DirectRunner")
+        assert other == report
+    else:
+        command = [sys.executable, "-c", IN_A_BUCKET, tmp_path / "shards", tmp_path / "other"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    records, others = (read_all(folder, form) for folder in (tmp_path, tmp_path / "other"))
+    assert len(records) == 20
+    np.testing.assert_equal(others, records)
 
 
 def test_images_stay_in_the_archive(tmp_path):

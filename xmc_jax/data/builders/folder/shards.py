@@ -23,8 +23,15 @@ def is_pattern(source: Path) -> bool:
 def find(source: Path) -> list[Path]:
     """The archives of a source: those of a pattern or a folder, or the one that it names itself.
 
-    Raises UserError if a pattern matches none, or a file is compressed.
+    Raises UserError if a pattern matches none, a file is compressed, or a folder cannot be read.
     """
+    try:
+        return _find(source)
+    except OSError as error:
+        raise UserError(f"cannot read --source={source}: {reason(error)}") from error
+
+
+def _find(source: Path) -> list[Path]:
     if source.suffix in _COMPRESSED:
         raise UserError(f"--source={source} is compressed, and is read in place; unpack it first")
     if is_pattern(source):
