@@ -9,6 +9,7 @@ smaller one's enlarged ones only where the convolution, which now sees pixels ha
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
@@ -18,6 +19,7 @@ from xmc_jax.types import EncodedText, PyTree
 
 # The channels with the picture, with its negative, and both.
 _PICTURE, _NEGATIVE, _BOTH = slice(3), slice(3, 6), slice(6)
+_SIGNED = np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)  # relu(x) - relu(-x).
 
 
 def can_grow(small: Generator, large: Generator) -> bool:
@@ -49,30 +51,37 @@ def grow(
     for values, of_small in ((params, small["params"]), (stats, small[BATCH_STATS])):
         final_norm = flatten_dict(of_small["final_norm"], sep="/")
         values |= {f"{last}/norm_1/{name}": x for name, x in final_norm.items()}
-    for field, x in small["params"]["to_rgb"].items():
+    # The shortcut adds maps that have grown in training, so the convolution begins as large: the
+    # next normalisation hides it, but the shortcut's first updates would drown a small picture.
+    size = _root_mean_square(stats, f"{last}/norm_1/")
+    params = _show_picture(params, small["params"]["to_rgb"], last, size)
+    new_norms = f"{last}/norm_2/", "final_norm/"
+    stats |= _batch_statistics(generator, params, stats, new_norms, z, text)
+    # What the two normalisations and the size have done to the picture, to_rgb undoes.
+    (mean, std), (next_mean, next_std) = (_mean_and_std(stats, norm) for norm in new_norms)
+    std /= size
+    kernel = jnp.zeros_like(params["to_rgb/kernel"])
+    params["to_rgb/kernel"] = kernel.at[1, 1, _BOTH].set(_SIGNED * (std * next_std)[None])
+    params["to_rgb/bias"] = mean + std * next_mean
+    return {"params": unflatten_dict(params, sep="/"), BATCH_STATS: unflatten_dict(stats, sep="/")}
+
+
+def _show_picture(
+    params: dict[str, Array], to_rgb: dict[str, Array], last: str, size: Float[Array, ""]
+) -> dict[str, Array]:
+    """Parameters by which the last block makes a picture, in some size, and passes it on."""
+    params = dict(params)
+    for field, x in to_rgb.items():
         name = f"{last}/conv_1/{field}"
         params[name] = params[name].at[..., _PICTURE].set(x).at[..., _NEGATIVE].set(-x)
     others = tuple(f"{last}/{name}/" for name in ("norm_2", "conv_2", "shortcut"))
     for name, x in params.items():
         if name.startswith((*others, "final_norm/")):
             params[name] = x.at[..., _BOTH].set(0.0)
-    picture = jnp.concatenate([jnp.eye(3), -jnp.eye(3)])  # relu(x) - relu(-x).
-    signed = jnp.concatenate([picture, -picture], axis=1)
-    # The shortcut adds maps that have grown in training, so the convolution begins as large: the
-    # next normalisation hides it, but the shortcut's first updates would drown a small picture.
-    size = _root_mean_square(stats, f"{last}/norm_1/")
     kernel = f"{last}/conv_2/kernel"
-    params[kernel] = size * params[kernel].at[1, 1, _BOTH, _BOTH].set(signed)
-
-    new_norms = f"{last}/norm_2/", "final_norm/"
-    stats |= _batch_statistics(generator, params, stats, new_norms, z, text)
-    # What the two normalisations and the size do to the picture, to_rgb undoes.
-    (mean, std), (next_mean, next_std) = (_mean_and_std(stats, norm) for norm in new_norms)
-    std /= size
-    kernel = jnp.zeros_like(params["to_rgb/kernel"])
-    params["to_rgb/kernel"] = kernel.at[1, 1, _BOTH].set(picture * (std * next_std)[None])
-    params["to_rgb/bias"] = mean + std * next_mean
-    return {"params": unflatten_dict(params, sep="/"), BATCH_STATS: unflatten_dict(stats, sep="/")}
+    passed_on = np.concatenate([_SIGNED, -_SIGNED], axis=1)
+    params[kernel] = size * params[kernel].at[1, 1, _BOTH, _BOTH].set(passed_on)
+    return params
 
 
 def _root_mean_square(stats: dict[str, Array], norm: str) -> Float[Array, ""]:
