@@ -53,13 +53,16 @@ def grow(
         values |= {f"{last}/norm_1/{name}": x for name, x in final_norm.items()}
     # The shortcut adds maps that have grown in training, so the convolution begins as large: the
     # next normalisation hides it, but the shortcut's first updates would drown a small picture.
-    size = _root_mean_square(stats, f"{last}/norm_1/")
+    mean, var = _mean_and_var(stats, f"{last}/norm_1/")
+    size = jnp.sqrt(jnp.mean(mean**2 + var))
     params = _show_picture(params, small["params"]["to_rgb"], last, size)
     new_norms = f"{last}/norm_2/", "final_norm/"
     stats |= _batch_statistics(generator, params, stats, new_norms, z, text)
     # What the two normalisations and the size have done to the picture, to_rgb undoes.
-    (mean, std), (next_mean, next_std) = (_mean_and_std(stats, norm) for norm in new_norms)
-    std /= size
+    (mean, var), (next_mean, next_var) = (
+        (x[_PICTURE] for x in _mean_and_var(stats, norm)) for norm in new_norms
+    )
+    std, next_std = jnp.sqrt(var + EPSILON) / size, jnp.sqrt(next_var + EPSILON)
     kernel = jnp.zeros_like(params["to_rgb/kernel"])
     params["to_rgb/kernel"] = kernel.at[1, 1, _BOTH].set(_SIGNED * (std * next_std)[None])
     params["to_rgb/bias"] = mean + std * next_mean
@@ -84,17 +87,10 @@ def _show_picture(
     return params
 
 
-def _root_mean_square(stats: dict[str, Array], norm: str) -> Float[Array, ""]:
-    """That of the maps that a normalisation has seen."""
-    mean, var = (stats[f"{norm}batch_norm/{name}"] for name in ("mean", "var"))
-    return jnp.sqrt(jnp.mean(mean**2 + var))
-
-
-def _mean_and_std(
+def _mean_and_var(
     stats: dict[str, Array], norm: str
-) -> tuple[Float[Array, " rgb"], Float[Array, " rgb"]]:
-    mean, var = (stats[f"{norm}batch_norm/{name}"][_PICTURE] for name in ("mean", "var"))
-    return mean, jnp.sqrt(var + EPSILON)
+) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    return tuple(stats[f"{norm}batch_norm/{name}"] for name in ("mean", "var"))
 
 
 def _batch_statistics(
