@@ -23,6 +23,7 @@ from xmc_jax.errors import UserError
 from xmc_jax.inference import exported
 from xmc_jax.inference.export import export, to_storage
 from xmc_jax.inference.sample import sample
+from xmc_jax.run.records import append_metrics
 
 CAPTIONS = ["a red circle", "red circles", "circle"]
 
@@ -141,6 +142,16 @@ def test_the_card_describes_the_model(whole, half):
     assert "program.stablehlo" not in (half / "README.md").read_text()
     manifest = json.loads((whole / "model.json").read_text())
     assert manifest["text_encoder"]["fingerprint"] in card
+
+
+def test_the_card_names_the_model_that_a_run_started_from(whole, workdir, tmp_path):
+    assert "| start |" not in (whole / "README.md").read_text()
+    run, out = shutil.copytree(workdir, tmp_path / "run"), tmp_path / "out"
+    append_metrics(run, [{"kind": "start", "step": 0, "init_from": "/home/me/runs/small"}])
+    export(str(run), str(out), standalone=False)
+    card = (out / "README.md").read_text()
+    assert "| start | the parameters of `small`, where they fit |\n| batch" in card
+    assert "/home" not in card and "a red circle" in card
 
 
 def test_a_config_without_fields_of_training(workdir, tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 
 import huggingface_hub
 import jax
+from etils import epath
 
 from xmc_jax.frozen.text_encoder import fingerprint
 from xmc_jax.inference.model import TrainedModel
@@ -39,6 +40,24 @@ _LIMITS_OF_PHOTOGRAPHS = (
     "of its photographs and of the people who described them. Do not use it to depict real people "
     "or as evidence of anything."
 )
+# Captions that show how people may write to a model.
+_EXAMPLES = {
+    "shapes": (
+        "a red circle",
+        "a large blue square",
+        "a small green star",
+        "a yellow triangle on a black background",
+    ),
+    "emoji": (
+        "a grinning face",
+        "a red apple",
+        "a cat face",
+        "a green book",
+        "a woman cook with dark skin",
+        "a man firefighter with light skin",
+    ),
+}
+_EXAMPLES_OF_PHOTOGRAPHS = ("a dog on the grass", "a red bus on a street", "a bowl of fruit")
 _TASK = "text-to-image"
 _LIMITS = {"shapes": _LIMITS_OF_SHAPES, "emoji": _LIMITS_OF_EMOJI}
 
@@ -72,7 +91,9 @@ def write_card(
     if data in DATA_LICENCES:  # The card quotes the first paragraph of its README.
         readme = resources.files("xmc_jax.data.builders") / data / "README.md"
         data_text = readme.read_text("utf-8").strip().split("\n\n")[0]
+    records = list(records)
     metrics = latest_evaluations(records, step=model.step)
+    starts = (record["init_from"] for record in records if record.get("init_from"))
     return render.render(
         "model_card.md.jinja",
         metadata=_metadata(name, data, metrics, web=web),
@@ -80,6 +101,8 @@ def write_card(
         address=address or ".",
         fields=fields,
         step=model.step,
+        trained_start=_without_folders(next(starts, "")),
+        example=example_captions(data)[0],
         metrics=metrics,
         dtype=dtype,
         num_parameters=sum(x.size for x in jax.tree.leaves(model.ema["params"])),
@@ -97,6 +120,16 @@ def write_card(
 def limits_of(data: str | None) -> str:
     """What models of a data set cannot do, in one or two sentences."""
     return _LIMITS.get(data, _LIMITS_OF_PHOTOGRAPHS)
+
+
+def example_captions(data: str | None) -> tuple[str, ...]:
+    """Captions of the kind that models of a data set know."""
+    return _EXAMPLES.get(data, _EXAMPLES_OF_PHOTOGRAPHS)
+
+
+def _without_folders(model: str) -> str:
+    """A model's address, or the name of its folder: the folders above are nobody's business."""
+    return model if model.startswith("hf://") else epath.Path(model).name
 
 
 def _metadata(name: str, data: str | None, metrics: Sequence[MetricRecord], *, web: bool) -> str:

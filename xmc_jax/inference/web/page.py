@@ -8,30 +8,12 @@ from etils import epath
 
 from xmc_jax.inference import exported
 from xmc_jax.inference.model import TrainedModel
-from xmc_jax.inference.model_card import limits_of
+from xmc_jax.inference.model_card import example_captions, limits_of
 from xmc_jax.inference.web.runtime import MODULE, WASM
 from xmc_jax.pages import render
 from xmc_jax.run.folder import captions_path
 
 _NUM_EXAMPLES = 6
-# Examples for models whose run shows no captions, such as exported ones.
-_EXAMPLES = {
-    "shapes": (
-        "a red circle",
-        "a large blue square",
-        "a small green star",
-        "a yellow triangle on a black background",
-    ),
-    "emoji": (
-        "a grinning face",
-        "a red apple",
-        "a cat face",
-        "a green book",
-        "a woman cook with dark skin",
-        "a man firefighter with light skin",
-    ),
-}
-_EXAMPLES_OF_PHOTOGRAPHS = ("a dog on the grass", "a red bus on a street", "a bowl of fruit")
 # What the worker loads with progress, in this order.
 _LOADED = (
     exported.VOCABULARY,
@@ -86,5 +68,5 @@ def _examples(workdir: epath.PathLike, data: str) -> list[str]:
     try:
         captions = json.loads(captions_path(workdir).read_text())["captions"]
     except (FileNotFoundError, ValueError):
-        return list(_EXAMPLES.get(data, _EXAMPLES_OF_PHOTOGRAPHS))
+        return list(example_captions(data))
     return sorted(dict.fromkeys(captions), key=len)[:_NUM_EXAMPLES]
