@@ -1,6 +1,6 @@
 """A picture of real images beside those that a model draws from their captions.
 
-    python -m benchmarks.real_and_drawn --workdir=runs/emoji_32 --out=docs/emoji.png
+    python -m benchmarks.real_and_drawn --workdir=runs/emoji_64 --out=docs/emoji.png
 
 The captions are the first of those that training shows in samples/: of the evaluation split, chosen
 by `config.eval.seed` alone; or those of another split, chosen alike. Under each caption stands its

@@ -3,8 +3,9 @@
 Data: python -m xmc_jax.prepare --dataset=emoji (docs/data.md)
 Command: python -m xmc_jax.train --config=configs/emoji_64.py --workdir=runs/emoji_64 \
     --init_from=runs/emoji_32 --init_partial
-Cost: COST
-Result: RESULT
+Cost: 73 minutes on one of two threads of a core, with other work beside it; and emoji_32's.
+Result: of 32 captions a judge finds the right one for 0.81 of the images of unseen combinations
+(real ones 0.97), and for 0.60 of those of unseen concepts (real ones 0.46). See docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from xmc_jax.configs import ablations, emoji_32
 def get_config(arg: str = "") -> ConfigDict:
     """`emoji_32` at twice the resolution; `arg` names an ablation row."""
     config = emoji_32.get_config()
-    config.num_steps = 6500
+    config.num_steps = 8500
     config.data.form = "sq64"
     config.model.resolution = 64
     config.model.region_resolution = 16  # As in the paper.

@@ -7,7 +7,7 @@ from xmc_jax.errors import UserError
 # How to make them, and what `--demo` alone means: the first.
 COMMANDS = {
     "shapes": "--workdir=runs/one_shape_32 --dtype=float16 --nostandalone",
-    "emoji": "--workdir=runs/emoji_32 --dtype=float16 --nostandalone",
+    "emoji": "--workdir=runs/emoji_64 --dtype=float16 --nostandalone",
 }
 DEFAULT = "shapes"
 
