@@ -85,6 +85,8 @@ def find_devices(topology: str) -> list[Device]:
         )
     os.environ |= _WITHOUT_TPU
     jax.config.update("jax_platforms", "cpu")
+    # Programs for described devices cannot be read back (jaxlib 0.10.2).
+    jax.config.update("jax_enable_compilation_cache", False)
     try:
         return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
     except RuntimeError as error:
