@@ -36,7 +36,7 @@ from xmc_jax.shapes.captions import make_example
 from xmc_jax.shapes.forms import parse_form
 from xmc_jax.shapes.parser import make_parser
 from xmc_jax.shapes.scenes import render
-from xmc_jax.train_state import create_train_state
+from xmc_jax.train_state import create_train_state, make_optimizer
 from xmc_jax.train_step import FrozenParams, make_train_step
 from xmc_jax.types import Batch
 
@@ -108,10 +108,8 @@ def encode_captions(texts, about, leaves, program):
 def make_players(config):
     """Networks and optimizers of a config."""
     model, section = config.model, config.optimizer
-    dtype, adam = (
-        jnp.dtype(model.dtype),
-        functools.partial(optax.adam, b1=section.beta1, b2=section.beta2),
-    )
+    dtype = jnp.dtype(model.dtype)
+    make = functools.partial(make_optimizer, section.name, beta1=section.beta1, beta2=section.beta2)
     generator = Generator(
         resolution=model.resolution,
         width=model.generator_width,
@@ -132,8 +130,8 @@ def make_players(config):
     return {
         "generator": generator,
         "discriminator": discriminator,
-        "generator_tx": adam(section.generator_learning_rate),
-        "discriminator_tx": adam(section.discriminator_learning_rate),
+        "generator_tx": make(section.generator_learning_rate),
+        "discriminator_tx": make(section.discriminator_learning_rate),
     }
 
 

@@ -91,6 +91,7 @@ def get_config(arg: str = "") -> ConfigDict:
     augment.cutout = 0.0  # Side of a missing square, as a fraction of the side; 0.5 as published.
 
     optimizer = config.optimizer = ConfigDict()
+    optimizer.name = "adam"  # Or muon, which orthogonalises the updates of kernels.
     optimizer.generator_learning_rate = 1e-4
     optimizer.discriminator_learning_rate = 4e-4
     optimizer.beta1 = 0.5

@@ -97,6 +97,7 @@ def get_config(arg: str = "") -> ConfigDict:
     augment.cutout = 0.0  # Side of a missing square, as a fraction of the side; 0.5 as published.
 
     optimizer = config.optimizer = ConfigDict()
+    optimizer.name = "adam"  # Or muon, which orthogonalises the updates of kernels.
     # NOTE(paper): 1e-4 and 4e-4, for 96 channels. Narrow networks need larger rates: with 1e-3 for
     # both, the discriminator retrieves captions after half the steps that it needs with 4e-4.
     optimizer.generator_learning_rate = 1e-3

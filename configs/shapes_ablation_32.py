@@ -7,12 +7,15 @@ Result: docs/ablation.md.
 
 from ml_collections import ConfigDict
 
-from xmc_jax.configs import ablations, one_shape_32
+from xmc_jax.configs import ablations, one_shape_32, shapes_32
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """A sixth of `one_shape_32`; `arg` names an ablation row."""
+    """`one_shape_32` with Adam, the paper's optimizer, and shorter; `arg` names an ablation row."""
     config = one_shape_32.get_config()
+    config.optimizer = shapes_32.get_config().optimizer
+    config.optimizer.decay_from = 0.5
+    config.loss.instance_noise = 0.3
     config.num_steps = 3000
     config.checkpoint_every_steps = 750  # Each checkpoint is evaluated.
     config.keep_checkpoints = 4

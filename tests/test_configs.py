@@ -54,6 +54,7 @@ def test_experiments_are_valid(path):
         ("model", "z_dim", "64", "z_dim='64' is not of type int"),
         ("model", "bn_group_size", 5, "bn_group_size=5 does not divide config.batch_size=32"),
         ("data", "flip", 1, "flip=1 is not of type bool"),
+        ("optimizer", "name", "sgd", "optimizer.name='sgd' is not one of adam, muon"),
         ("optimizer", "beta1", float("nan"), "beta1=nan is not a finite number"),
         ("data", "cached_captions", -1, "cached_captions=-1 must be at least 0"),
         ("text", "projection", 0.5, "projection=0.5 is not of type int"),

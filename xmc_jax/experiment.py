@@ -36,7 +36,7 @@ from xmc_jax.objectives import LossWeights
 from xmc_jax.parallel import sharding
 from xmc_jax.run.config_checks import check_accumulation, check_model, check_training
 from xmc_jax.run.folder import text_projection_path
-from xmc_jax.train_state import TrainState, create_train_state, init_generator
+from xmc_jax.train_state import TrainState, create_train_state, init_generator, make_optimizer
 from xmc_jax.train_step import FrozenParams, make_train_step
 from xmc_jax.types import Batch, EncodedText, PyTree, Schedule
 
@@ -185,12 +185,14 @@ class Experiment:
     def _players(self) -> dict[str, Any]:
         """Networks and optimizers, as `create_train_state` and `make_train_step` take them."""
         section = self.config.optimizer
-        adam = functools.partial(optax.adam, b1=section.beta1, b2=section.beta2)
+        make = functools.partial(
+            make_optimizer, section.name, beta1=section.beta1, beta2=section.beta2
+        )
         return {
             "generator": self.generator,
             "discriminator": self.discriminator,
-            "generator_tx": adam(section.generator_learning_rate),
-            "discriminator_tx": adam(section.discriminator_learning_rate),
+            "generator_tx": make(section.generator_learning_rate),
+            "discriminator_tx": make(section.discriminator_learning_rate),
         }
 
 

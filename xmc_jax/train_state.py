@@ -6,9 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
+from optax import contrib
 
 from xmc_jax.models.layers import BATCH_STATS, SPECTRAL
 from xmc_jax.types import PyTree
+
+# The axes of kernels that Muon orthogonalises, by their number: those of dense layers and of
+# convolutions. All else is a vector or a number.
+_MATRICES = {2: contrib.MuonDimensionNumbers(0, 1), 4: contrib.MuonDimensionNumbers((0, 1, 2), 3)}
 
 
 @flax.struct.dataclass
@@ -37,6 +42,38 @@ class TrainState:
     ema: PyTree
     generator_optimizer: optax.OptState
     discriminator_optimizer: optax.OptState
+
+
+def make_optimizer(
+    name: str, learning_rate: float, *, beta1: float, beta2: float
+) -> optax.GradientTransformation:
+    """The optimizer of a player.
+
+    ``"adam"`` (Kingma & Ba 2015) is that of the paper. ``"muon"`` (Jordan et al. 2024) updates
+    kernels by their orthogonalised momentum: a kernel is seen as the matrix that takes its inputs
+    to its outputs, and all singular values of an update are about equal, so that no direction waits
+    for the few that dominate the gradient. Biases and other vectors have Adam. Both have Nesterov's
+    momentum.
+
+    Args:
+      name: ``"adam"`` or ``"muon"``.
+      learning_rate: The root mean square of an update's elements: about that of Muon's, and that of
+        Adam's where gradients keep their sign.
+      beta1: Decay of the mean of the gradients, 0..1: the momentum of both.
+      beta2: Decay of the mean of their squares, 0..1; Adam only.
+    """
+    if name == "adam":
+        return optax.adam(learning_rate, b1=beta1, b2=beta2)
+    return contrib.muon(
+        learning_rate,
+        beta=beta1,
+        adam_b1=beta1,
+        adam_b2=beta2,
+        consistent_rms=1.0,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(
+            lambda x: _MATRICES.get(x.ndim), params
+        ),
+    )
 
 
 def init_generator(rng: Array, generator: nn.Module, *, text_width: int) -> PyTree:

@@ -31,6 +31,7 @@ ADDED_FIELDS = {
     "augment.translation": 0.0,
     "augment.color": 0.0,
     "augment.cutout": 0.0,
+    "optimizer.name": "adam",
     "optimizer.clip_norm": 0.0,
     "optimizer.warmup_steps": 0,
     "optimizer.decay_from": 1.0,

@@ -91,6 +91,7 @@ FIELDS = {
     "augment.translation": _FRACTION,
     "augment.color": _FRACTION,
     "augment.cutout": _FRACTION,
+    "optimizer.name": Field(str, choices=("adam", "muon")),
     "optimizer.generator_learning_rate": _NUMBER,
     "optimizer.discriminator_learning_rate": _NUMBER,
     "optimizer.beta1": _NUMBER,
