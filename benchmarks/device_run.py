@@ -137,8 +137,8 @@ def make_players(config):
 
 def make_program(config, players, num_examples):
     """``(state, pixels, rows, table, rng) -> (state, metrics)`` of many steps."""
-    if config.optimizer.warmup_steps or config.loss.image_pretrained_weight:
-        raise SystemExit("optimizer.warmup_steps and loss.image_pretrained_weight must be 0 here")
+    if config.optimizer.warmup_until or config.loss.image_pretrained_weight:
+        raise SystemExit("optimizer.warmup_until and loss.image_pretrained_weight must be 0 here")
     begin = round(config.optimizer.decay_from * config.num_steps)
     decay = optax.cosine_decay_schedule(1.0, max(config.num_steps - begin, 1))
     noise = config.loss.instance_noise

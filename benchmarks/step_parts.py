@@ -26,6 +26,7 @@ from xmc_jax.data import catalog
 from xmc_jax.experiment import create_experiment
 from xmc_jax.models.layers import BATCH_STATS, SPECTRAL
 from xmc_jax.parallel import sharding
+from xmc_jax.train_state import make_optimizer
 from xmc_jax.training.data import open_stream
 from xmc_jax.training.projection import fit_projection
 
@@ -44,6 +45,7 @@ EARLIER = {
     "model.generator_width": 8,
     "loss.image_d_weight": 0.2,
     "loss.instance_noise": 0.0,
+    "optimizer.name": "adam",
     "optimizer.decay_from": 1.0,
 }
 
@@ -84,12 +86,13 @@ def part_functions(experiment, state, batch):
         term = jax.grad(lambda x: losses.word_nce(x, words, mask)[0])
         return term(regions), term(-regions)
 
-    adam = optax.adam(1e-3)
+    section = experiment.config.optimizer
+    tx = make_optimizer(section.name, 1e-3, beta1=section.beta1, beta2=section.beta2)
     players = state.generator, state.discriminator
-    optimizer = jax.jit(adam.init)(players)
+    optimizer = jax.jit(tx.init)(players)
 
     def optimize(grads, optimizer, ema):
-        updates, optimizer = adam.update(grads, optimizer)
+        updates, optimizer = tx.update(grads, optimizer, grads)
         return optimizer, optax.incremental_update(optax.apply_updates(grads, updates)[0], ema, 0.1)
 
     parts = {

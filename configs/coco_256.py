@@ -98,7 +98,8 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.beta2 = 0.999
     optimizer.ema_decay = 0.999
     optimizer.clip_norm = 0.0  # Longest gradient of each player; longer ones are cut. 0: off.
-    optimizer.warmup_steps = 0  # Steps in which learning rates rise from 0.
+    # Fraction of the run in which learning rates rise from 0, by a line; 0: they begin as they are.
+    optimizer.warmup_until = 0.0
     # Fraction of the run after which learning rates fall to 0, by a cosine; 1: they stay.
     optimizer.decay_from = 1.0
 

@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # the discriminator, which then knew all generated images, pictures got worse.
     config.optimizer.generator_learning_rate = 2e-4
     config.optimizer.discriminator_learning_rate = 5e-4
-    config.optimizer.warmup_steps = 500
+    config.optimizer.warmup_until = 1 / 17  # 500 steps.
     # Enlarged pictures lack fine details, and more noise hides these at first.
     config.loss.instance_noise = 0.6
     config.augment.translation = config.augment.cutout = 0.0

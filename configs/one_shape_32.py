@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
     `arg` names an ablation row.
     """
     config = shapes_32.get_config()
-    config.num_steps = 18_000
+    config.num_steps = 12_000
     config.batch_size = 16  # Half of it, twice the updates: all_correct 0.28 for 0.19 in 6 minutes.
     config.log_every_steps = 200
     config.sample_every_steps = 1000
@@ -29,6 +29,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.first_layer = "noise_and_sentence"
     config.model.sentence_scale = 3.0
     config.loss.image_d_weight = 0.0
-    config.loss.instance_noise = 0.3
+    config.loss.instance_noise = 0.6
+    config.optimizer.name = "muon"
+    config.optimizer.generator_learning_rate = 1.5e-3
+    config.optimizer.discriminator_learning_rate = 5e-4
+    config.optimizer.beta1 = 0.7
+    config.optimizer.warmup_until = 1 / 12
     config.optimizer.decay_from = 0.5
     return ablations.apply(config, arg)

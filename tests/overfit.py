@@ -21,7 +21,7 @@ from xmc_jax.objectives import LossWeights
 from xmc_jax.shapes import captions, scenes
 from xmc_jax.shapes.accuracy import count_claims, summarise
 from xmc_jax.shapes.parser import make_parser
-from xmc_jax.train_state import create_train_state
+from xmc_jax.train_state import create_train_state, make_optimizer
 from xmc_jax.train_step import FrozenParams, make_train_step
 from xmc_jax.types import Batch
 
@@ -64,14 +64,14 @@ def overfit(width, num_steps):
     players = {
         "generator": generator,
         "discriminator": Discriminator(SIDE, width=8, region_resolution=8),
-        "generator_tx": optax.adam(3e-3, b1=0.5),
-        "discriminator_tx": optax.adam(2e-3, b1=0.5),
+        "generator_tx": make_optimizer("muon", 1.5e-3, beta1=0.7, beta2=0.999),
+        "discriminator_tx": make_optimizer("muon", 5e-4, beta1=0.7, beta2=0.999),
     }
     half = num_steps // 2
     train_step = make_train_step(
         **players,
         encode_text=encode,
-        loss_weights=LossWeights(sentence=1.0, word=1.0, image_d=1.0, image_pretrained=0.0),
+        loss_weights=LossWeights(sentence=1.0, word=1.0, image_d=0.3, image_pretrained=0.0),
         ema_decay=0.98,
         flip=False,
         rate_factor=lambda s: optax.cosine_decay_schedule(1.0, half)(jnp.maximum(s - half, 0)),

@@ -60,7 +60,7 @@ def test_experiments_are_valid(path):
         ("text", "projection", 0.5, "projection=0.5 is not of type int"),
         ("model", "first_layer", "words", "'words' is not one of noise, noise_and_sentence"),
         ("optimizer", "decay_from", 1.5, "decay_from=1.5 is after the end of the run"),
-        ("optimizer", "warmup_steps", 2001, "steps=2001 is more than config.num_steps=2000"),
+        ("optimizer", "warmup_until", 1.5, "warmup_until=1.5 is after the end of .*and 0 keeps"),
         ("optimizer", "clip_norm", -1.0, "clip_norm=-1.0 must be at least 0"),
         ("loss", "diversity_target", 2.5, "diversity_target=2.5 must be at most 2"),
         ("loss", "r1_weight", "1", "r1_weight='1' is not of type float"),

@@ -270,8 +270,8 @@ def _rate_factor(config: ConfigDict) -> Schedule | None:
     A line from 0 to 1, then 1, then half a cosine to 0 at the end of the run.
     """
     factors = []
-    if config.optimizer.warmup_steps:
-        factors.append(optax.linear_schedule(0.0, 1.0, config.optimizer.warmup_steps))
+    if end := round(config.optimizer.warmup_until * config.num_steps):
+        factors.append(optax.linear_schedule(0.0, 1.0, end))
     begin = round(config.optimizer.decay_from * config.num_steps)
     if begin < config.num_steps:
         decay = optax.cosine_decay_schedule(1.0, config.num_steps - begin)

@@ -47,7 +47,7 @@ def test_config_round_trip_keeps_tuples_floats_and_none_and_is_locked(tmp_path):
 def test_an_older_config_gets_the_fields_and_the_section_that_came_later(tmp_path):
     config_path(tmp_path).write_text('{"loss": {"word_weight": 1.0}, "optimizer": {}}')
     config = read_config(tmp_path)
-    assert config.loss.r1_weight == config.optimizer.clip_norm == config.optimizer.warmup_steps == 0
+    assert config.loss.r1_weight == config.optimizer.clip_norm == config.optimizer.warmup_until == 0
     assert config.augment.to_dict() == {"translation": 0.0, "color": 0.0, "cutout": 0.0}
     assert "data" not in config
 

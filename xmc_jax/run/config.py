@@ -33,7 +33,7 @@ ADDED_FIELDS = {
     "augment.cutout": 0.0,
     "optimizer.name": "adam",
     "optimizer.clip_norm": 0.0,
-    "optimizer.warmup_steps": 0,
+    "optimizer.warmup_until": 0.0,
     "optimizer.decay_from": 1.0,
     "model.bn_group_size": 0,
     "model.contrastive_head": "none",

@@ -98,7 +98,7 @@ FIELDS = {
     "optimizer.beta2": _NUMBER,
     "optimizer.ema_decay": _NUMBER,
     "optimizer.clip_norm": _NUMBER,
-    "optimizer.warmup_steps": _SIZE_OR_0,
+    "optimizer.warmup_until": _NUMBER,
     "optimizer.decay_from": _NUMBER,
     "eval.num_examples": _COUNT,
     "eval.batch_size": _COUNT,
@@ -210,16 +210,12 @@ def _check_groups(config: ConfigDict) -> None:
 
 
 def _check_periods(config: ConfigDict) -> None:
-    if (fraction := config.optimizer.decay_from) > 1:
-        raise UserError(
-            f"config.optimizer.decay_from={fraction} is after the end of the run; it is a fraction "
-            "of config.num_steps, and 1 keeps the learning rates as they are"
-        )
-    if (steps := config.optimizer.warmup_steps) > config.num_steps:
-        raise UserError(
-            f"config.optimizer.warmup_steps={steps} is more than config.num_steps="
-            f"{config.num_steps}: the learning rates would never be reached"
-        )
+    for field, off in (("warmup_until", 0), ("decay_from", 1)):
+        if (fraction := config.optimizer[field]) > 1:
+            raise UserError(
+                f"config.optimizer.{field}={fraction} is after the end of the run; it is a "
+                f"fraction of config.num_steps, and {off} keeps the learning rates as they are"
+            )
     every_steps = config.eval.every_steps
     if config.eval.best_metric and every_steps % config.checkpoint_every_steps:
         raise UserError(
