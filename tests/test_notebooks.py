@@ -57,10 +57,10 @@ def test_explore_checkpoint(folder):
 def test_quickstart(folder):
     notebook = execute(
         "quickstart",
-        {"WORKDIR": str(folder / "run"), "NUM_STEPS": 8, "OVERRIDES": TINY[1:]},
+        {"WORKDIR": str(folder / "quickstart"), "NUM_STEPS": 8, "OVERRIDES": TINY[1:]},
         folder / "data",
     )
-    assert (folder / "run" / "exported" / "model.json").exists()
+    assert (folder / "quickstart" / "exported" / "model.json").exists()
     assert len(figures_of(notebook)) >= 3
 
 
