@@ -36,7 +36,7 @@ from xmc_jax.shapes.captions import make_example
 from xmc_jax.shapes.forms import parse_form
 from xmc_jax.shapes.parser import make_parser
 from xmc_jax.shapes.scenes import render
-from xmc_jax.train_state import create_train_state, make_optimizer
+from xmc_jax.train_state import create_train_state, make_optimizer, make_rate_factor
 from xmc_jax.train_step import FrozenParams, make_train_step
 from xmc_jax.types import Batch
 
@@ -137,10 +137,8 @@ def make_players(config):
 
 def make_program(config, players, num_examples):
     """``(state, pixels, rows, table, rng) -> (state, metrics)`` of many steps."""
-    if config.optimizer.warmup_until or config.loss.image_pretrained_weight:
-        raise SystemExit("optimizer.warmup_until and loss.image_pretrained_weight must be 0 here")
-    begin = round(config.optimizer.decay_from * config.num_steps)
-    decay = optax.cosine_decay_schedule(1.0, max(config.num_steps - begin, 1))
+    if config.loss.image_pretrained_weight:
+        raise SystemExit("loss.image_pretrained_weight must be 0 here")
     noise = config.loss.instance_noise
     step = make_train_step(
         **players,
@@ -161,9 +159,9 @@ def make_program(config, players, num_examples):
         contrastive_group_size=config.loss.contrastive_group_size,
         accumulation_steps=config.accumulation_steps,
         remat=config.remat,
-        rate_factor=(lambda n: decay(jnp.maximum(n - begin, 0)))
-        if begin < config.num_steps
-        else None,
+        rate_factor=make_rate_factor(
+            config.num_steps, config.optimizer.warmup_until, config.optimizer.decay_from
+        ),
         instance_noise=optax.linear_schedule(noise, 0.0, config.num_steps) if noise else None,
     )
     shape = config.d_steps, config.batch_size

@@ -1,4 +1,4 @@
-"""train_state.py: the optimizers."""
+"""train_state.py: the optimizers, and learning rates over a run."""
 
 import functools
 
@@ -10,7 +10,7 @@ import pytest
 
 from xmc_jax.parallel import sharding
 from xmc_jax.run.config_checks import FIELDS
-from xmc_jax.train_state import make_optimizer
+from xmc_jax.train_state import OPTIMIZERS, make_optimizer, make_rate_factor
 
 RATE, BETAS = 0.01, {"beta1": 0.7, "beta2": 0.9}
 
@@ -32,9 +32,15 @@ def normal(seed, **shapes):
 
 
 def test_every_name_that_a_config_may_have_is_an_optimizer():
-    for name in FIELDS["optimizer.name"].choices:
+    assert FIELDS["optimizer.name"].choices == OPTIMIZERS
+    for name in OPTIMIZERS:
         (update,) = updates(name, normal(0, kernel=(4, 3), bias=(3,)))
         assert all(jnp.all(x != 0) for x in update.values())
+
+
+def test_another_name_is_refused():
+    with pytest.raises(ValueError, match="name='sgd'.*adam, muon"):
+        make_optimizer("sgd", RATE, **BETAS)
 
 
 def test_adam_has_the_betas():
@@ -90,3 +96,22 @@ def test_kernels_that_are_split_over_devices_get_the_same_updates():
     wanted, got = jax.jit(optimizer.update)(*given), split(*given)
     assert got[0]["kernel"].addressable_shards[0].data.shape == (3, 3, 64, 16)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("warmup_until", "decay_from", "wanted"),
+    [
+        (0.0, 0.5, {0: 1, 50: 1, 75: 0.5, 100: 0}),
+        (0.2, 1.0, {0: 0, 1: 0.05, 10: 0.5, 20: 1, 99: 1}),
+        (0.2, 0.5, {0: 0, 10: 0.5, 20: 1, 50: 1, 75: 0.5}),
+        (1.0, 0.0, {0: 0, 50: 0.25, 100: 0}),  # At once: the product.
+    ],
+)
+def test_rates_rise_by_a_line_and_fall_by_a_cosine(warmup_until, decay_from, wanted):
+    factor = make_rate_factor(100, warmup_until, decay_from)
+    got = [float(factor(jnp.int32(step))) for step in wanted]
+    np.testing.assert_allclose(got, list(wanted.values()), atol=1e-6)
+
+
+def test_rates_that_stay_cost_nothing():
+    assert make_rate_factor(100, 0.0, 1.0) is None

@@ -5,7 +5,6 @@ Networks, losses and steps take typed arguments; `ml_collections` ends here for 
 
 import dataclasses
 import functools
-import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,7 +35,13 @@ from xmc_jax.objectives import LossWeights
 from xmc_jax.parallel import sharding
 from xmc_jax.run.config_checks import check_accumulation, check_model, check_training
 from xmc_jax.run.folder import text_projection_path
-from xmc_jax.train_state import TrainState, create_train_state, init_generator, make_optimizer
+from xmc_jax.train_state import (
+    TrainState,
+    create_train_state,
+    init_generator,
+    make_optimizer,
+    make_rate_factor,
+)
 from xmc_jax.train_step import FrozenParams, make_train_step
 from xmc_jax.types import Batch, EncodedText, PyTree, Schedule
 
@@ -154,7 +159,9 @@ class Experiment:
             r1_every_steps=config.loss.r1_every_steps,
             ema_decay=config.optimizer.ema_decay,
             clip_norm=config.optimizer.clip_norm,
-            rate_factor=_rate_factor(config),
+            rate_factor=make_rate_factor(
+                config.num_steps, config.optimizer.warmup_until, config.optimizer.decay_from
+            ),
             instance_noise=_instance_noise(config),
             augmentation=Augmentation(**config.augment),
             flip=config.data.flip,
@@ -262,23 +269,6 @@ def create_experiment(
     )
     has_projection = config.text.projection and folder is not None
     return experiment.with_projection(folder) if has_projection else experiment
-
-
-def _rate_factor(config: ConfigDict) -> Schedule | None:
-    """What learning rates are multiplied by.
-
-    A line from 0 to 1, then 1, then half a cosine to 0 at the end of the run.
-    """
-    factors = []
-    if end := round(config.optimizer.warmup_until * config.num_steps):
-        factors.append(optax.linear_schedule(0.0, 1.0, end))
-    begin = round(config.optimizer.decay_from * config.num_steps)
-    if begin < config.num_steps:
-        decay = optax.cosine_decay_schedule(1.0, config.num_steps - begin)
-        factors.append(lambda step: decay(jnp.maximum(step - begin, 0)))
-    if not factors:
-        return None
-    return lambda step: functools.reduce(operator.mul, (factor(step) for factor in factors))
 
 
 def _instance_noise(config: ConfigDict) -> Schedule | None:

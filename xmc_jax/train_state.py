@@ -1,5 +1,8 @@
 """Everything that training changes, as one pytree."""
 
+import functools
+import operator
+
 import flax
 import flax.linen as nn
 import jax
@@ -8,8 +11,10 @@ import optax
 from jaxtyping import Array
 from optax import contrib
 
-from xmc_jax.models.layers import BATCH_STATS, SPECTRAL
-from xmc_jax.types import PyTree
+from xmc_jax.models.layers import BATCH_STATS, SPECTRAL, check_choice
+from xmc_jax.types import PyTree, Schedule
+
+OPTIMIZERS = ("adam", "muon")
 
 # The axes of kernels that Muon orthogonalises, by their number: those of dense layers and of
 # convolutions. All else is a vector or a number.
@@ -52,16 +57,20 @@ def make_optimizer(
     ``"adam"`` (Kingma & Ba 2015) is that of the paper. ``"muon"`` (Jordan et al. 2024) updates
     kernels by their orthogonalised momentum: a kernel is seen as the matrix that takes its inputs
     to its outputs, and all singular values of an update are about equal, so that no direction waits
-    for the few that dominate the gradient. Biases and other vectors have Adam. Both have Nesterov's
-    momentum.
+    for the few that dominate the gradient. Biases and other vectors have Adam. With
+    ``"muon"``, both have Nesterov's momentum.
 
     Args:
-      name: ``"adam"`` or ``"muon"``.
+      name: One of `OPTIMIZERS`.
       learning_rate: The root mean square of an update's elements: about that of Muon's, and that of
         Adam's where gradients keep their sign.
       beta1: Decay of the mean of the gradients, 0..1: the momentum of both.
       beta2: Decay of the mean of their squares, 0..1; Adam only.
+
+    Raises:
+      ValueError: There is no such optimizer.
     """
+    check_choice("name", name, OPTIMIZERS)
     if name == "adam":
         return optax.adam(learning_rate, b1=beta1, b2=beta2)
     return contrib.muon(
@@ -74,6 +83,29 @@ def make_optimizer(
             lambda x: _MATRICES.get(x.ndim), params
         ),
     )
+
+
+def make_rate_factor(num_steps: int, warmup_until: float, decay_from: float) -> Schedule | None:
+    """What learning rates are multiplied by, as a function of the step; None if they stay.
+
+    A line from 0 to 1, then 1, then half a cosine to 0 at the end of the run.
+
+    Args:
+      num_steps: Steps of the run.
+      warmup_until: Fraction of the run where the line ends, 0..1; 0: there is none.
+      decay_from: Fraction of the run where the cosine begins, 0..1; 1: there is none. Where it
+        begins before the line ends, the factor is the product of both.
+    """
+    factors = []
+    if end := round(warmup_until * num_steps):
+        factors.append(optax.linear_schedule(0.0, 1.0, end))
+    begin = round(decay_from * num_steps)
+    if begin < num_steps:
+        decay = optax.cosine_decay_schedule(1.0, num_steps - begin)
+        factors.append(lambda step: decay(jnp.maximum(step - begin, 0)))
+    if not factors:
+        return None
+    return lambda step: functools.reduce(operator.mul, (factor(step) for factor in factors))
 
 
 def init_generator(rng: Array, generator: nn.Module, *, text_width: int) -> PyTree:
