@@ -70,14 +70,17 @@ def test_a_stream_ends_with_its_selections(path):
         assert next(stream, None) is None
 
 
-def test_a_killed_worker_is_one_clear_line(path):
+@pytest.mark.parametrize("seconds", [0, 1])  # 1: all batches are read, none can be submitted.
+def test_a_killed_worker_is_one_clear_line(path, seconds):
     import multiprocessing
 
     stream = read(path, (Selection([0], [i]) for i in itertools.count()), 1)
     with contextlib.closing(stream):
         next(stream)
+        time.sleep(seconds)
         (worker,) = multiprocessing.active_children()
         os.kill(worker.pid, signal.SIGKILL)
+        time.sleep(seconds)
         with pytest.raises(UserError, match="worker process of the reader was killed.*/dev/shm"):
             for _ in range(100):
                 next(stream)

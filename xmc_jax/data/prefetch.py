@@ -9,7 +9,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -85,7 +85,12 @@ class ReadAhead(Iterator):
 
     def _submit(self) -> None:
         for selection in itertools.islice(self._selections, 1):
-            self._ahead.append(self._pool.submit(self._read, selection))
+            try:
+                batch = self._pool.submit(self._read, selection)
+            except BrokenProcessPool as error:  # Its turn to be reported comes with this batch.
+                batch = Future()
+                batch.set_exception(error)
+            self._ahead.append(batch)
 
 
 def _open(shared: SharedExamples) -> Examples:
