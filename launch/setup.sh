@@ -26,7 +26,7 @@ esac
 
 # Whether a python starts, has a supported version, and can create environments.
 usable() {
-  "$1" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+  "$1" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
     >/dev/null 2>&1
 }
 
@@ -45,19 +45,19 @@ PYTHON
 if ! usable "$python" || ! "$python" -m pip --version >/dev/null 2>&1; then
   # Its creation was interrupted, or its Python is gone. Never empty a folder that the user chose.
   if [[ -n ${XMC_VENV:-} && -n $(ls -A "$venv" 2>/dev/null) ]]; then
-    echo "error: XMC_VENV=$XMC_VENV holds no usable Python 3.11 or 3.12 environment:" \
+    echo "error: XMC_VENV=$XMC_VENV holds no usable environment of Python 3.11, 3.12 or 3.13:" \
       "remove it, or name another place" >&2
     exit 2
   fi
   base=
-  for candidate in python3.11 python3.12 python3; do
+  for candidate in python3.11 python3.12 python3.13 python3; do
     if usable "$candidate"; then
       base=$candidate
       break
     fi
   done
   if [[ -z $base ]]; then
-    echo "error: no Python 3.11 or 3.12 with the venv module was found: install one" \
+    echo "error: no Python 3.11, 3.12 or 3.13 with the venv module was found: install one" \
       "(Debian, Ubuntu: apt-get install python3.11 python3.11-venv) and run this again" >&2
     exit 2
   fi

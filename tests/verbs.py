@@ -1,6 +1,7 @@
 """The verbs as a user runs them: real processes, in the checkout."""
 
 import concurrent.futures
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -9,12 +10,11 @@ import sys
 
 from tests.places import ROOT
 
-# Tests compile much and run little: code that is not optimised, loops emitted the plain way, and
-# all of a program in one piece compile in a third of the time.
-COMPILE_FAST = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    " --xla_cpu_parallel_codegen_split_count=1"
-)
+# Tests compile much and run little: code that is not optimised, loops emitted the plain way (newer
+# versions have one way), and all of a program in one piece compile in a third of the time.
+COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    COMPILE_FAST += " --xla_cpu_use_fusion_emitters=false"
 # Fake devices on busy cores meet late: XLA would end the process after 40 s.
 PATIENT = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300"

@@ -73,12 +73,11 @@ class Experiment:
 
     def init_state(self) -> TrainState:
         """The state before the first step, on the devices; a pure function of the config."""
-        # It runs once. LLVM would take half a minute to optimise it, otherwise seconds.
-        options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
         init = jax.jit(
             self._create_state,
             out_shardings=self._state_shardings(),
-            compiler_options=self._on_cpus(options),
+            # It runs once. LLVM would take half a minute to optimise it, otherwise seconds.
+            compiler_options=self._on_cpus({"xla_backend_optimization_level": 0}),
         )
         return init(np.uint32(self.config.seed))
 

@@ -237,7 +237,7 @@ def test_word_term_on_eight_devices_moves_only_words_and_sums_of_scores():
     split = sharding.batch_sharding(mesh)
     args = [
         jax.ShapeDtypeStruct(shape, dtype, sharding=split)
-        for shape, dtype in (((b, r, d), float), ((b, t, d), float), ((b, t), bool))
+        for shape, dtype in (((b, r, d), np.float32), ((b, t, d), np.float32), ((b, t), bool))
     ]
 
     def two_terms(regions, more_regions, words, word_mask):
