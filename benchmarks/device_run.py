@@ -117,7 +117,6 @@ def make_players(config):
         modulation=model.modulation,
         first_layer=model.first_layer,
         sentence_scale=model.sentence_scale,
-        output=model.output,
         bn_group_size=model.bn_group_size,
         dtype=dtype,
     )

@@ -42,7 +42,6 @@ EARLIER = {
     "text.projection": 0,
     "model.first_layer": "noise",
     "model.sentence_scale": 1.0,
-    "model.output": "tanh",
     "model.generator_width": 8,
     "loss.image_d_weight": 0.2,
     "loss.instance_noise": 0.0,

@@ -61,7 +61,6 @@ def get_config(arg: str = "") -> ConfigDict:
     model.modulation = "attentional"  # Or self: only the sentence modulates the blocks.
     model.first_layer = "noise"  # Or noise_and_sentence, as the paper says but the code does not.
     model.sentence_scale = 1.0  # Factor of the sentence beside the noise, in the generator.
-    model.output = "tanh"  # Or clip: pixels that have become too bright or dark can come back.
     model.contrastive_head = "none"  # Or linear, mlp: extra layers before contrastive losses.
     model.bn_group_size = 0  # Images that share batch statistics; 0: the whole batch.
     model.region_resolution = 8  # The word loss uses 8x8 regions.

@@ -303,7 +303,6 @@ def _create_networks(config: ConfigDict) -> tuple[Generator, Discriminator]:
             modulation=config.model.modulation,
             first_layer=config.model.first_layer,
             sentence_scale=config.model.sentence_scale,
-            output=config.model.output,
             bn_group_size=config.model.bn_group_size,
             dtype=dtype,
         )

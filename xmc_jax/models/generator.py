@@ -8,7 +8,6 @@ from jaxtyping import Array, Bool, Float
 
 from xmc_jax.attention import word_attention
 from xmc_jax.models import layers
-from xmc_jax.models.ops.clipping import clip
 
 BASE_RESOLUTION = 4
 NUM_GLOBAL_BLOCKS = 2  # Before the attention; modulated only by the sentence and the noise.
@@ -23,7 +22,6 @@ CHANNEL_MULTIPLIERS = {
 
 MODULATIONS = ("attentional", "self")
 FIRST_LAYERS = ("noise", "noise_and_sentence")
-OUTPUTS = {"tanh": jnp.tanh, "clip": clip}
 
 ATTENTION = "attention"  # Collection of the attention weights, if `mutable` names it.
 
@@ -45,8 +43,6 @@ class Generator(nn.Module):
         code, or ``"noise_and_sentence"``, as in the paper: the global condition.
       sentence_scale: Factor of the sentence before its projection. Noise has the standard deviation
         1 a unit; at the start of training a projected sentence has less.
-      output: How pixels come into [-1, 1]: by ``"tanh"``, as in the paper, or by ``"clip"``, from
-        which pixels come back that have gone too far, see `clip`.
       bn_group_size: Images that share batch statistics, see `BatchNorm`.
       dtype: Compute type of the convolutions; attention is float32.
     """
@@ -57,7 +53,6 @@ class Generator(nn.Module):
     modulation: str = "attentional"
     first_layer: str = "noise"
     sentence_scale: float = 1.0
-    output: str = "tanh"
     bn_group_size: int = 0
     dtype: DTypeLike = jnp.float32
 
@@ -65,7 +60,6 @@ class Generator(nn.Module):
         layers.check_choice("resolution", self.resolution, CHANNEL_MULTIPLIERS)
         layers.check_choice("modulation", self.modulation, MODULATIONS)
         layers.check_choice("first_layer", self.first_layer, FIRST_LAYERS)
-        layers.check_choice("output", self.output, OUTPUTS)
         super().__post_init__()
 
     @nn.compact
@@ -78,7 +72,7 @@ class Generator(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "b h w 3"]:
-        """Generates one image per caption, in [-1, 1], float32.
+        """Generates one image per caption, in (-1, 1), float32.
 
         Args:
           z: Noise, standard normal.
@@ -109,8 +103,7 @@ class Generator(nn.Module):
         norm = layers.ConditionalBatchNorm(self.bn_group_size, self.dtype, name="final_norm")
         x = norm(x, condition, train=train)
         to_rgb = layers.Conv(3, 3, dtype=self.dtype, name="to_rgb")
-        rgb = checkpoint_name(to_rgb(x), layers.INNER_MAP).astype(jnp.float32)
-        return OUTPUTS[self.output](rgb)
+        return jnp.tanh(checkpoint_name(to_rgb(x), layers.INNER_MAP).astype(jnp.float32))
 
     def _attend(
         self, x: Array, words: Array, word_mask: Array, condition: layers.Condition

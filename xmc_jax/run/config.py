@@ -23,7 +23,6 @@ ADDED_FIELDS = {
     "text.projection": 0,
     "model.first_layer": "noise",
     "model.sentence_scale": 1.0,
-    "model.output": "tanh",
     "loss.instance_noise": 0.0,
     "loss.diversity_weight": 0.0,
     "loss.diversity_target": 0.1,

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from xmc_jax.data.overlap import evaluation_data, why_refused
 from xmc_jax.errors import UserError, did_you_mean
 from xmc_jax.models.discriminator import CONTRASTIVE_HEADS
-from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, FIRST_LAYERS, MODULATIONS, OUTPUTS
+from xmc_jax.models.generator import CHANNEL_MULTIPLIERS, FIRST_LAYERS, MODULATIONS
 from xmc_jax.models.remat import REMAT_POLICIES
 from xmc_jax.run.config import flatten
 
@@ -71,7 +71,6 @@ FIELDS = {
     "model.modulation": Field(str, choices=MODULATIONS),
     "model.first_layer": Field(str, choices=FIRST_LAYERS),
     "model.sentence_scale": _NUMBER,
-    "model.output": Field(str, choices=tuple(OUTPUTS)),
     "model.contrastive_head": Field(str, choices=tuple(CONTRASTIVE_HEADS)),
     "model.bn_group_size": _SIZE_OR_0,
     "model.region_resolution": _COUNT,

@@ -2,11 +2,10 @@
 
 The blocks that both have are the smaller one's. What follows them there, a normalisation and the
 convolution to RGB, becomes the first half of the larger one's last block: after the 2x upsampling,
-three of its channels hold the smaller one's picture before it is bounded, and three its negative,
-so that two ReLUs pass both signs: ``x = relu(x) - relu(-x)``. The rest of the network passes these
-six on, and weighs its other channels, which are random, with zero at first. Pictures differ from
-the smaller one's enlarged ones only where the convolution, which now sees pixels half as large,
-does.
+three of its channels hold the smaller one's picture before the tanh, and three its negative, so
+that two ReLUs pass both signs: ``x = relu(x) - relu(-x)``. The rest of the network passes these six
+on, and weighs its other channels, which are random, with zero at first. Pictures differ from the
+smaller one's enlarged ones only where the convolution, which now sees pixels half as large, does.
 """
 
 import jax.numpy as jnp

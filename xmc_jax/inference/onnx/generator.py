@@ -78,8 +78,7 @@ class _Builder:
             x = self._block(f"block_{index}", x, condition, side)
             side *= 2
         x = self._norm_relu("final_norm", x, condition, side)
-        image = self._bounded(self._conv("to_rgb", x))
-        image = add("Transpose", image, perm=[0, 2, 3, 1])
+        image = add("Transpose", add("Tanh", self._conv("to_rgb", x)), perm=[0, 2, 3, 1])
         image_spec, width = Spec(np.float32, ("b", side, side, 3)), self._text_width
         inputs = {
             "z": Spec(np.float32, ("b", generator.z_dim)),
@@ -116,11 +115,6 @@ class _Builder:
         h = self._norm_relu(f"{name}/norm_2", h, condition, 2 * side)
         h = self._conv(f"{name}/conv_2", h)
         return self._add("Add", h, self._upsample(self._conv(f"{name}/shortcut", x), 2))
-
-    def _bounded(self, x: str) -> str:
-        if self._generator.output == "tanh":
-            return self._add("Tanh", x)
-        return self._add("Clip", x, np.float32(-1), np.float32(1))
 
     def _upsample(self, x: str, factor: int) -> str:
         if factor == 1:
