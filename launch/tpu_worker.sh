@@ -27,8 +27,14 @@ running() {
   grep -qa xmc_jax.train "/proc/$pid/cmdline" 2>/dev/null
 }
 
+versions=(3.11 3.12 3.13) # Those that launch/setup.sh accepts.
+
 has_python() {
-  python3.11 -c 'import ensurepip' 2>/dev/null || python3.12 -c 'import ensurepip' 2>/dev/null
+  local version
+  for version in "${versions[@]}"; do
+    "python$version" -c 'import ensurepip' 2>/dev/null && return
+  done
+  return 1
 }
 
 # The system images of Cloud TPU VMs have Python 3.10, or lack its venv module.
@@ -37,7 +43,11 @@ install_python() {
   local apt=(sudo DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a apt-get -qq
     -o DPkg::Lock::Timeout=600)
   "${apt[@]}" update
-  "${apt[@]}" install -y python3.11-venv || "${apt[@]}" install -y python3.12-venv
+  local version
+  for version in "${versions[@]}"; do
+    "${apt[@]}" install -y "python$version-venv" && return
+  done
+  return 1
 }
 
 setup() {
