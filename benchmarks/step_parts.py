@@ -5,8 +5,9 @@
 
 Both sides read the prepared shapes data (made on first use) and take turns. "Earlier" is the same
 config with the fields of `EARLIER`, those of the default before it. Prints milliseconds per step of
-each part, and images per second of the whole. Parts are measured alone, each as one program: their
-sum differs from the whole step, which shares work between them.
+each part, and images per second of the whole; R1, if it is on, belongs to the discriminator. Parts
+are measured alone, each as one program: their sum differs from the whole step, which shares work
+between them.
 """
 
 import contextlib
@@ -45,6 +46,7 @@ EARLIER = {
     "model.generator_width": 8,
     "loss.image_d_weight": 0.2,
     "loss.instance_noise": 0.0,
+    "loss.r1_weight": 0.0,
     "optimizer.name": "adam",
     "optimizer.decay_from": 1.0,
 }
@@ -66,14 +68,24 @@ def part_functions(experiment, state, batch):
         fake, _ = generator.apply(variables, z, *text, train=True, mutable=[BATCH_STATS])
         return jnp.sum(fake**2)
 
-    def judge(params, x):
+    def discriminate(params, x):
         variables = {"params": params, SPECTRAL: state.spectral}
-        out, _ = discriminator.apply(variables, x, sentence, train=True, mutable=[SPECTRAL])
-        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(out))
+        return discriminator.apply(variables, x, sentence, train=True, mutable=[SPECTRAL])[0]
+
+    def judge(params, x):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(discriminate(params, x)))
+
+    def r1(params):
+        if not experiment.config.loss.r1_weight:
+            return 0.0
+        return jnp.mean(
+            losses.squared_gradient_norms(lambda x: discriminate(params, x).logits, real)
+        )
 
     def judge_both(params, x):  # As the step: its parameters for both, and the fakes' pixels.
         of_real = jax.grad(judge)(params, real)
-        return of_real, jax.grad(judge, argnums=(0, 1))(params, x), jax.grad(judge, 1)(params, x)
+        of_fake = jax.grad(judge, argnums=(0, 1))(params, x), jax.grad(judge, 1)(params, x)
+        return of_real, of_fake, jax.grad(r1)(params)
 
     regions = jax.eval_shape(
         lambda: discriminator.apply(

@@ -24,6 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer = shapes_32.get_config().optimizer
     config.optimizer.decay_from = 0.5
     config.loss.instance_noise = 0.3
+    config.loss.r1_weight = 0.0
     config.augment.translation = 0.125
     config.augment.cutout = 0.5  # No colours: captions name them.
     config.sample_every_steps = 2000

@@ -31,6 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.sentence_scale = 3.0
     config.loss.image_d_weight = 0.0
     config.loss.instance_noise = 0.6
+    config.loss.r1_weight = 1.0  # Without it, white and black backgrounds may turn gray.
     # With Muon the discriminator learns captions in half of the images, and would leave the
     # generator behind: its rate is the smaller one, and noise hides faults of a few grey levels.
     config.optimizer.name = "muon"
