@@ -1,9 +1,9 @@
 """One shape an image at 32 px: the default of launch/local.sh, for two CPU cores.
 
 Command: python -m xmc_jax.train --config=configs/one_shape_32.py --workdir=runs/one_shape_32
-Cost: about 17 minutes on two CPU cores, two threads of one; and a minute for the data set.
-Result: in three seeds all_correct 0.63 to 0.69 (chance 0.01), shapes 0.80 to 0.83 (0.12), sizes
-0.86 to 0.89 (0.01), colours 0.99 (0.14), backgrounds 0.75 to 1.00 (0.38); places are not learned.
+Cost: about 21 minutes on two CPU cores, two threads of one; and a minute for the data set.
+Result: in three seeds all_correct 0.65 to 0.68 (chance 0.01), shapes 0.79 to 0.83 (0.12), sizes
+0.86 to 0.90 (0.01), colours and backgrounds 0.99 and more (0.14, 0.34); places are not learned.
 See docs/results.md.
 """
 
