@@ -18,6 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.num_steps = 20_000
     config.data.name = "emoji"
     config.data.form = "sq32"
+    config.data.longest_caption_until = 0.0
     config.text.num_tokens = 22  # The longest caption in English has as many.
     config.model.generator_width = 8
     # The results are those of Adam. Muon, which learns shapes in fewer steps: not run yet.

@@ -47,6 +47,8 @@ def get_config(arg: str = "") -> ConfigDict:
     # Distinct captions whose embeddings are kept on the host, the most recent ones; 0: the step
     # encodes every caption. Pays where captions repeat and the text encoder is slow.
     data.cached_captions = 0
+    # Fraction of the run in which each image has its longest caption, which says most; 0: none.
+    data.longest_caption_until = 0.0
 
     text = config.text = ConfigDict()
     text.encoder = "minilm"  # The packaged encoder, a BERT folder, or a keras-hub preset.

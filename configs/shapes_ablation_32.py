@@ -17,6 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.decay_from = 0.5
     config.loss.instance_noise = 0.3
     config.loss.r1_weight = 0.0
+    config.data.longest_caption_until = 0.0
     config.num_steps = 3000
     config.checkpoint_every_steps = 750  # Each checkpoint is evaluated.
     config.keep_checkpoints = 4

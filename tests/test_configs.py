@@ -57,6 +57,7 @@ def test_experiments_are_valid(path):
         ("optimizer", "name", "sgd", "optimizer.name='sgd' is not one of adam, muon"),
         ("optimizer", "beta1", float("nan"), "beta1=nan is not a finite number"),
         ("data", "cached_captions", -1, "cached_captions=-1 must be at least 0"),
+        ("data", "longest_caption_until", 1.5, "caption_until=1.5 is after the end of .*from all"),
         ("text", "projection", 0.5, "projection=0.5 is not of type int"),
         ("model", "first_layer", "words", "'words' is not one of noise, noise_and_sentence"),
         ("optimizer", "decay_from", 1.5, "decay_from=1.5 is after the end of the run"),

@@ -68,6 +68,27 @@ def test_captions_vary_between_epochs(source, tokenizer):
     assert np.mean([len(v) for v in seen.values()]) > 1.5
 
 
+def test_the_first_steps_take_the_longest_captions(source, tokenizer):
+    batches = read(source, tokenizer, 4, longest_until=3)
+    plain = read(source, tokenizer, 4)
+    longest = {
+        decode(record["image"], "x").tobytes(): max(
+            record["captions"]["text"], key=lambda text: text.count(" ")
+        )
+        for record in source
+    }
+    for batch in batches[:3]:
+        captions = [longest[image.tobytes()] for image in batch.image.reshape(8, -1)]
+        np.testing.assert_array_equal(batch.tokens.reshape(8, -1), tokenizer(captions))
+    assert np.any(batches[0].tokens != plain[0].tokens)
+    assert_equal(batches[3:], plain[3:])
+    options = {"batch_size": 4, "num_micro_batches": 2, "seed": 3, "longest_until": 3}
+    for step in (2, 3):
+        listed = streams.read_train_step(source, **options, step=step)
+        tokens = tokenizer([x["caption"] for x in listed])
+        np.testing.assert_array_equal(batches[step].tokens.reshape(8, -1), tokens)
+
+
 @pytest.mark.parametrize("process_count", [2, 4])
 def test_processes_share_the_global_batch(source, tokenizer, process_count):
     whole = read(source, tokenizer, 3)

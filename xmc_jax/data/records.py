@@ -117,10 +117,12 @@ class Selection(NamedTuple):
     Attributes:
       indices: Indices of the records.
       draws: A number for each record; with the seed it decides which caption is selected.
+      longest: Whether each record's longest caption is selected instead.
     """
 
     indices: list[int]
     draws: list[int]
+    longest: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +150,7 @@ class ExampleReader:
         """
         records = self.records.read(selection.indices)
         images = np.empty((len(records), self.resolution, self.resolution, 3), np.uint8)
-        captions = []
-        for record, draw, image in zip(records, selection.draws, images, strict=True):
+        for record, image in zip(records, images, strict=True):
             if stop():
                 raise CancelledError
             image[:] = preprocess.load(
@@ -159,8 +160,15 @@ class ExampleReader:
                 crop=self.crop,
                 antialias=self.antialias,
             )
-            captions.append(draw_caption(record, self.seed, draw)[1])
-        return Examples(images, captions)
+        return Examples(images, select_captions(records, selection, self.seed))
+
+
+def select_captions(records: list[dict[str, Any]], selection: Selection, seed: int) -> list[str]:
+    """The caption that each record of a selection gives; of equally long ones the first."""
+    if selection.longest:
+        return [max(r["captions"]["text"], key=lambda text: len(text.split())) for r in records]
+    draws = zip(records, selection.draws, strict=True)
+    return [draw_caption(record, seed, draw)[1] for record, draw in draws]
 
 
 def draw_caption(record: dict[str, Any], seed: int, draw: int) -> tuple[int, str]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from xmc_jax.data.prefetch import ReadAhead
-from xmc_jax.data.records import ExampleReader, Examples, Records, Selection, draw_caption
+from xmc_jax.data.records import ExampleReader, Examples, Records, Selection, select_captions
 from xmc_jax.types import Batch
 
 
@@ -25,6 +25,7 @@ def train_batches(
     batch_size: int,
     num_micro_batches: int,
     seed: int,
+    longest_until: int = 0,
     start_step: int = 0,
     crop: str = "squash",
     antialias: bool = True,
@@ -44,6 +45,8 @@ def train_batches(
       batch_size: Examples of one micro-batch, over all processes.
       num_micro_batches: Micro-batches of a step.
       seed: Decides the order of the examples and the captions.
+      longest_until: Steps before this one take each example's longest caption, by words, the others
+        any of its captions.
       start_step: The first step to yield; reaching it costs nothing.
       process_index: Index of this process.
       process_count: Number of processes that share the batch; each yields its own rows of it.
@@ -61,7 +64,7 @@ def train_batches(
             f"process {process_index} of {process_count} has no whole share of {batch_size} rows"
         )
     rows = range(process_index * num_rows, (process_index + 1) * num_rows)
-    select = _make_select(len(source), batch_size, num_micro_batches, seed)
+    select = _make_select(len(source), batch_size, num_micro_batches, seed, longest_until)
 
     def finish(examples: Examples) -> Batch:
         arrays = examples.image, tokenizer(examples.captions)
@@ -73,23 +76,28 @@ def train_batches(
 
 
 def read_train_step(
-    source: Records, *, batch_size: int, num_micro_batches: int, seed: int, step: int
+    source: Records,
+    *,
+    batch_size: int,
+    num_micro_batches: int,
+    seed: int,
+    longest_until: int = 0,
+    step: int,
 ) -> list[dict[str, Any]]:
     """The examples of one step of `train_batches`, over all processes, for people to look at.
 
     Arguments as in `train_batches`; `step` is counted like its ``start_step``. Returns
     ``{"micro_batch", "id", "caption"}`` of each example.
     """
-    select = _make_select(len(source), batch_size, num_micro_batches, seed)
-    indices, draws = select(step, range(batch_size))
-    found = []
-    for place, (index, draw) in enumerate(zip(indices, draws, strict=True)):
-        record = source[index]
-        _, caption = draw_caption(record, seed, draw)
-        found.append(
-            {"micro_batch": place // batch_size, "id": record["image/id"], "caption": caption}
+    select = _make_select(len(source), batch_size, num_micro_batches, seed, longest_until)
+    selection = select(step, range(batch_size))
+    records = [source[index] for index in selection.indices]
+    return [
+        {"micro_batch": place // batch_size, "id": record["image/id"], "caption": caption}
+        for place, (record, caption) in enumerate(
+            zip(records, select_captions(records, selection, seed), strict=True)
         )
-    return found
+    ]
 
 
 def choose_examples(num_records: int, num_examples: int, seed: int) -> list[int]:
@@ -101,7 +109,7 @@ def choose_examples(num_records: int, num_examples: int, seed: int) -> list[int]
 
 
 def _make_select(
-    num_examples: int, batch_size: int, num_micro_batches: int, seed: int
+    num_examples: int, batch_size: int, num_micro_batches: int, seed: int, longest_until: int
 ) -> Callable[[int, range], Selection]:
     """Returns ``select(step, rows)``: the records of some rows of a step's micro-batches."""
     # Indexing it is random access: a shuffle is a permutation, a repeat is another one.
@@ -110,6 +118,6 @@ def _make_select(
     def select(step: int, rows: range) -> Selection:
         micro_batches = range(step * num_micro_batches, (step + 1) * num_micro_batches)
         places = [m * batch_size + row for m in micro_batches for row in rows]
-        return Selection([int(order[place]) for place in places], places)
+        return Selection([int(order[place]) for place in places], places, step < longest_until)
 
     return select

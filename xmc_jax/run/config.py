@@ -20,6 +20,7 @@ ADDED_FIELDS = {
     "max_nonfinite_skips": 0,
     "data.eval_name": "",
     "data.cached_captions": 0,
+    "data.longest_caption_until": 0.0,
     "text.projection": 0,
     "model.first_layer": "noise",
     "model.sentence_scale": 1.0,

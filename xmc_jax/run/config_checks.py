@@ -61,6 +61,7 @@ FIELDS = {
     "data.train_split": _TEXT,
     "data.eval_split": _TEXT,
     "data.cached_captions": _SIZE_OR_0,
+    "data.longest_caption_until": _NUMBER,
     "text.encoder": _TEXT,
     "text.num_tokens": Field(int, 3),  # [CLS], a word, [SEP].
     "text.projection": _SIZE_OR_0,
@@ -112,7 +113,12 @@ FIELDS = {
 }
 
 
-_ONLY_TRAINING = ("data.flip", "data.train_split", "data.cached_captions")
+_ONLY_TRAINING = (
+    "data.flip",
+    "data.train_split",
+    "data.cached_captions",
+    "data.longest_caption_until",
+)
 
 
 def check_model(config: ConfigDict) -> None:
@@ -210,11 +216,15 @@ def _check_groups(config: ConfigDict) -> None:
 
 
 def _check_periods(config: ConfigDict) -> None:
-    for field, off in (("warmup_until", 0), ("decay_from", 1)):
-        if (fraction := config.optimizer[field]) > 1:
+    for section, field, off in (
+        ("optimizer", "warmup_until", "0 keeps the learning rates as they are"),
+        ("optimizer", "decay_from", "1 keeps the learning rates as they are"),
+        ("data", "longest_caption_until", "0 draws from all captions throughout"),
+    ):
+        if (fraction := config[section][field]) > 1:
             raise UserError(
-                f"config.optimizer.{field}={fraction} is after the end of the run; it is a "
-                f"fraction of config.num_steps, and {off} keeps the learning rates as they are"
+                f"config.{section}.{field}={fraction} is after the end of the run; it is a "
+                f"fraction of config.num_steps, and {off}"
             )
     every_steps = config.eval.every_steps
     if config.eval.best_metric and every_steps % config.checkpoint_every_steps:

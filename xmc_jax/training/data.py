@@ -5,6 +5,7 @@ import os
 from collections.abc import Generator
 
 import jax
+from ml_collections import ConfigDict
 
 from xmc_jax.data import streams
 from xmc_jax.data.prefetch import ReadAhead
@@ -38,9 +39,7 @@ def open_stream(
         source,
         experiment.tokenizer,
         resolution=config.model.resolution,
-        batch_size=config.batch_size,
-        num_micro_batches=config.d_steps,
-        seed=config.seed,
+        **sampling(config),
         start_step=first_step,
         crop=config.data.crop,
         antialias=config.data.antialias,
@@ -58,6 +57,16 @@ def open_stream(
         )
         return _encode(stream, cache)
     return stream
+
+
+def sampling(config: ConfigDict) -> dict[str, int]:
+    """Arguments of `streams` that decide which examples and captions a step has."""
+    return {
+        "batch_size": config.batch_size,
+        "num_micro_batches": config.d_steps,
+        "seed": config.seed,
+        "longest_until": round(config.data.longest_caption_until * config.num_steps),
+    }
 
 
 def _encode(stream: ReadAhead, cache: CaptionCache) -> Generator[Batch]:

@@ -19,6 +19,7 @@ from xmc_jax.errors import UserError
 from xmc_jax.parallel import processes
 from xmc_jax.run.folder import nonfinite_path
 from xmc_jax.run.records import append_lines, read_lines
+from xmc_jax.training.data import sampling
 
 
 class NotFinite(UserError):
@@ -115,13 +116,7 @@ def record(
     """
     with processes.first_process_first(f"write down step {fault.step}"):
         if processes.is_first():
-            examples = read_train_step(
-                source,
-                batch_size=config.batch_size,
-                num_micro_batches=config.d_steps,
-                seed=config.seed,
-                step=fault.step - 1,
-            )
+            examples = read_train_step(source, **sampling(config), step=fault.step - 1)
             write_fault(
                 workdir, Fault(fault.step, restored, fault.metric, str(fault.value), examples)
             )
