@@ -165,11 +165,13 @@ def make_program(config, players, num_examples):
         instance_noise=optax.linear_schedule(noise, 0.0, config.num_steps) if noise else None,
     )
     shape = config.d_steps, config.batch_size
+    longest_until = round(config.data.longest_caption_until * config.num_steps)
 
     def one(state, pixels, rows, table, rng):
         keys = jax.random.split(jax.random.fold_in(rng, state.step))
         chosen = jax.random.randint(keys[0], shape, 0, num_examples)
         caption = jax.random.randint(keys[1], shape, 0, NUM_CAPTIONS)
+        caption = jnp.where(state.step < longest_until, 0, caption)  # Longer captions come first.
         batch = Batch(pixels[chosen], rows[chosen, caption][..., None])
         return step(state, batch, FrozenParams(table), rng)
 
@@ -236,6 +238,7 @@ def main(argv):
     form, start = parse_form(config.data.form), time.monotonic()
     with concurrent.futures.ProcessPoolExecutor() as pool:
         pixels, texts, _ = draw_split("train", NUM_EXAMPLES.value, form, pool)
+        texts = [sorted(x, key=lambda text: len(text.split()), reverse=True) for x in texts]
         _, val_texts, val_forms = draw_split("val", NUM_MEASURED.value, form, pool)
         known = {t: None for several in (*texts, *val_texts) for t in several}
         known = {text: row for row, text in enumerate(known)}
