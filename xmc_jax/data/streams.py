@@ -92,11 +92,10 @@ def read_train_step(
     select = _make_select(len(source), batch_size, num_micro_batches, seed, longest_until)
     selection = select(step, range(batch_size))
     records = [source[index] for index in selection.indices]
+    captions = select_captions(records, selection, seed)
     return [
-        {"micro_batch": place // batch_size, "id": record["image/id"], "caption": caption}
-        for place, (record, caption) in enumerate(
-            zip(records, select_captions(records, selection, seed), strict=True)
-        )
+        {"micro_batch": row // batch_size, "id": record["image/id"], "caption": caption}
+        for row, (record, caption) in enumerate(zip(records, captions, strict=True))
     ]
 
 
