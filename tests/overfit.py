@@ -72,6 +72,7 @@ def overfit(width, num_steps):
         **players,
         encode_text=encode,
         loss_weights=LossWeights(sentence=1.0, word=1.0, image_d=0.3, image_pretrained=0.0),
+        r1_weight=1.0,
         ema_decay=0.98,
         flip=False,
         rate_factor=lambda s: optax.cosine_decay_schedule(1.0, half)(jnp.maximum(s - half, 0)),

@@ -23,13 +23,14 @@ def test_each_caption_finds_its_image():
     learned = overfit(width=3, num_steps=700)
     assert learned["d/sentence_accuracy"] == learned["g/sentence_accuracy"] == 1.0, learned
     assert learned["nearest_is_its_own"] >= 14 / 16, learned
+    assert learned["all_correct"] >= 10 / 16, learned  # Measured: 15.
 
 
 @pytest.mark.long  # Four minutes. The analytic reader wants sharp edges.
 def test_nearly_each_image_is_what_its_caption_says():
     learned = overfit(width=5, num_steps=3000)
     assert learned["nearest_is_its_own"] == 1.0, learned
-    assert learned["all_correct"] >= 14 / 16, learned
+    assert learned["all_correct"] >= 15 / 16, learned  # Measured: 16.
 
 
 @pytest.mark.long  # Two trainings.
