@@ -21,7 +21,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.longest_caption_until = 0.0
     config.text.num_tokens = 22  # The longest caption in English has as many.
     config.model.generator_width = 8
-    # The results are those of Adam. Muon, which learns shapes in fewer steps: not run yet.
+    # The results are those of Adam, from which emoji_64 grew; with Muon retrieval is higher, see
+    # docs/results.md, "Emoji with Muon".
     config.optimizer = shapes_32.get_config().optimizer
     config.optimizer.decay_from = 0.5
     config.loss.instance_noise = 0.3
