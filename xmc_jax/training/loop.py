@@ -1,7 +1,8 @@
 """The training loop: resumes a run, takes its steps, saves, previews and measures on the way."""
 
 import contextlib
-import functools
+import dataclasses
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -64,12 +65,7 @@ def train(
         has_steps = (latest_step or 0) < config.num_steps
         compiled_step = compile_in_background(experiment) if has_steps else None
         if config.text.projection:
-            with processes.first_process_first("fit the projection of the text"):
-                if processes.is_first():
-                    is_there = trained_start and trained_start.copy_projection(workdir)
-                    if not is_there:
-                        fit_projection(experiment, workdir, source)
-            experiment = experiment.with_projection(workdir)
+            experiment = _project_text(experiment, trained_start, workdir, source)
         preview = Preview(experiment, eval_source, workdir)
         probe = make_probe(experiment, eval_source, workdir)
         if processes.is_first():
@@ -111,10 +107,23 @@ def train(
     processes.say(f"{end}: {workdir} is at step {step}")
 
 
+def _project_text(
+    experiment: Experiment, trained_start: TrainedStart | None, workdir: str, source: Records
+) -> Experiment:
+    """The experiment with the run's projection of the text, which the first process finds."""
+    with processes.first_process_first("fit the projection of the text"):
+        if processes.is_first():
+            is_there = trained_start and trained_start.copy_projection(workdir)
+            if not is_there:
+                fit_projection(experiment, workdir, source)
+    return experiment.with_projection(workdir)
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """A run that trains: its parts, and the loop over its steps.
 
-    Args:
+    Attributes:
       experiment: Networks, mesh and config.
       compiled_step: The training step; None if none is left to take.
       trained_start: What a run without checkpoints starts from; None for random parameters.
@@ -129,53 +138,42 @@ class Training:
       interruption: Tells when a signal asks to stop.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        compiled_step: "Future[jax.stages.Compiled] | None",
-        trained_start: TrainedStart | None,
-        checkpoints: Checkpoints,
-        workdir: str,
-        data_dir: str,
-        source: Records,
-        preview: Preview,
-        probe: SwapProbe | None,
-        writer: Any,
-        profiler: Profiler,
-        interruption: Interruption,
-    ):
-        self._experiment, self._config = experiment, experiment.config
-        self._compiled_step, self._trained_start = compiled_step, trained_start
-        self._checkpoints, self._workdir = checkpoints, workdir
-        self._source, self._preview, self._probe = source, preview, probe
-        self._writer, self._profiler, self._interruption = writer, profiler, interruption
-        self._make_evaluation = functools.partial(
-            make_periodic_evaluation, experiment, workdir, data_dir, checkpoints
-        )
+    experiment: Experiment
+    compiled_step: Future[jax.stages.Compiled] | None
+    trained_start: TrainedStart | None
+    checkpoints: Checkpoints
+    workdir: str
+    data_dir: str
+    source: Records
+    preview: Preview
+    probe: SwapProbe | None
+    writer: Any
+    profiler: Profiler
+    interruption: Interruption
 
     def restore_or_init(self) -> TrainState:
         """State to resume from; drops logged metrics of steps that will be repeated."""
-        config, checkpoints = self._config, self._checkpoints
+        config, checkpoints = self.experiment.config, self.checkpoints
         checkpoints.wait()
         if checkpoints.latest_step() is None:
-            state = self._experiment.init_state()
-            if self._trained_start:
-                tokens = self._preview.tokens
-                state = self._trained_start.apply(self._experiment, state, tokens)
+            state = self.experiment.init_state()
+            if self.trained_start:
+                tokens = self.preview.tokens
+                state = self.trained_start.apply(self.experiment, state, tokens)
         else:
-            state = checkpoints.restore(self._experiment.abstract_state())
+            state = checkpoints.restore(self.experiment.abstract_state())
         step = int(state.step)
         if step >= config.num_steps:
             return state
         if processes.is_first():
-            truncate_metrics(self._workdir, step)
-        known = faults.read_faults(self._workdir)
+            truncate_metrics(self.workdir, step)
+        known = faults.read_faults(self.workdir)
         if len(known) <= config.max_nonfinite_skips:
             after = faults.step_after(known, step, config.num_steps)
             if after > step:
                 processes.say(f"skipping steps {step + 1} to {after}: the last is not finite")
                 step = after
-                whole = sharding.replicated(self._experiment.mesh)
+                whole = sharding.replicated(self.experiment.mesh)
                 state = state.replace(step=sharding.put(np.int32(step), whole))
         processes.say(f"training from step {step} to {config.num_steps}")
         return state
@@ -194,17 +192,17 @@ class Training:
           UserError: a metric is not finite, and the config tolerates no more of these faults.
         """
         evaluate = self._make_evaluation()
-        log = TrainLog(self._config, self._workdir, self._writer)
-        rng = self._experiment.make_rng()
+        log = TrainLog(self.experiment.config, self.workdir, self.writer)
+        rng = self.experiment.make_rng()
         while True:
-            stream = open_stream(self._experiment, self._source, reader_workers, int(state.step))
+            stream = open_stream(self.experiment, self.source, reader_workers, int(state.step))
             try:
                 with contextlib.closing(stream):
                     return self._take_steps(state, stream, rng, log, evaluate)
             except faults.NotFinite as fault:
-                self._checkpoints.wait()
-                restored = self._checkpoints.latest_step() or 0
-                faults.record(fault, restored, self._workdir, self._config, self._source)
+                self.checkpoints.wait()
+                restored = self.checkpoints.latest_step() or 0
+                faults.record(fault, restored, self.workdir, self.experiment.config, self.source)
                 state = self.restore_or_init()
 
     def _take_steps(self, state: TrainState, stream, rng, log, evaluate) -> int:
@@ -213,32 +211,32 @@ class Training:
         Raises:
           NotFinite: a metric is not finite; nothing that depends on it is saved.
         """
-        config, first_step = self._config, int(state.step)
-        mesh, frozen = self._experiment.mesh, self._experiment.frozen
+        config, first_step = self.experiment.config, int(state.step)
+        mesh, frozen = self.experiment.mesh, self.experiment.frozen
         eval_every_steps = config.eval.every_steps
         if eval_every_steps and first_step and first_step % eval_every_steps == 0:
             evaluate(first_step, state.ema)  # Unless it was measured before the run was cut off.
         log.begin()
-        train_step = self._compiled_step.result()
+        train_step = self.compiled_step.result()
         for step in range(first_step + 1, config.num_steps + 1):
-            with self._profiler.step(step):
+            with self.profiler.step(step):
                 batch = sharding.put_batch(next(stream), mesh, batch_axis=1)
                 state, metrics = train_step(state, batch, frozen, rng)
-            self._profiler.end(step, metrics)
-            done, stopped = step == config.num_steps, self._interruption.is_due(step)
+            self.profiler.end(step, metrics)
+            done, stopped = step == config.num_steps, self.interruption.is_due(step)
             log.add(step, metrics)
             # Losses are checked before every checkpoint: what is not finite is never saved.
             if done or step % config.log_every_steps == 0 or step == first_step + 1:
                 log.flush()
             if done or step % config.sample_every_steps == 0:
                 log.flush()
-                self._preview.generate(step, state.ema, self._writer)
-                if self._probe:
-                    self._probe.measure(step, state, self._writer)
+                self.preview.generate(step, state.ema, self.writer)
+                if self.probe:
+                    self.probe.measure(step, state, self.writer)
                 log.begin()  # Time spent on other things than training does not count.
             if done or stopped or step % config.checkpoint_every_steps == 0:
                 log.flush()
-                self._checkpoints.save(step, state)
+                self.checkpoints.save(step, state)
             if stopped:
                 break
             if eval_every_steps and step % eval_every_steps == 0:
@@ -249,6 +247,11 @@ class Training:
 
     def measure_missed_evaluation(self, step: int, ema: PyTree) -> bool:
         """Measures the last step if the run was cut off before that was done; whether it did."""
-        if not is_missing(self._config, self._workdir, step):
+        if not is_missing(self.experiment.config, self.workdir, step):
             return False
         return self._make_evaluation()(step, ema)
+
+    def _make_evaluation(self) -> Callable[[int, PyTree], bool] | None:
+        return make_periodic_evaluation(
+            self.experiment, self.workdir, self.data_dir, self.checkpoints
+        )
