@@ -100,8 +100,11 @@ def compile_and_run(run, networks, *inputs):
         (128, "attentional", True),
     ],
 )
-def test_generator(rng, resolution, modulation, train):
+def test_generator(resolution, modulation, train):
     """Images, every gradient (noise and text included) and the running statistics."""
+    # With seed 0 at 128 px an activation is zero to rounding, where ReLU has a kink: gradients of
+    # the released generator alone move by 1 % if its variables move by 1e-7 of themselves.
+    rng = np.random.default_rng(3)
     fast, plain = (make_networks(module, resolution, modulation)[0] for module in (None, released))
     words, sentence, mask = make_text(rng)
     z = jnp.float32(rng.normal(size=(BATCH, 4)))
