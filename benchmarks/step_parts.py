@@ -5,9 +5,9 @@
 
 Both sides read the prepared shapes data (made on first use) and take turns. "Earlier" is the same
 config with the fields of `EARLIER`, those of the default before it. Prints milliseconds per step of
-each part, and images per second of the whole; R1, if it is on, belongs to the discriminator. Parts
-are measured alone, each as one program: their sum differs from the whole step, which shares work
-between them.
+each part, and images per second of the whole; what variety draws belongs to the generator, and R1
+to the discriminator, if they are on. Parts are measured alone, each as one program: their sum
+differs from the whole step, which shares work between them.
 """
 
 import contextlib
@@ -46,6 +46,7 @@ EARLIER = {
     "model.generator_width": 8,
     "loss.image_d_weight": 0.2,
     "loss.instance_noise": 0.0,
+    "loss.variety_weight": 0.0,
     "loss.r1_weight": 0.0,
     "optimizer.name": "adam",
     "optimizer.decay_from": 1.0,
@@ -63,10 +64,17 @@ def part_functions(experiment, state, batch):
     z = jax.random.normal(jax.random.key(0), (len(real), experiment.generator.z_dim))
     generator, discriminator = experiment.generator, experiment.discriminator
 
-    def generate(params):
+    def generate(params, z, text):
         variables = {"params": params, BATCH_STATS: state.generator_stats}
         fake, _ = generator.apply(variables, z, *text, train=True, mutable=[BATCH_STATS])
         return jnp.sum(fake**2)
+
+    def generate_all(params):
+        section, chosen_from = experiment.config.loss, 0.0
+        if section.variety_weight:
+            several = (jnp.repeat(x[::2], section.variety_candidates, axis=0) for x in (z, *text))
+            chosen_from = generate(params, next(several), tuple(several))
+        return chosen_from, jax.grad(generate)(params, z, text)
 
     def discriminate(params, x):
         variables = {"params": params, SPECTRAL: state.spectral}
@@ -108,7 +116,7 @@ def part_functions(experiment, state, batch):
         return optimizer, optax.incremental_update(optax.apply_updates(grads, updates)[0], ema, 0.1)
 
     parts = {
-        "generator": (jax.grad(generate), state.generator),
+        "generator": (generate_all, state.generator),
         "discriminator": (judge_both, state.discriminator, -real),
         "word term": (word_terms, regions),
         "optimizers and averages": (optimize, players, optimizer, state.generator),

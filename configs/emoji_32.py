@@ -15,11 +15,14 @@ from xmc_jax.configs import ablations, one_shape_32
 def get_config(arg: str = "") -> ConfigDict:
     """`one_shape_32` for more kinds of pictures, and few of each; `arg` names an ablation row."""
     config = one_shape_32.get_config()
+    config.num_steps = 12_000
     config.data.name = "emoji"
     config.data.form = "sq32"
     config.data.longest_caption_until = 0.0
     config.text.num_tokens = 22  # The longest caption in English has as many.
     config.model.generator_width = 8
+    config.loss.variety_weight = 0.0  # With it: not run yet.
+    config.optimizer.warmup_until = 1 / 12
     config.sample_every_steps = 2000
     config.checkpoint_every_steps = 2000
     config.eval.num_examples = 144  # Half of val; the other half gives the floor.

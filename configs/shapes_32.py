@@ -81,10 +81,10 @@ def get_config(arg: str = "") -> ConfigDict:
     loss.contrastive_group_size = 0  # Images that share their negatives; 0: the whole batch.
     # Standard deviation of noise on all images that the discriminator sees; falls to 0 in the run.
     loss.instance_noise = 0.0
-    # Weight of what the images of one caption lack in difference, and the difference that they
-    # should have, 0..2: less than real images of captions that say much. 0: off.
-    loss.diversity_weight = 0.0
-    loss.diversity_target = 0.1
+    # Weight of the distance between a real image and the nearest of several of its caption, and the
+    # number of these: so noise learns what captions leave open. 0: off.
+    loss.variety_weight = 0.0
+    loss.variety_candidates = 8
     # Weight of R1, the penalty on the discriminator's gradient at real images; 0: off.
     loss.r1_weight = 0.0
     # Only every so many steps have R1, times this number; divide log_every_steps to see it logged.

@@ -16,6 +16,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer = shapes_32.get_config().optimizer
     config.optimizer.decay_from = 0.5
     config.loss.instance_noise = 0.3
+    config.loss.variety_weight = 0.0
     config.loss.r1_weight = 0.0
     config.data.longest_caption_until = 0.0
     config.num_steps = 3000

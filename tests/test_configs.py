@@ -63,7 +63,7 @@ def test_experiments_are_valid(path):
         ("optimizer", "decay_from", 1.5, "decay_from=1.5 is after the end of the run"),
         ("optimizer", "warmup_until", 1.5, "warmup_until=1.5 is after the end of .*and 0 keeps"),
         ("optimizer", "clip_norm", -1.0, "clip_norm=-1.0 must be at least 0"),
-        ("loss", "diversity_target", 2.5, "diversity_target=2.5 must be at most 2"),
+        ("loss", "variety_candidates", 1, "variety_candidates=1 must be at least 2"),
         ("loss", "r1_weight", "1", "r1_weight='1' is not of type float"),
         ("loss", "r1_every_steps", 0, "r1_every_steps=0 must be at least 1"),
         ("augment", "translation", 1.5, "augment.translation=1.5 must be at most 1"),

@@ -67,14 +67,17 @@ def test_hinge_losses():
     assert losses.hinge_g_loss(fake) == pytest.approx(0.5)
 
 
-def test_diversity_loss_is_what_images_lack_in_difference():
+def test_distances_and_the_nearest_image(rng):
     images = jnp.zeros((3, 2, 2, 3))
     others = images + jnp.float32([0.0, -0.1, 0.5])[:, None, None, None]
-    distances = losses.mean_distances(images, others)
-    np.testing.assert_allclose(distances, [0.0, 0.1, 0.5], rtol=RTOL)
-    value, gradient = jax.value_and_grad(losses.diversity_loss)(distances, 0.3)
-    np.testing.assert_allclose(value, (0.3 + 0.2) / 3, rtol=RTOL)
-    np.testing.assert_allclose(gradient, [-1 / 3, -1 / 3, 0.0], rtol=RTOL)
+    np.testing.assert_allclose(losses.mean_distances(images, others), [0.0, 0.1, 0.5], rtol=RTOL)
+
+    images, candidates = rng.normal(size=(4, 2, 3, 3)), rng.normal(size=(4, 5, 2, 3, 3))
+    distances = [[np.sum((x - images[i]) ** 2) for x in candidates[i]] for i in range(4)]
+    want = np.argmin(distances, axis=1)
+    got = losses.nearest(jnp.float32(candidates), jnp.float32(images))
+    np.testing.assert_array_equal(got, want)
+    assert len(set(want)) > 1
 
 
 @pytest.mark.parametrize("b", [1, 2, 7])

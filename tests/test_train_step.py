@@ -32,8 +32,8 @@ from xmc_jax.parallel import sharding
 
 # All that is off in the paper's configs; R1 in every second step.
 ADDED = {
-    "loss_weights": LossWeights(diversity=0.7, image_pretrained=1.0),
-    "diversity_target": 0.2,
+    "loss_weights": LossWeights(variety=0.7, image_pretrained=1.0),
+    "variety_candidates": 3,
     "augmentation": Augmentation(translation=0.125, color=1.0, cutout=0.5),
     "r1_weight": 0.3,
     "r1_every_steps": 2,
@@ -70,7 +70,7 @@ def plain_step(
     rng,
     num_parts=1,
     loss_weights=LossWeights(),
-    diversity_target=0.0,
+    variety_candidates=0,
     augmentation=None,
     r1_weight=0.0,
     r1_every_steps=1,
@@ -102,6 +102,23 @@ def plain_step(
         stats = jax.tree.map(lambda *x: sum(x) / num_parts, *[updated for _, updated in generated])
         return stacked.reshape(-1, *stacked.shape[2:]), stats
 
+    def choose(z, real, text):
+        """Noise for every other image, by the images of all candidates in one batch."""
+        shape = (len(real) // 2, variety_candidates, GENERATOR.z_dim)
+        candidates = jax.random.normal(jax.random.fold_in(rng, len(batch.image)), shape)
+        inputs = candidates, *(jnp.stack([x[::2]] * variety_candidates, axis=1) for x in text)
+        fakes, _ = GENERATOR.apply(
+            {"params": state.generator, "batch_stats": state.generator_stats},
+            *(x.reshape(-1, *x.shape[2:]) for x in inputs),
+            train=True,
+            mutable=["batch_stats"],
+        )
+        for i, image in enumerate(real[::2]):
+            own = fakes[i * variety_candidates : (i + 1) * variety_candidates]
+            best = jnp.argmin(jnp.sum((own - image[None]) ** 2, axis=(1, 2, 3)))
+            z = z.at[2 * i].set(candidates[i, best])
+        return z
+
     def forward(g_params, d_params, state, real, text, z, z_rng):
         fake, stats = generate(g_params, state, z, text)
         out, spectral = DISCRIMINATOR.apply(
@@ -132,10 +149,9 @@ def plain_step(
         loss += losses.info_nce(on_fake.embedding, on_fake.sentence)[0]
         loss += losses.word_nce(on_fake.regions, text[0], text[2])[0]
         loss += losses.info_nce(on_fake.embedding, on_real.embedding)[0]
-        other_z = jax.random.normal(jax.random.fold_in(z_rng, 3), z.shape)
-        other, _ = generate(g_params, state, other_z, text)
-        distances = jnp.mean(jnp.abs(fake - other), axis=(1, 2, 3))
-        loss += loss_weights.diversity * jnp.mean(jnp.maximum(0.0, diversity_target - distances))
+        if variety_candidates:
+            distances = jnp.mean(jnp.abs(fake - real), axis=(1, 2, 3))
+            loss += loss_weights.variety * jnp.sum(distances[::2]) / len(real)
         features = (image_features(frozen.image, x) for x in (real, fake))
         return loss + losses.info_nce(*features)[0]
 
@@ -149,6 +165,8 @@ def plain_step(
         real = images.from_uint8(batch.image[index])
         text = encode_text(frozen.text, batch.tokens[index])
         z = jax.random.normal(z_rng, (real.shape[0], GENERATOR.z_dim))
+        if variety_candidates and index == d_steps - 1:
+            z = choose(z, real, text)
         args = (state, real, text, z, z_rng)
         *_, stats, spectral = forward(state.generator, state.discriminator, *args)
         d_grads = jax.grad(d_loss)(state.discriminator, state.generator, *args)

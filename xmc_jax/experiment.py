@@ -153,7 +153,7 @@ class Experiment:
             loss_weights=LossWeights(
                 **{term: config.loss[f"{term}_weight"] for term in LossWeights._fields}
             ),
-            diversity_target=config.loss.diversity_target,
+            variety_candidates=config.loss.variety_candidates,
             r1_weight=config.loss.r1_weight,
             r1_every_steps=config.loss.r1_every_steps,
             ema_decay=config.optimizer.ema_decay,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from xmc_jax.attention import inverse_norm, l2_normalize, normalized_words
 from xmc_jax.types import PyTree
@@ -47,13 +47,12 @@ def mean_distances(
     return jnp.mean(jnp.abs(images - others).astype(jnp.float32), axis=(1, 2, 3))
 
 
-def diversity_loss(distances: Float[Array, " b"], target: float) -> Float[Array, ""]:
-    """``mean(relu(target - distances))``: what the images of one caption lack in difference.
-
-    The regulariser of Yang et al. 2019 (arXiv 1901.09024), but for the distance of the noises,
-    which hardly varies. It has no gradient where images differ by the target or more.
-    """
-    return jnp.mean(jax.nn.relu(target - distances))
+def nearest(
+    candidates: Float[Array, "b k h w 3"], images: Float[Array, "b h w 3"]
+) -> Int[Array, " b"]:
+    """Which candidate has the smallest mean squared difference from its image, 0..k-1."""
+    squared = jnp.square((candidates - images[:, None]).astype(jnp.float32))
+    return jnp.argmin(jnp.mean(squared, axis=(2, 3, 4)), axis=1)
 
 
 def squared_gradient_norms(

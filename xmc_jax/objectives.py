@@ -22,14 +22,14 @@ class LossWeights(NamedTuple):
       word: Between the regions of an image and its words.
       image_d: Between fake and real images, in the discriminator's features.
       image_pretrained: Between fake and real images, in the features of a pretrained network.
-      diversity: Between fake images of one caption, see `losses.diversity_loss`; not of the paper.
+      variety: Between a real image and the nearest of several fake ones; not of the paper.
     """
 
     sentence: float = 1.0
     word: float = 1.0
     image_d: float = 1.0
     image_pretrained: float = 0.0
-    diversity: float = 0.0
+    variety: float = 0.0
 
 
 class Text(NamedTuple):
@@ -45,8 +45,7 @@ class NetworkOutputs(NamedTuple):
 
     discriminator: DiscriminatorOutput
     features: Float[Array, "b n"] | None = None  # Of the pretrained network; None without its term.
-    # From the images of other noises; None without the term of diversity.
-    distances: Float[Array, " b"] | None = None
+    distances: Float[Array, " b"] | None = None  # From the real images; None without variety.
 
 
 def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable, Callable]:
@@ -85,15 +84,11 @@ def make_contrastive_terms(mesh: Mesh | None, group_size: int) -> tuple[Callable
 
 
 class Objectives(NamedTuple):
-    """The losses of both players, with the terms of `make_contrastive_terms`.
-
-    `diversity_target` is the one of `losses.diversity_loss`.
-    """
+    """The losses of both players, with the terms of `make_contrastive_terms`."""
 
     weights: LossWeights
     info_nce: Callable[..., losses.LossAndAccuracy]
     word_nce: Callable[..., losses.LossAndAccuracy]
-    diversity_target: float = 0.0
 
     def d_loss(
         self, real: DiscriminatorOutput, fake: DiscriminatorOutput, text: Text
@@ -116,10 +111,10 @@ class Objectives(NamedTuple):
         terms["image_d"] = lambda: self.info_nce(fakes.embedding, reals.embedding)
         terms["image_pretrained"] = lambda: self.info_nce(real.features, fake.features)
         loss, metrics = self._total("g", metrics, terms)
-        if self.weights.diversity:
-            missing = losses.diversity_loss(fake.distances, self.diversity_target)
-            loss = loss + self.weights.diversity * missing
-            metrics |= {"g/distance": jnp.mean(fake.distances), "g/loss": loss}
+        if self.weights.variety:
+            distance = jnp.mean(fake.distances)
+            loss = loss + self.weights.variety * distance
+            metrics |= {"g/variety": distance, "g/loss": loss}
         return loss, metrics
 
     def _text_terms(

@@ -1,7 +1,6 @@
 """Everything that training changes, as one pytree."""
 
-import functools
-import operator
+import math
 
 import flax
 import flax.linen as nn
@@ -105,7 +104,7 @@ def make_rate_factor(num_steps: int, warmup_until: float, decay_from: float) -> 
         factors.append(lambda step: decay(jnp.maximum(step - begin, 0)))
     if not factors:
         return None
-    return lambda step: functools.reduce(operator.mul, (factor(step) for factor in factors))
+    return lambda step: math.prod(factor(step) for factor in factors)
 
 
 def init_generator(rng: Array, generator: nn.Module, *, text_width: int) -> PyTree:

@@ -43,7 +43,7 @@ def make_train_step(
     encode_text: EncodeText,
     image_features: ExtractFeatures | None = None,
     loss_weights: LossWeights,
-    diversity_target: float = 0.0,
+    variety_candidates: int = 8,
     r1_weight: float = 0.0,
     r1_every_steps: int = 1,
     ema_decay: float,
@@ -73,7 +73,10 @@ def make_train_step(
       image_features: ``(params, images in [-1, 1]) -> features``; required if the weight of its
         term is not 0.
       loss_weights: Weights of the terms beside the hinge losses.
-      diversity_target: How different two images of a caption should be, see `diversity_loss`.
+      variety_candidates: With a weight of variety, every other item gets that of as many noises
+        whose image is the nearest to its real image; the term is the remaining distance,
+        ``mean(|fake - real|)``, 0 for other items. So noise learns what captions leave open (best
+        of many, Bhattacharyya et al. 2018; conditional IMLE, Li et al. 2020).
       r1_weight: Weight of R1 (Mescheder et al. 2018), ``r1_weight / 2 * mean(||d logit / d x||^2)``
         over real images x, as the discriminator sees them; 0: not computed.
       r1_every_steps: The discriminator's updates of every such step have R1, times this number,
@@ -121,9 +124,8 @@ def make_train_step(
         generator_tx=generator_tx,
         discriminator_tx=discriminator_tx,
         encode_text=encode_text,
-        objectives=Objectives(
-            loss_weights, *make_contrastive_terms(mesh, contrastive_group_size), diversity_target
-        ),
+        objectives=Objectives(loss_weights, *make_contrastive_terms(mesh, contrastive_group_size)),
+        variety_candidates=variety_candidates,
         r1_weight=r1_weight,
         r1_every_steps=r1_every_steps,
         ema_decay=ema_decay,
@@ -143,10 +145,10 @@ class _Example(NamedTuple):
     real: Float[Array, "b h w 3"]
     text: Text
     z: Float[Array, "b z"]
-    other_z: Float[Array, "b z"] | None  # Of the images that the term of diversity compares with.
     # What is added to real and to generated images for the discriminator, or None.
     noise: tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"]] | tuple[None, None]
     changes: Changes
+    is_chosen: Float[Array, " b"] | None = None  # 1 where variety chose the noise, 0 elsewhere.
 
 
 class _Algorithm(NamedTuple):
@@ -157,6 +159,7 @@ class _Algorithm(NamedTuple):
     discriminator_tx: optax.GradientTransformation
     encode_text: EncodeText
     objectives: Objectives
+    variety_candidates: int
     r1_weight: float
     r1_every_steps: int
     ema_decay: float
@@ -180,8 +183,11 @@ class _Algorithm(NamedTuple):
         for example in for_discriminator:
             state, metrics = self._update_discriminator(state, example)
             all_metrics.append(metrics)
+        rng = jax.random.fold_in(rng, batch.image.shape[0])
+        for_both, variety = self._choose_noise(state, for_both, rng)
         state, metrics = self._update_both(state, for_both, frozen)
-        return state, [*all_metrics, metrics] if self.every_update else metrics
+        all_metrics.append(metrics | variety)
+        return state, all_metrics if self.every_update else all_metrics[-1]
 
     def _prepare(
         self, micro_batch: Batch, frozen: FrozenParams, rng: Array, step: Array, index: int
@@ -192,9 +198,6 @@ class _Algorithm(NamedTuple):
             real = images.random_flip(real, flip_rng)
         text = Text(*self.encode_text(frozen.text, micro_batch.tokens))
         z = jax.random.normal(z_rng, (real.shape[0], self.networks.generator.z_dim))
-        other_z = None
-        if self.objectives.weights.diversity:
-            other_z = jax.random.normal(jax.random.fold_in(z_rng, 3), z.shape)
         noise, changes, augmentation = (None, None), Changes(), self.networks.augmentation
         if self.instance_noise is not None:
             shape = (2, *real.shape)
@@ -202,7 +205,23 @@ class _Algorithm(NamedTuple):
             noise = tuple(self.instance_noise(step) * drawn)
         if any(augmentation):
             changes = augmentation.draw(jax.random.fold_in(z_rng, 2), *real.shape[:2])
-        return _Example(real, text, z, other_z, noise, changes)
+        return _Example(real, text, z, noise, changes)
+
+    def _choose_noise(
+        self, state: TrainState, example: _Example, rng: Array
+    ) -> tuple[_Example, Metrics]:
+        """Noise for the term of variety, and how different images of a caption are."""
+        if not self.objectives.weights.variety:
+            return example, {}
+        real, text = jax.tree.map(lambda x: x[::2], (example.real, example.text))
+        others = example.z[1::2]
+        z = jax.random.normal(rng, (len(real), self.variety_candidates, others.shape[1]))
+        fakes = self.networks.generate_several(state.generator, state.generator_stats, z, text)
+        chosen = jnp.take_along_axis(z, losses.nearest(fakes, real)[:, None, None], axis=1)[:, 0]
+        is_chosen = pair(jnp.ones(len(chosen)), jnp.zeros(len(others)))
+        distances = losses.mean_distances(fakes[:, 0], fakes[:, 1])
+        example = example._replace(z=pair(chosen, others), is_chosen=is_chosen)
+        return example, {"g/diversity": jnp.mean(distances)}
 
     def _update_discriminator(
         self, state: TrainState, example: _Example
@@ -247,19 +266,9 @@ class _Algorithm(NamedTuple):
         if self.r1_weight:
             r1, grads = self._add_r1_if_due(state, example, grads)
             metrics = metrics | {"d/r1": r1}
-        params, optimizer = self._descend(
-            self.discriminator_tx,
-            grads,
-            state.discriminator_optimizer,
-            state.discriminator,
-            state.step,
-        )
-        state = state.replace(
-            discriminator=params,
-            discriminator_optimizer=optimizer,
-            # All parts of the batch update the same vectors, and find the same.
-            spectral=jax.tree.map(lambda x: x[0], spectral),
-        )
+        state = self._descend(state, "discriminator", grads)
+        # All parts of the batch update the same vectors, and find the same.
+        state = state.replace(spectral=jax.tree.map(lambda x: x[0], spectral))
         return state, metrics | {"d/grad_norm": optax.tree.norm(grads)}
 
     def _add_r1_if_due(
@@ -294,28 +303,23 @@ class _Algorithm(NamedTuple):
             return squared_norms, lambda cotangent: pull_back(cotangent)[0], ()
 
         squared_norms, pull_back, _ = in_parts(linearize, example, self.accumulation_steps)
-        r1, cotangent = jax.value_and_grad(lambda x: self.r1_weight / 2 * jnp.mean(x))(
-            squared_norms
-        )
-        added = pull_back(self.r1_every_steps * cotangent)
-        return r1, jax.tree.map(jnp.add, grads, added)
+        mean, cotangent = jax.value_and_grad(jnp.mean)(squared_norms)
+        added = pull_back(self.r1_every_steps * self.r1_weight / 2 * cotangent)
+        return self.r1_weight / 2 * mean, jax.tree.map(jnp.add, grads, added)
 
-    def _descend(
-        self,
-        tx: optax.GradientTransformation,
-        grads: PyTree,
-        optimizer_state: PyTree,
-        params: PyTree,
-        step: Array,
-    ) -> tuple[PyTree, PyTree]:
-        rate_factor = self.rate_factor and self.rate_factor(step)
+    def _descend(self, state: TrainState, player: str, grads: PyTree) -> TrainState:
+        """An update of the ``"generator"`` or the ``"discriminator"``."""
+        tx, optimizer = getattr(self, f"{player}_tx"), f"{player}_optimizer"
+        params, optimizer_state = getattr(state, player), getattr(state, optimizer)
         if self.clip_norm:
             # Not as a part of the optimizer, whose state would then have another structure.
             grads, _ = optax.clip_by_global_norm(self.clip_norm).update(grads, optax.EmptyState())
         updates, optimizer_state = tx.update(grads, optimizer_state, params)
-        if rate_factor is not None:
-            updates = jax.tree.map(lambda x: rate_factor * x, updates)
-        return optax.apply_updates(params, updates), optimizer_state
+        if self.rate_factor is not None:
+            factor = self.rate_factor(state.step)
+            updates = jax.tree.map(lambda x: factor * x, updates)
+        params = optax.apply_updates(params, updates)
+        return state.replace(**{player: params, optimizer: optimizer_state})
 
     def _update_both(
         self, state: TrainState, example: _Example, frozen: FrozenParams
@@ -337,18 +341,14 @@ class _Algorithm(NamedTuple):
         d_grads, g_grads = pull_back((d_cotangents, g_cotangent))
 
         state, d_metrics = self._descend_discriminator(state, example, d_grads, spectral, d_metrics)
-        params, optimizer = self._descend(
-            self.generator_tx, g_grads, state.generator_optimizer, state.generator, state.step
-        )
+        state = self._descend(state, "generator", g_grads)
         # Every part of the batch updates the running statistics from the same start.
         stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), stats)
-        new = {"params": params, BATCH_STATS: stats}
+        new = {"params": state.generator, BATCH_STATS: stats}
         state = state.replace(
             step=state.step + 1,
-            generator=params,
             generator_stats=stats,
             ema=optax.incremental_update(new, state.ema, 1.0 - self.ema_decay),
-            generator_optimizer=optimizer,
         )
         return state, d_metrics | g_metrics | {"g/grad_norm": optax.tree.norm(g_grads)}
 
@@ -367,10 +367,9 @@ class _Algorithm(NamedTuple):
 
         def generate(params: PyTree):
             fake, stats = networks.generate(params, state.generator_stats, example.z, text)
-            if example.other_z is None:
+            if example.is_chosen is None:
                 return (fake, None), stats
-            other, _ = networks.generate(params, state.generator_stats, example.other_z, text)
-            return (fake, losses.mean_distances(fake, other)), stats
+            return (fake, example.is_chosen * losses.mean_distances(fake, example.real)), stats
 
         (fake, distances), to_generator, stats = jax.vjp(generate, state.generator, has_aux=True)
         real_output, from_real, spectral = jax.vjp(

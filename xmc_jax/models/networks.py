@@ -39,6 +39,15 @@ class Networks(NamedTuple):
         """Fake images, and the updated running statistics."""
         return self._apply(self.generator, params, BATCH_STATS, stats, z, *text)
 
+    def generate_several(
+        self, params: PyTree, stats: PyTree, z: Float[Array, "b k z"], text: EncodedText
+    ) -> Float[Array, "b k h w 3"]:
+        """k fake images of each caption, all in one batch."""
+        b, k, length = z.shape
+        repeated = jax.tree.map(lambda x: jnp.repeat(x, k, axis=0), text)
+        fakes, _ = self.generate(params, stats, z.reshape(b * k, length), repeated)
+        return fakes.reshape(b, k, *fakes.shape[1:])
+
     def change(
         self, images: Float[Array, "b h w 3"], changes: Changes, noise: Array | None
     ) -> Float[Array, "b h w 3"]:

@@ -85,8 +85,8 @@ FIELDS = {
     "loss.image_pretrained_resolution": _COUNT,
     "loss.contrastive_group_size": _SIZE_OR_0,
     "loss.instance_noise": _NUMBER,
-    "loss.diversity_weight": _NUMBER,
-    "loss.diversity_target": Field(float, 0, 2),
+    "loss.variety_weight": _NUMBER,
+    "loss.variety_candidates": Field(int, 2),
     "loss.r1_weight": _NUMBER,
     "loss.r1_every_steps": _COUNT,
     "augment.translation": _FRACTION,
@@ -213,6 +213,10 @@ def _check_groups(config: ConfigDict) -> None:
                 f"config.{section}.{field}={size} does not divide config.batch_size="
                 f"{config.batch_size}; 0 makes one group of the whole batch"
             )
+    if config.loss.variety_weight and config.batch_size % 2:
+        raise UserError(
+            f"config.batch_size={config.batch_size} must be even: config.loss.variety_weight is on"
+        )
 
 
 def _check_periods(config: ConfigDict) -> None:
