@@ -18,7 +18,7 @@ from xmc_jax import losses
 from xmc_jax.errors import UserError
 from xmc_jax.models.augmentation import Augmentation
 from xmc_jax.models.ops import convolution, resampling
-from xmc_jax.objectives import make_contrastive_terms
+from xmc_jax.objectives import LossWeights, make_contrastive_terms
 from xmc_jax.parallel import sharding
 from xmc_jax.planning import compiled
 from xmc_jax.run.checkpoint import Checkpoints
@@ -222,8 +222,9 @@ def test_eight_devices_accumulate_as_one_does():
 
 
 @pytest.mark.long  # Without the networks, the first two are held by tests of theirs.
-def test_eight_devices_change_penalize_and_clip_as_one_does(split_small):
+def test_eight_devices_change_choose_penalize_and_clip_as_one_does(split_small):
     options = {"augmentation": Augmentation(0.125, 1.0, 0.5), "r1_weight": 0.3, "clip_norm": 3.0}
+    options["loss_weights"] = LossWeights(variety=1.0)
     one, split = run_on(1, **options), run_on(8, fsdp=2, **options)
     assert_same_step(split, one)
     assert one[1]["d/r1"] > 0 and one[1]["d/grad_norm"] > 3.0
