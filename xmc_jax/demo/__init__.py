@@ -7,6 +7,7 @@ from xmc_jax.errors import UserError
 # How to make them, and what `--demo` alone means: the first.
 COMMANDS = {
     "shapes": "--workdir=runs/one_shape_32 --dtype=float16 --nostandalone",
+    "scenes": "--workdir=runs/sq32 --dtype=float16 --nostandalone",
     "emoji": "--workdir=runs/emoji_64 --dtype=float16 --nostandalone",
 }
 DEFAULT = "shapes"
@@ -22,8 +23,6 @@ def demo_folder(name: str = DEFAULT) -> epath.Path:
         raise UserError(f"no demo {name!r}; there are {', '.join(COMMANDS)}")
     folder = epath.Path(__file__).parent / name
     if not (folder / "model.json").exists():
-        raise UserError(
-            f"there is no demo model in {folder}; export a run there: python -m xmc_jax.export "
-            f"{COMMANDS[name]} --out={folder}"
-        )
+        command = f"python -m xmc_jax.export {COMMANDS[name]} --out={folder}"
+        raise UserError(f"there is no demo model in {folder}; export a run there: {command}")
     return folder
