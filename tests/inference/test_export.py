@@ -286,9 +286,8 @@ def test_sample_writes_the_images_of_a_model(half, images, tmp_path):
 
 def test_the_verbs_name_what_is_missing(folder, run_verb):
     assert_refused(run_verb("sample", "--demo", "--workdir=x", "--caption=y"), "give one of them")
-    assert_refused(
-        run_verb("sample", "--demo=x", "--caption=y"), "no demo 'x'; there are shapes, emoji"
-    )
+    done = run_verb("sample", "--demo=x", "--caption=y")
+    assert_refused(done, "no demo 'x'; there are shapes, scenes, emoji")
     assert_refused(run_verb("export", "--workdir=x"), "--out is missing")
     done = run_verb("export", f"--workdir={folder / 'none'}", f"--out={folder / 'o'}")
     assert_refused(done, "no run in")

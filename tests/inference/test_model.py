@@ -91,7 +91,7 @@ def test_a_missing_demo_names_its_command(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(UserError, match=r"no demo model in .*python -m xmc_jax\.export --workdir"):
         xmc_jax.load_demo()
-    with pytest.raises(UserError, match="no demo 'photographs'; there are shapes, emoji"):
+    with pytest.raises(UserError, match="no demo 'photographs'; there are shapes, scenes, emoji"):
         xmc_jax.load_demo("photographs")
 
 
