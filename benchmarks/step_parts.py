@@ -28,6 +28,7 @@ from xmc_jax.experiment import create_experiment
 from xmc_jax.models.layers import BATCH_STATS, SPECTRAL
 from xmc_jax.parallel import sharding
 from xmc_jax.train_state import make_optimizer
+from xmc_jax.train_step import VARIETY_EVERY
 from xmc_jax.training.data import open_stream
 from xmc_jax.training.projection import fit_projection
 
@@ -72,7 +73,10 @@ def part_functions(experiment, state, batch):
     def generate_all(params):
         section, chosen_from = experiment.config.loss, 0.0
         if section.variety_weight:
-            several = (jnp.repeat(x[::2], section.variety_candidates, axis=0) for x in (z, *text))
+            several = (
+                jnp.repeat(x[::VARIETY_EVERY], section.variety_candidates, axis=0)
+                for x in (z, *text)
+            )
             chosen_from = generate(params, next(several), tuple(several))
         return chosen_from, jax.grad(generate)(params, z, text)
 

@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss.image_d_weight = 0.0
     config.loss.instance_noise = 0.6
     # Without it, noise is ignored: all images of a caption are one.
-    config.loss.variety_weight = 20.0
+    config.loss.variety_weight = 40.0
     config.loss.r1_weight = 1.0  # Without it, white and black backgrounds may turn gray.
     # With Muon the discriminator learns captions in half of the images, and would leave the
     # generator behind: its rate is the smaller one, and noise hides faults of a few grey levels.

@@ -103,20 +103,20 @@ def plain_step(
         return stacked.reshape(-1, *stacked.shape[2:]), stats
 
     def choose(z, real, text):
-        """Noise for every other image, by the images of all candidates in one batch."""
-        shape = (len(real) // 2, variety_candidates, GENERATOR.z_dim)
+        """Noise for every fourth image, by the images of all candidates in one batch."""
+        shape = (len(real[::4]), variety_candidates, GENERATOR.z_dim)
         candidates = jax.random.normal(jax.random.fold_in(rng, len(batch.image)), shape)
-        inputs = candidates, *(jnp.stack([x[::2]] * variety_candidates, axis=1) for x in text)
+        inputs = candidates, *(jnp.stack([x[::4]] * variety_candidates, axis=1) for x in text)
         fakes, _ = GENERATOR.apply(
             {"params": state.generator, "batch_stats": state.generator_stats},
             *(x.reshape(-1, *x.shape[2:]) for x in inputs),
             train=True,
             mutable=["batch_stats"],
         )
-        for i, image in enumerate(real[::2]):
+        for i, image in enumerate(real[::4]):
             own = fakes[i * variety_candidates : (i + 1) * variety_candidates]
             best = jnp.argmin(jnp.sum((own - image[None]) ** 2, axis=(1, 2, 3)))
-            z = z.at[2 * i].set(candidates[i, best])
+            z = z.at[4 * i].set(candidates[i, best])
         return z
 
     def forward(g_params, d_params, state, real, text, z, z_rng):
@@ -151,7 +151,7 @@ def plain_step(
         loss += losses.info_nce(on_fake.embedding, on_real.embedding)[0]
         if variety_candidates:
             distances = jnp.mean(jnp.abs(fake - real), axis=(1, 2, 3))
-            loss += loss_weights.variety * jnp.sum(distances[::2]) / len(real)
+            loss += loss_weights.variety * jnp.sum(distances[::4]) / len(real)
         features = (image_features(frozen.image, x) for x in (real, fake))
         return loss + losses.info_nce(*features)[0]
 

@@ -213,10 +213,6 @@ def _check_groups(config: ConfigDict) -> None:
                 f"config.{section}.{field}={size} does not divide config.batch_size="
                 f"{config.batch_size}; 0 makes one group of the whole batch"
             )
-    if config.loss.variety_weight and config.batch_size % 2:
-        raise UserError(
-            f"config.batch_size={config.batch_size} must be even: config.loss.variety_weight is on"
-        )
 
 
 def _check_periods(config: ConfigDict) -> None:
