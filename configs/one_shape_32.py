@@ -1,7 +1,8 @@
 """One shape an image at 32 px: the default of launch/local.sh, for two CPU cores.
 
 Command: python -m xmc_jax.train --config=configs/one_shape_32.py --workdir=runs/one_shape_32
-Cost: 25 minutes or less on two CPU cores, two threads of one; and a minute for the data set.
+Cost: 24:31 minutes on two CPU cores, two threads of one, half of them in a bad time of a virtual
+machine; and a minute for the data set.
 Result: in three seeds all_correct 0.77 to 0.78 (chance 0.01), shapes 0.81 to 0.84 (0.13), sizes
 0.83 to 0.90 (0.01), places 0.60 to 0.68 (0.01), colours 0.99 to 1.00 (0.14), backgrounds 0.90 to
 1.00 (0.33). See docs/results.md.
