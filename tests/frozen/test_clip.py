@@ -1,5 +1,7 @@
 """The frozen CLIP against keras-hub's own calls, on a small preset with random weights."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,6 +118,14 @@ def test_a_preset_without_converter_takes_pixels_as_the_original(folder, clip, p
     np.testing.assert_allclose(
         cosines(plain, pixels, CAPTIONS), cosines(clip, pixels, CAPTIONS), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("text", ["", "{}"])
+def test_a_damaged_converter_is_named(folder, text):
+    preset = presets.write_clip(folder / "damaged")
+    (Path(preset) / "image_converter.json").write_text(text)
+    with pytest.raises(UserError, match="damaged' does not hold a CLIP: "):
+        load_clip(preset)
 
 
 def test_other_folders_are_refused(folder):

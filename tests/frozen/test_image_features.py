@@ -220,6 +220,9 @@ def test_weights_of_another_network_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not hold the weights of vgg16") as error:
         load_image_features("vgg16", str(path), 32)
     assert "\n" not in str(error.value)
+    path.write_bytes(path.read_bytes()[:2000])  # A download that broke off.
+    with pytest.raises(UserError, match="does not hold the weights of vgg16: "):
+        load_image_features("vgg16", str(path), 32)
 
 
 def test_pickled_code_is_not_run(tmp_path):

@@ -51,10 +51,10 @@ def load_clip(preset: str, *, field: str = "preset") -> Clip:
     Raises:
       UserError: There is no such preset, it is not a CLIP, or its vocabulary does not fit.
     """
-    backbone = presets.load_preset(
-        hub.keras_hub.models.CLIPBackbone, preset, field=field, kind="a CLIP"
-    )
-    scaling = presets.load_scaling(hub.keras_hub.layers.CLIPImageConverter, preset, _SCALING)
+    named = {"field": field, "kind": "a CLIP"}
+    backbone = presets.load_preset(hub.keras_hub.models.CLIPBackbone, preset, **named)
+    converter = hub.keras_hub.layers.CLIPImageConverter
+    scaling = presets.load_scaling(converter, preset, _SCALING, **named)
     images = hub.keras.Input(backbone.vision_encoder.image_shape)
     tokens = hub.keras.Input((None,), dtype="int32")
     # Each tower has only its own weights.

@@ -45,15 +45,15 @@ def load_detector(preset: str, *, field: str = "preset") -> Detector:
     """
     # The backbone has all weights. The detector around it only suppresses duplicate boxes, of which
     # networks of this kind have few: each object is assigned to one query in training.
-    backbone = presets.load_preset(
-        hub.keras_hub.models.DFineBackbone, preset, field=field, kind="a D-FINE"
-    )
+    named = {"field": field, "kind": "a D-FINE"}
+    backbone = presets.load_preset(hub.keras_hub.models.DFineBackbone, preset, **named)
     if backbone.num_labels != NUM_CLASSES:
         raise UserError(
             f"{field}={preset!r} has {backbone.num_labels} classes, not COCO's {NUM_CLASSES}; "
             "take a preset with coco in its name, e.g. dfine_medium_coco"
         )
-    scaling = presets.load_scaling(hub.keras_hub.layers.DFineImageConverter, preset, _SCALING)
+    converter = hub.keras_hub.layers.DFineImageConverter
+    scaling = presets.load_scaling(converter, preset, _SCALING, **named)
     apply, side = presets.make_apply(backbone), backbone.anchor_image_size[0]
 
     def detect(params: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b boxes 6"]:

@@ -121,7 +121,6 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
     if not path.is_file():
         raise UserError(f"no weight file {path} for {network}")
 
-    _check_size(path, model)
     with path.open("rb") as file:
         fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     if packaged:
@@ -130,11 +129,14 @@ def load_image_features(network: str, weights: str, resolution: int) -> ImageFea
         model.set_weights(read_packaged(path))
     else:
         try:
+            _check_size(path, model)
             with warnings.catch_warnings():
                 # If the file lacks a layer, Keras only warns, and loads the rest.
                 warnings.simplefilter("error", UserWarning)
                 model.load_weights(path)
-        except (ValueError, OSError, KeyError, UserWarning) as error:
+        except UserError:
+            raise
+        except (ValueError, OSError, KeyError, RuntimeError, UserWarning) as error:
             raise UserError(
                 f"{path} does not hold the weights of {network}: {reason(error)}"
             ) from error

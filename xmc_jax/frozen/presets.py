@@ -94,14 +94,22 @@ def faults_named(preset: str, *, field: str, kind: str) -> Iterator[None]:
 
 
 def load_scaling(
-    cls: "type[keras_hub.layers.ImageConverter]", preset: str, default: PixelScaling
+    cls: "type[keras_hub.layers.ImageConverter]",
+    preset: str,
+    default: PixelScaling,
+    *,
+    field: str,
+    kind: str,
 ) -> PixelScaling:
-    """The pixel scaling of a preset, or the default if the preset has none."""
-    try:
-        with hub.without_tensorflow():
+    """The pixel scaling of a preset, or the default if the preset has none.
+
+    Arguments and errors are those of `load_preset`.
+    """
+    with faults_named(preset, field=field, kind=kind), hub.without_tensorflow():
+        try:
             converter = cls.from_preset(location(preset))
-    except FileNotFoundError:
-        return default
+        except FileNotFoundError:
+            return default
     scale = 1.0 if converter.scale is None else converter.scale
     offset = 0.0 if converter.offset is None else converter.offset
     return PixelScaling(*(tuple(np.atleast_1d(x).tolist()) for x in (scale, offset)))

@@ -66,6 +66,37 @@ def test_pairs_of_an_image_and_a_text(tmp_path, capsys):
     assert "expected" not in report["train"]
 
 
+def test_names_with_signs_of_patterns_or_that_are_not_utf8(tmp_path):
+    source = tmp_path / "photos [2023]"
+    for name in ("a.png", "caf\udce9.png"):  # As an old archive unpacks it.
+        write(source, name, "of a summer")
+    write(source, "n\udce9.png")
+    form, report = build(source, tmp_path)
+    assert form == "photos-2023_sq128"
+    assert read_all(tmp_path, form).keys() == {"a.png", "caf?.png"}
+    assert report["source"]["without_text"] == ["n\udce9.png"]
+
+
+def test_invisible_captions_are_empty(tmp_path):
+    for name in ("a.png", "b.png"):
+        write(tmp_path / "x", name, "\u200b\nseen\n\u0301\n\ufffd\u200d\n")
+    form, report = build(tmp_path / "x", tmp_path)
+    assert [r["texts"] for r in read_all(tmp_path, form).values()] == [["seen"], ["seen"]]
+    assert report["train"]["empty_captions"] == 3
+
+
+def test_the_loss_that_a_message_suggests_is_accepted(tmp_path):
+    lines = [f'{{"image": "{i}.png", "caption": "x", "split": "train"}}' for i in range(100)]
+    for i in range(29, 100):
+        write(tmp_path, f"{i}.png")
+    source = tmp_path / "list.jsonl"
+    source.write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"--max_lost=0\.29$"):
+        build(source, tmp_path)
+    _, report = build(source, tmp_path, max_lost=0.29)  # 0.29 * 100 is less than 29.
+    assert report["train"]["missing"] == 29
+
+
 def test_the_share_for_evaluation_is_stable():
     def split_of(count):
         examples = [Example(f"{i}.png", None, []) for i in range(count)]
@@ -113,7 +144,10 @@ def test_a_list_with_splits(tmp_path):
         (['{"image": "../a.png", "caption": "x"}'], "'../a.png' is not below .*, the folder of"),
         (['{"image": "/etc/a.png", "caption": "x"}'], "'/etc/a.png' is not below"),
         (['{"image": "a.png", "captions": [1]}'], 'no "captions"'),
-        (['{"image": "a.png", "caption": "x", "split": "../y"}'], "cannot be the name of a split"),
+        *(
+            ([f'{{"image": "a.png", "caption": "x", "split": {split}}}'], "cannot be the name of a")
+            for split in ('"../y"', '"all"', '"source"', "true")
+        ),
         (
             [f'{{"image": "a.png", "caption": "x", "split": "{s}"}}' for s in ("train", "val")],
             "line 2: a.png is in split train already",
@@ -155,6 +189,10 @@ def test_other_mistakes(tmp_path):
         build(tmp_path / "x", tmp_path)
     with pytest.raises(UserError, match="cannot read --source=.*No such file"):
         build(tmp_path / "absent.jsonl", tmp_path)
+    long_name = f'{{"image": "{"a" * 300}.png", "caption": "x"}}'
+    (tmp_path / "long.jsonl").write_text('{"image": "x/b.png", "caption": "x"}\n' + long_name)
+    with pytest.raises(UserError, match="1 missing"):
+        build(tmp_path / "long.jsonl", tmp_path)
     builder = catalog.make_builder("folder", form="x_sq128", data_dir=str(tmp_path))
     with pytest.raises(UserError, match="needs --source"):
         catalog.build(builder)

@@ -99,9 +99,9 @@ def write_report(
     report = {split: tally.fields() for split, tally in tallies.items()}
     if source:
         report["source"] = source
-    (epath.Path(folder) / REPORT).write_text(
-        json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    )
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    # Names of files that are not UTF-8 hold surrogates; JSON reads them back from their escapes.
+    (epath.Path(folder) / REPORT).write_bytes(text.encode(errors="backslashreplace"))
 
 
 def read_report(folder: str | os.PathLike) -> dict[str, dict]:

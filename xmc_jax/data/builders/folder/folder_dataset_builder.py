@@ -14,6 +14,9 @@ from xmc_jax.data.builders import captioned, images
 from xmc_jax.data.builders.folder import shards, texts
 from xmc_jax.errors import UserError, reason
 
+# Names that cannot be a split's: TFDS reads the first as all splits, our report has the second.
+_RESERVED = "all", "source"
+
 
 def name_form(source: Path, form: str = "") -> str:
     """The name of the TFDS config of a source, such as ``holidays_sq256``.
@@ -101,6 +104,8 @@ def _read_captions(path: Path) -> list[str]:
         return texts.parse_lines(path.read_bytes())
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({reason(error)}); save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {reason(error)}") from error
 
 
 def _read_list(path: Path) -> tuple[list[captioned.Example], dict[str, str]]:
@@ -147,13 +152,14 @@ def _parse_line(fields: object, path: Path) -> tuple[str, list[str], str | None]
         raise ValueError(f"{fields['image']!r} is not below {folder}, the folder of the list")
     captions = texts.parse_fields(fields)
     split = fields.get("split")
-    if split is not None and not re.fullmatch(r"[A-Za-z]\w*", str(split)):
+    is_name = isinstance(split, str) and re.fullmatch(r"[A-Za-z]\w*", split)
+    if split is not None and (not is_name or split in _RESERVED):
         raise ValueError(f"{split!r} cannot be the name of a split")
     return fields["image"], captions, split
 
 
 def _example(image_id: str, path: Path, texts: list[str]) -> captioned.Example:
-    location = images.Location(str(path)) if path.is_file() else None
+    location = images.Location(str(path)) if os.path.isfile(path) else None
     captions = [(f"{image_id}-{i}", text) for i, text in enumerate(texts)]
     return captioned.Example(image_id, location, captions)
 

@@ -1,6 +1,7 @@
 """Captioned images in tar archives, as WebDataset reads them and img2dataset writes them."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +18,7 @@ _Files = dict[str, bytes | images.Location]  # Of an example, by what follows th
 
 def is_pattern(source: Path) -> bool:
     """Whether the last part of a path stands for many files."""
-    return any(sign in source.name for sign in "*?[")
+    return any(sign in source.name for sign in "*?[") and not os.path.exists(source)
 
 
 def find(source: Path) -> list[Path]:
