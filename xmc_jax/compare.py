@@ -32,10 +32,9 @@ def main(paths: list[str]) -> None:
     from xmc_jax.pages import compare as pages  # --help must not wait for it.
 
     runs = pages.read_runs(paths, folders)
-    captions = captions or pages.grid_captions(runs[0])
     files.ensure_writable(out)
     generated = None
-    if options.pictures and captions:
+    if options.pictures and (captions := captions or pages.grid_captions(runs[0])):
         cli.set_up_jax()
         from xmc_jax.inference.compare import generate_for_runs  # Only images need models.
 

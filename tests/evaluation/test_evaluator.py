@@ -315,6 +315,8 @@ def test_best_step():
     assert results.best_step([record(1, 5.0, "higher"), record(2, 3.0, "higher")], "fid1k") == 1
     # Another protocol is another scale.
     assert results.best_step([record(1, 1.0, protocol="old"), *records[:2]], "fid1k") == 2
+    # A lucky few images.
+    assert results.best_step([record(1, 1.0, num_samples=5), *records[:2]], "fid1k") == 2
 
 
 def test_a_checkpoint_is_linked_whole_or_not_at_all(tmp_path):

@@ -14,10 +14,12 @@ from tests import small_run
 from tests.verbs import ROOT, TINY, assert_refused, environment
 from xmc_jax.configs.shapes_32 import get_config
 from xmc_jax.errors import UserError
+from xmc_jax.evaluation import results
 from xmc_jax.evaluation.evaluator import Evaluator
 from xmc_jax.evaluation.resume import ResumableRows
 from xmc_jax.evaluation.run import evaluate, watch
 from xmc_jax.experiment import create_experiment
+from xmc_jax.files import only_one
 from xmc_jax.inference.export import export
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config import write_config
@@ -250,6 +252,39 @@ def test_an_exported_model_is_measured_like_its_run(folder):
         watch(str(folders["float16"]), options[0])
     export(str(workdir), str(folders["float16"]), standalone=False)
     assert not read_metrics(folders["float16"])  # They were of the model that is gone.
+
+
+def test_what_an_evaluation_leaves_behind(folder, tmp_path, monkeypatch, capsys):
+    """Another batch size takes none of its images, a write that failed all; two exclude it."""
+    workdir = small_run.make(tmp_path, form="sq32_n40")
+    options = [str(workdir), str(folder / "data"), ["shapes_accuracy"], None]
+
+    def measure(batch_size):
+        settings = {"num_examples": str(COUNT), "batch_size": str(batch_size)}
+        return evaluate(*options, settings, "train")
+
+    def interrupted(rows, index, pixels, write=ResumableRows.write):
+        if index == 2:
+            raise KeyboardInterrupt
+        write(rows, index, pixels)
+
+    def full(workdir, lines):
+        raise UserError("the disk is full")
+
+    expected = measure(8)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ResumableRows, "write", interrupted)
+        measure(8)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="disk is full"):
+        patch.setattr(results, "append_metrics", full)
+        measure(16)
+    assert "generated before" not in capsys.readouterr().out
+    (scratch,) = (workdir / "evaluation").iterdir()
+    with only_one(scratch, "measuring"), pytest.raises(UserError, match="is measuring the same"):
+        measure(8)
+    assert measure(16) == expected
+    assert f"{COUNT} of {COUNT} images were generated before" in capsys.readouterr().out
+    assert not scratch.exists()
 
 
 def test_what_prompts_rule_out(folder, tmp_path, capsys):

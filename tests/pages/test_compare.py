@@ -13,6 +13,7 @@ from tests.verbs import assert_refused
 from xmc_jax.errors import UserError
 from xmc_jax.inference.compare import generate_for_runs
 from xmc_jax.pages import compare
+from xmc_jax.run.folder import captions_path
 
 CONFIG = {"seed": 0, "model": {"resolution": 16, "z_dim": 4}, "loss": {"word_weight": 1.0}}
 
@@ -137,6 +138,9 @@ def test_captions_of_the_sample_grids(tmp_path):
     with_grid, without = compare.read_runs([str(tmp_path / name) for name in "ab"])
     assert compare.grid_captions(with_grid) == CAPTIONS
     assert compare.grid_captions(without) == []
+    captions_path(tmp_path / "a").write_text('{"captions": ["a')
+    with pytest.raises(UserError, match="captions.json is damaged .*; give captions yourself"):
+        compare.grid_captions(with_grid)
 
 
 def test_mistakes_are_one_line(two_runs, tmp_path, run_verb):

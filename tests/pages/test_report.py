@@ -3,6 +3,7 @@
 import base64
 import importlib
 import io
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.page import (
     make_run,
     train_records,
 )
+from tests.places import ROOT
 from xmc_jax.errors import UserError
 from xmc_jax.pages import curves, render, report
 from xmc_jax.run.folder import captions_path, report_path
@@ -125,6 +127,10 @@ def test_curves_leave_gaps_for_missing_values_and_need_two_evaluations():
 def test_command_line(tmp_path):
     make_run(tmp_path, records=train_records(3))
     command = [sys.executable, "-m", "xmc_jax.report"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    there = {"capture_output": True, "text": True, "cwd": tmp_path, "env": environment}
+    assert subprocess.run([*command, "--workdir=."], **there).returncode == 0
+    assert f"<h1>{tmp_path.name}</h1>" in report_path(tmp_path).read_text()
     done = subprocess.run([*command, f"--workdir={tmp_path}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"wrote {report_path(tmp_path)}"

@@ -335,3 +335,5 @@ def test_refuses_mistakes(folder, study, run_verb):
     assert_refused(run_verb("study", "guess"), "'guess'", "study analyse")
     assert_refused(run_verb("study", "build", "--a=x", "--b=y"), "--out is missing")
     assert_refused(run_verb("study", "analyse", f"--key={study / 'key.json'}"), "no ratings")
+    remote = run_verb("study", "build", "--a=x", "--b=y", "--out=gs://bucket/study")
+    assert_refused(remote, "gs://bucket/study is not on this machine")

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from etils import epath
 
-from xmc_jax.evaluation import generation, selection
+from xmc_jax.evaluation import generation, results, selection
 from xmc_jax.evaluation.examples import open_training_images, read_examples
 from xmc_jax.evaluation.image_sets import ImageSet
 from xmc_jax.evaluation.inputs import EvalInputs, Prompts
-from xmc_jax.evaluation.resume import remove
+from xmc_jax.evaluation.resume import measuring_alone, remove
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
 from xmc_jax.run.folder import evaluation_dir
@@ -23,8 +23,10 @@ class Evaluator(NamedTuple):
 
     Attributes:
       names: The metrics under the names in their records, without parts.
-      measure: ``measure(step, ema)``: the records of a checkpoint; all processes must call it.
-        After a kill, a second call with the same arguments resumes.
+      measure: ``measure(step, ema)``: measures a checkpoint, appends the records to metrics.jsonl
+        and returns them; all processes must call it. After a kill, a second call with the same
+        arguments resumes. Raises UserError if another process is measuring the same images, or a
+        file cannot be written.
     """
 
     names: tuple[str, ...]
@@ -76,19 +78,21 @@ def create_evaluator(
             identity = generation.fingerprint_generation(config, generator, prompts)
             return generate(ema, prompts, folder=scratch, identity=identity, name=name)
 
-        inputs = EvalInputs(
-            config,
-            *examples,
-            generated=generate(ema, prompts, folder=scratch, identity=identity),
-            generate=generate_more,
-            scratch=scratch,
-            step=step,
-            generator=generator,
-            open_training=open_training,
-        )
-        records = [record for measure in measures for record in measure(inputs)]
-        processes.wait_for_all(f"measure {identity}")  # Others may still read the folder.
-        remove(scratch)
+        with measuring_alone(scratch):
+            inputs = EvalInputs(
+                config,
+                *examples,
+                generated=generate(ema, prompts, folder=scratch, identity=identity),
+                generate=generate_more,
+                scratch=scratch,
+                step=step,
+                generator=generator,
+                open_training=open_training,
+            )
+            records = [record for measure in measures for record in measure(inputs)]
+            results.write_records(workdir, records)
+            processes.wait_for_all(f"measure {identity}")  # Others may still read the folder.
+            remove(scratch)
         return records
 
     return Evaluator(selection.recorded_names(chosen, config, len(prompts)), measure)

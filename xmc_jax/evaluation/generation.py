@@ -69,8 +69,10 @@ class ImageGenerator:
         Raises:
           UserError: the disk has no room for the images.
         """
-        rows, shards, count = ResumableRows(folder, name), self._shards, len(prompts)
+        shards, count = self._shards, len(prompts)
         ranges, size, seed = shards.ranges(count), shards.batch_size, self._config.eval.seed
+        # A file holds a batch: those of a run with another size of batches are not ours.
+        rows = ResumableRows(folder, f"{name}_by_{size}")
         done = rows.num_done()
         num_before = min(done * size, count)
         num_bytes = (count - num_before) * self._config.model.resolution**2 * 3

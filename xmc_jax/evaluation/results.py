@@ -50,7 +50,10 @@ def _write_events(workdir: epath.PathLike, records: Sequence[MetricRecord]) -> N
 
 
 def measured_steps(workdir: epath.PathLike, names: Sequence[str]) -> set[int]:
-    """The steps for which all of some metrics are recorded, on the run's own evaluation split."""
+    """The steps for which all of some metrics are recorded, on the run's own evaluation split.
+
+    A quick look at a few images counts too.
+    """
     found: dict[int, set[str]] = {}
     for record in _own_records(workdir):
         found.setdefault(record.step, set()).add(record.family)
@@ -66,14 +69,16 @@ def _own_records(workdir: epath.PathLike) -> list[MetricRecord]:
 def best_step(records: Sequence[MetricRecord], metric: str) -> int | None:
     """The first step with the best value of a metric; None if the metric has no value.
 
-    Compares only values of the newest protocol and weights.
+    Compares only values of the newest protocol, weights and number of samples: those of a quick
+    look at a few images vary more, and the best of them is the luckiest.
     """
     values = [r for r in records if r.metric == metric and r.value is not None]
     if not values:
         return None
     newest = values[-1]
     sign = 1 if newest.better == "lower" else -1
-    return min((sign * r.value, r.step) for r in values if r.key == newest.key)[1]
+    alike = [r for r in values if (r.key, r.num_samples) == (newest.key, newest.num_samples)]
+    return min((sign * r.value, r.step) for r in alike)[1]
 
 
 def keep_best(workdir: epath.PathLike, metric: str) -> None:

@@ -66,6 +66,17 @@ def from_npy(data: bytes) -> Shaped[np.ndarray, "..."]:
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 
+def measuring_alone(folder: epath.Path) -> contextlib.AbstractContextManager:
+    """Keeps other evaluations out of a folder: the first to end would remove it for both.
+
+    The first process holds the lock. Raises UserError if another evaluation holds it. Buckets have
+    no locks.
+    """
+    if files.is_remote(folder) or not processes.is_first():
+        return contextlib.nullcontext()
+    return files.only_one(folder, "measuring the same images in")
+
+
 def remove(folder: epath.Path) -> None:
     """Deletes the folder of a finished task, whether processes share it or have one each."""
     if not files.is_remote(folder):

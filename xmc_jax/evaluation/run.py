@@ -110,9 +110,8 @@ def _open(
 def _measure(
     workdir: str, experiment: Experiment, evaluator: Evaluator, step: int, ema: PyTree
 ) -> list[MetricRecord]:
-    """Measures a generator, writes and prints its records, and keeps the best of a run."""
+    """Measures a generator, prints its records, and keeps the best of a run."""
     records = evaluator.measure(step, ema)
-    results.write_records(workdir, records)
     if not is_exported(workdir):
         results.keep_best(workdir, experiment.config.eval.best_metric)
     processes.say(format_table(records))

@@ -13,7 +13,7 @@ from etils import epath
 from PIL import Image
 
 from xmc_jax import files, images
-from xmc_jax.errors import UserError
+from xmc_jax.errors import UserError, reason
 from xmc_jax.pages import curves, render
 from xmc_jax.run.config import flatten, read_config
 from xmc_jax.run.folder import captions_path
@@ -83,11 +83,17 @@ def read_runs(paths: Sequence[str], folders: Sequence[epath.PathLike] | None = N
 
 
 def grid_captions(run: Run) -> list[str]:
-    """The first captions of a run's sample grids; none if it has no grids."""
+    """The first captions of a run's sample grids; none if it has no grids.
+
+    Raises UserError if the file of captions is damaged.
+    """
     path = captions_path(run.folder)
     if not path.exists():
         return []
-    return json.loads(path.read_text())["captions"][:MAX_GRID_CAPTIONS]
+    try:
+        return json.loads(path.read_text())["captions"][:MAX_GRID_CAPTIONS]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({reason(error)}); give captions yourself") from error
 
 
 def write_comparison(

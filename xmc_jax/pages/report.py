@@ -8,6 +8,7 @@ import json
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def write_report(path: epath.PathLike) -> epath.Path:
     """
     config = read_config(path).to_dict()
     records = read_metrics(path)
-    name = epath.Path(path).name
+    name = epath.Path(path).name or Path.cwd().name  # Of "."; a bucket has a name.
     html = render.render(
         "report.html.jinja",
         workdir=str(path),

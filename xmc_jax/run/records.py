@@ -149,7 +149,7 @@ def append_metrics(workdir: epath.PathLike, records: Iterable[Record]) -> None:
 def append_lines(path: epath.PathLike, lines: Iterable[str]) -> None:
     """Appends lines to a file, in one write; a UserError if the file cannot be written."""
     path, text = epath.Path(path), "".join(f"{line}\n" for line in lines)
-    with files.writing(path, then="start again: training resumes from the last checkpoint"):
+    with files.writing(path, then="start again: the same command resumes"):
         # After a crash in the middle of a write, the last line lacks its newline.
         if _lacks_last_newline(path):
             text = f"\n{text}"

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
 def _build(arguments: list[str]) -> None:
     if arguments:
         raise UserError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
-    sources, out = [cli.required("a"), cli.required("b")], Path(cli.required("out")).expanduser()
+    sources, out = [cli.required("a"), cli.required("b")], _local(cli.required("out"))
     captions = cli.read_captions_file("captions")
     if not captions:
         raise UserError(f"--captions={flags.FLAGS.captions} has no caption in it")
@@ -56,15 +56,21 @@ def _build(arguments: list[str]) -> None:
 
 
 def _analyse(arguments: list[str]) -> None:
-    key_path = Path(cli.required("key")).expanduser()
+    key_path = _local(cli.required("key"))
     if not arguments:
         raise UserError("no ratings: name the JSON files that raters saved, e.g. ratings/*.json")
     key = analyse.read_key(key_path)
     results = analyse.analyse(key, [analyse.read_ratings(Path(path), key) for path in arguments])
     print(analyse.format_text(results))
-    out = Path(flags.FLAGS.out or key_path.parent / "analysis.json").expanduser()
+    out = _local(flags.FLAGS.out or key_path.parent / "analysis.json")
     files.write_whole(out, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
     print(f"\nwrote {out}")
+
+
+def _local(path: str | Path) -> Path:
+    if files.is_remote(path):
+        raise UserError(f"{path} is not on this machine, where studies are kept; name a local path")
+    return Path(path).expanduser()
 
 
 def _define_flags() -> None:

@@ -12,7 +12,7 @@ from xmc_jax.console import notice
 from xmc_jax.errors import UserError, reason
 from xmc_jax.evaluation import results
 from xmc_jax.evaluation.evaluator import create_evaluator
-from xmc_jax.evaluation.resume import remove
+from xmc_jax.evaluation.resume import measuring_alone, remove
 from xmc_jax.evaluation.selection import choose_metrics
 from xmc_jax.experiment import Experiment
 from xmc_jax.parallel import processes
@@ -50,13 +50,13 @@ def make_periodic_evaluation(
             return False
         measured = False
         with _failure_is_a_notice(f"step {step} was not measured"):
-            records = measure(step, ema)
-            results.write_records(workdir, records)
+            measure(step, ema)
             measured = True
         if not measured:  # Generated images may have filled the disk, and training must save.
             begun = evaluation_dir(workdir, step, "")
             for folder in begun.parent.glob(f"{begun.name}*"):
-                remove(folder)
+                with contextlib.suppress(UserError), measuring_alone(folder):
+                    remove(folder)
         if measured and config.eval.best_metric:
             checkpoints.wait()  # The checkpoint must be complete; a failed save ends training.
             with _failure_is_a_notice("the best checkpoint is not kept"):
