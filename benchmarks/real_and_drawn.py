@@ -27,7 +27,7 @@ COUNT = flags.DEFINE_integer("num_captions", 12, "Captions.", 1, NUM_CAPTIONS)
 SPLIT = flags.DEFINE_string("split", None, "Another split, e.g. test_comp.")
 NUM_IMAGES = flags.DEFINE_integer("num_images", 3, "Generated images of each caption.", 1)
 NUM_COLUMNS = flags.DEFINE_integer("num_columns", 2, "Captions side by side.", 1)
-cli.define_workdir_flag()
+cli.define_workdir_flag("Folder of the run.")
 cli.define_data_dir_flag()
 
 

@@ -8,6 +8,13 @@
 # WORKDIR is runs/one_shape_32 in this checkout by default; all other arguments go to the training.
 set -euo pipefail
 
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit
+    ;;
+esac
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 workdir=$root/runs/one_shape_32
 if (($# > 0)) && [[ $1 != -* ]]; then

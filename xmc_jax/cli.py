@@ -72,9 +72,9 @@ def define_config_flag() -> None:
     flag.parser = _ConfigParser(flag.parser)
 
 
-def define_workdir_flag() -> None:
-    """Defines ``--workdir``: the folder of a run."""
-    flags.DEFINE_string("workdir", None, "Folder of the training run.")
+def define_workdir_flag(meaning: str) -> None:
+    """Defines ``--workdir``: the folder of a run, or what else a verb takes for it."""
+    flags.DEFINE_string("workdir", None, meaning)
 
 
 def define_data_dir_flag() -> None:
@@ -84,6 +84,11 @@ def define_data_dir_flag() -> None:
         os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"),
         "Folder of the prepared data sets (or the environment's TFDS_DATA_DIR).",
     )
+
+
+def define_seed_flag(meaning: str) -> None:
+    """Defines ``--seed``: of noise, an int32 as in JAX."""
+    flags.DEFINE_integer("seed", 0, meaning, lower_bound=-(2**31), upper_bound=2**31 - 1)
 
 
 def define_process_flags() -> None:
@@ -99,7 +104,7 @@ def define_process_flags() -> None:
 
 
 def required(name: str) -> Any:
-    """The value of a flag that the verb cannot do without.
+    """The value of a flag that the verb cannot do without; of a path, with the home for ``~``.
 
     Raises:
       UserError: the flag was not given.
@@ -108,7 +113,8 @@ def required(name: str) -> Any:
     if value is None or value == "":
         hint = ", e.g. --config=one_shape_32" if name == "config" else ""
         raise UserError(f"--{name} is missing{hint}; --help explains it")
-    return value
+    # Shells do so at the start of a word only, not in --workdir=~/runs.
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def read_captions_file(name: str) -> list[str]:
@@ -117,7 +123,7 @@ def read_captions_file(name: str) -> list[str]:
     Raises:
       UserError: the flag was not given, or its file cannot be read.
     """
-    path = Path(required(name)).expanduser()
+    path = Path(required(name))
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:

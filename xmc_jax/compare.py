@@ -21,7 +21,7 @@ def main(paths: list[str]) -> None:
     """Reads the flags, compares the runs and prints the paths of the pages."""
     if len(paths) < 2:
         raise UserError("name the folders of two runs or more, e.g. `compare runs/one runs/other`")
-    out, options = epath.Path(cli.required("out")).expanduser(), flags.FLAGS
+    out, options = epath.Path(cli.required("out")), flags.FLAGS
     captions = list(options.caption)
     if options.captions_file:
         captions += cli.read_captions_file("captions_file")
@@ -47,7 +47,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("out", None, "Folder for compare.html, compare.md and pictures/.")
     flags.DEFINE_multi_string("caption", [], "A caption to generate; may be given several times.")
     flags.DEFINE_string("captions_file", None, "Text file with one caption a line.")
-    flags.DEFINE_integer("seed", 0, "Seed of the noise, the same for every run.")
+    cli.define_seed_flag("Seed of the noise, the same for every run.")
     flags.DEFINE_bool(
         "pictures", True, "Whether to generate images; without, checkpoints are not needed."
     )

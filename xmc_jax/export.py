@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _define_flags() -> None:
-    cli.define_workdir_flag()
+    cli.define_workdir_flag("Folder of a run, or of an exported model to export in other forms.")
     flags.DEFINE_string("out", None, "Folder of the exported model; created if missing.")
     flags.DEFINE_integer("step", None, "Checkpoint to export; the newest by default.")
     flags.DEFINE_enum(

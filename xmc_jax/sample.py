@@ -14,19 +14,18 @@ from etils import epath
 
 from xmc_jax import cli, demo, files
 from xmc_jax.errors import UserError
-from xmc_jax.inference import hub
-from xmc_jax.run.config import read_config
+from xmc_jax.inference import exported, hub
 
 
 def main() -> None:
     """Reads the flags and generates the images."""
     captions, options = _read_captions(), flags.FLAGS
-    out = epath.Path(cli.required("out")).expanduser()
+    out = epath.Path(cli.required("out"))
     if options.demo and options.workdir:
         raise UserError("--demo and --workdir name two models; give one of them")
     workdir = demo.demo_folder(options.demo) if options.demo else cli.required("workdir")
     workdir = hub.local_folder(workdir)
-    read_config(workdir)  # Finds a wrong folder before JAX is imported.
+    exported.find_model(workdir)  # Refuses a wrong folder before JAX is imported.
     files.ensure_writable(out)
     cli.set_up_jax()
 
@@ -63,13 +62,13 @@ def _define_demo_flag() -> None:
 
 
 def _define_flags() -> None:
-    cli.define_workdir_flag()
+    cli.define_workdir_flag("Folder of a run or of an exported model, or hf://USER/NAME.")
     flags.DEFINE_multi_string("caption", [], "A caption; may be given several times.")
     flags.DEFINE_string("captions_file", None, "Text file with one caption a line.")
     _define_demo_flag()
     flags.DEFINE_string("out", "pictures", "Folder for the images; created if missing.")
     flags.DEFINE_integer("num_images", 4, "Images of each caption.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Seed of the noise: equal seeds give equal images.")
+    cli.define_seed_flag("Seed of the noise: equal seeds give equal images.")
     flags.DEFINE_integer("step", None, "Checkpoint to use; the newest by default.")
 
 

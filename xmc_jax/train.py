@@ -1,4 +1,4 @@
-"""Trains a text-to-image model; the same command resumes a run that was stopped or killed.
+r"""Trains a text-to-image model; the same command resumes a run that was stopped or killed.
 
     python -m xmc_jax.train --config=configs/one_shape_32.py --workdir=runs/one_shape_32
     python -m xmc_jax.train --config=configs/shapes_32.py:s_w --workdir=runs/s_w \
@@ -41,7 +41,7 @@ def main() -> None:
 
 def _define_flags() -> None:
     cli.define_config_flag()
-    cli.define_workdir_flag()
+    cli.define_workdir_flag("Folder of the run; a run that is there already goes on.")
     cli.define_data_dir_flag()
     cli.define_process_flags()
     flags.DEFINE_integer(

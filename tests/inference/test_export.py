@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -276,6 +277,44 @@ def test_a_killed_export_starts_again(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"model.json", "a"}
 
 
+def test_a_model_without_manifest_is_not_taken_for_a_run(half, tmp_path):
+    for name in (".unfinished", "weights.safetensors"):
+        copy = tmp_path / name
+        copy.mkdir()
+        shutil.copy(half / "config.json", copy)
+        (copy / name).mkdir()
+        with pytest.raises(UserError, match="model.json is missing: the model was not exported or"):
+            xmc_jax.load(copy)
+
+
+def test_what_cannot_be_generated(half):
+    model = xmc_jax.load(half)
+    for options in ({"num_images": 0}, {"seed": 2**31}, {"seed": -(2**31) - 1}):
+        with pytest.raises(UserError, match="(num_images|seed)=.*; give"):
+            model.generate(["a red circle"], **options)
+    with pytest.raises(UserError, match="batch_size=0 holds no caption"):
+        xmc_jax.load(half, batch_size=0).generate(["a red circle"])
+
+
+def test_the_program_names_what_is_wrong(whole, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    (copy / "config.json").unlink()  # It reads no such file.
+
+    def run(*arguments):
+        command = [sys.executable, copy / "generate.py", f"--out={tmp_path / 'new/image'}"]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True)
+
+    assert run("--caption=a red circle").returncode == 0
+    assert (tmp_path / "new/image_0.png").exists()
+    assert "no int32" in run("--caption=a", "--seed=2147483648").stderr.splitlines()[-1]
+    (line,) = run("--caption= ").stderr.splitlines()
+    assert line == "error: a caption is empty; write what the image should show"
+    (copy / "text_encoder.safetensors").unlink()
+    (line,) = run("--caption=a").stderr.splitlines()
+    assert line.startswith("error: cannot read ") and "text_encoder.safetensors" in line
+
+
 def test_sample_writes_the_images_of_a_model(half, images, tmp_path):
     generated = xmc_jax.load(half).generate(CAPTIONS, seed=7)
     assert np.abs(generated.astype(int) - images.astype(int)).mean() < 0.5
@@ -291,3 +330,5 @@ def test_the_verbs_name_what_is_missing(folder, run_verb):
     assert_refused(run_verb("export", "--workdir=x"), "--out is missing")
     done = run_verb("export", f"--workdir={folder / 'none'}", f"--out={folder / 'o'}")
     assert_refused(done, "no run in")
+    done = run_verb("sample", "--workdir=~/none", "--caption=y")  # Shells leave this ~ as it is.
+    assert_refused(done, f"no run in {Path.home() / 'none'}")

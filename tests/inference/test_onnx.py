@@ -210,6 +210,6 @@ def test_without_the_package_one_line_names_the_command(monkeypatch, tmp_path):
     with pytest.raises(UserError) as error:
         export("anywhere", str(tmp_path), onnx=True)
     message = str(error.value)
-    assert message.startswith("--onnx needs the package onnx") and "\n" not in message
+    assert message.startswith("--onnx and --web need the package onnx") and "\n" not in message
     assert message.endswith("-m pip install onnx")
     assert not list(tmp_path.iterdir())

@@ -19,12 +19,16 @@ from xmc_jax.errors import UserError
 Generate = Callable[[Int32[np.ndarray, "b t"], Float[Array, "b z"]], UInt8[Array, "b h w 3"]]
 
 
-def check_captions(captions: Sequence[str]) -> None:
-    """Raises UserError if there are none, or if a caption was given in place of a list of them."""
+def check_request(captions: Sequence[str], seed: int, num_images: int) -> None:
+    """Raises UserError if images of captions cannot be generated as asked."""
     if isinstance(captions, str):
         raise UserError("captions is one string; give a list of them, e.g. [caption]")
     if not len(captions):
         raise UserError("no captions; give at least one")
+    if num_images < 1:
+        raise UserError(f"num_images={num_images} generates nothing; give 1 or more")
+    if not -(2**31) <= seed < 2**31:
+        raise UserError(f"seed={seed} is no int32; give one from {-(2**31)} to {2**31 - 1}")
 
 
 def batch_sizes(largest: int, num_devices: int) -> tuple[int, ...]:
@@ -32,7 +36,12 @@ def batch_sizes(largest: int, num_devices: int) -> tuple[int, ...]:
 
     Each size is a quarter of the next, rounded up to a multiple of the devices. Captions left over
     from full batches are padded to the smallest size that holds them.
+
+    Raises:
+      UserError: the largest size is less than 1.
     """
+    if largest < 1:
+        raise UserError(f"batch_size={largest} holds no caption; give 1 or more")
     sizes = [-(-largest // num_devices) * num_devices]
     while sizes[0] > num_devices:
         quarter = -(-sizes[0] // (4 * num_devices)) * num_devices

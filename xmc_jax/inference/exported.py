@@ -36,6 +36,7 @@ from safetensors import SafetensorError
 
 from xmc_jax.errors import UserError, reason
 from xmc_jax.files import check_address, ensure_writable, write_whole, writing
+from xmc_jax.run.config import read_config
 from xmc_jax.run.folder import config_path, metrics_path, text_projection_path
 from xmc_jax.run.versions import installed_versions
 
@@ -67,6 +68,24 @@ def manifest_path(folder: epath.PathLike) -> epath.Path:
 def is_exported(folder: epath.PathLike) -> bool:
     """Whether the folder holds a complete exported model."""
     return manifest_path(folder).exists()
+
+
+def find_model(folder: epath.PathLike) -> bool:
+    """Whether a folder holds an exported model, and not a run.
+
+    Raises:
+      UserError: it holds neither, or an exported model whose writing or copying did not end.
+    """
+    if is_exported(folder):
+        return True
+    place = epath.Path(folder).expanduser()
+    if (place / WEIGHTS).exists() or (place / _UNFINISHED).exists():
+        raise UserError(
+            f"{manifest_path(folder)} is missing: the model was not exported or copied to its end; "
+            "do so again"
+        )
+    read_config(place)
+    return False
 
 
 def open_folder(folder: epath.PathLike) -> epath.Path:

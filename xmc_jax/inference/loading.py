@@ -52,7 +52,7 @@ def load(
         )
 
     startup.hide_missing_tpu()  # In a notebook no verb has called it.
-    if exported.is_exported(folder):
+    if exported.find_model(folder):
         manifest = exported.read_manifest(folder)
         if step not in (None, manifest["step"]):
             raise UserError(

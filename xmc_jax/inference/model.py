@@ -16,7 +16,7 @@ from xmc_jax.experiment import Experiment, create_experiment
 from xmc_jax.frozen.text_encoder import fingerprint
 from xmc_jax.inference import exported
 from xmc_jax.inference.arrays import read_arrays
-from xmc_jax.inference.batches import check_captions
+from xmc_jax.inference.batches import check_request
 from xmc_jax.inference.sampler import Sampler
 from xmc_jax.parallel import sharding
 from xmc_jax.run.checkpoint import Checkpoints
@@ -53,9 +53,9 @@ class TrainedModel:
           RGB pixels, 0..255. The `num_images` images of each caption are consecutive.
 
         Raises:
-          UserError: there are no captions, or one is empty.
+          UserError: there are no captions, one is empty, or a number is out of range.
         """
-        check_captions(captions)
+        check_request(captions, seed, num_images)
         tokens = self.tokenizer(captions).repeat(num_images, axis=0)
         return self._sampler(self.ema, tokens, seed=seed)
 

@@ -29,7 +29,8 @@ DATA_LICENCES = {
 }
 _LIMITS_OF_SHAPES = (
     "The model knows only coloured shapes on plain backgrounds and the words that describe them; "
-    "for other captions its images are meaningless."
+    "for other captions its images are meaningless. A caption may state a place or a background: "
+    "those of the training data never state both."
 )
 _LIMITS_OF_EMOJI = (
     "The model knows only emoji, their names and keywords; small details, faces and flags come out "

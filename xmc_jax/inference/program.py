@@ -21,7 +21,7 @@ from xmc_jax.errors import UserError, reason
 from xmc_jax.frozen.wheels import text_encoder_folder
 from xmc_jax.inference import exported
 from xmc_jax.inference.arrays import read_arrays
-from xmc_jax.inference.batches import batch_sizes, check_captions, generate_in_batches
+from xmc_jax.inference.batches import batch_sizes, check_request, generate_in_batches
 
 WHEEL_FILE = "model.safetensors"  # The weights of a packaged text encoder, in its folder.
 
@@ -93,7 +93,7 @@ class ProgramModel:
         self, captions: Sequence[str], *, seed: int = 0, num_images: int = 1
     ) -> UInt8[np.ndarray, "n h w 3"]:
         """See `model.TrainedModel.generate`."""
-        check_captions(captions)
+        check_request(captions, seed, num_images)
         tokens = self.tokenizer(captions).repeat(num_images, axis=0)
         sizes, z_dim = self._sizes, self._z_dim
         return generate_in_batches(self._generate, tokens, sizes, z_dim=z_dim, seed=seed)

@@ -23,7 +23,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import load_file
+import safetensors.numpy
 from wordpiece import WordPiece
 
 
@@ -33,28 +33,43 @@ def load(folder="."):
     Returns the function ``generate(captions, seed=0) -> images``, uint8 [n, h, w, 3].
     """
     folder = pathlib.Path(folder)
-    model = json.loads((folder / "model.json").read_text())
-    for name, sha256 in model["sha256"].items():
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
+    model = json.loads(read(folder / "model.json"))
+
+    def verified(name):
+        data = read(folder / name)
+        if hashlib.sha256(data).hexdigest() != model["sha256"][name]:
             raise SystemExit(f"error: {folder / name} is not the file that was exported")
-    vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
-    split = WordPiece(vocabulary, model["text_encoder"]["lowercase"])
+        return data
+
+    split = WordPiece(
+        verified("vocab.txt").decode().split("\n"), model["text_encoder"]["lowercase"]
+    )
     start, end = split.ids["[CLS]"], split.ids["[SEP]"]
-    program = jax.export.deserialize((folder / "program.stablehlo").read_bytes())
+    program = jax.export.deserialize(bytearray(verified("program.stablehlo")))
     weights, text_encoder = (
-        jax.device_put(load_file(folder / f"{name}.safetensors"))
+        jax.device_put(safetensors.numpy.load(verified(f"{name}.safetensors")))
         for name in ("weights", "text_encoder")
     )
 
     def generate(captions, seed=0):
         tokens = np.zeros((len(captions), model["num_tokens"]), np.int32)
         for row, caption in zip(tokens, captions, strict=True):
-            found = [start, *split(caption)[: len(row) - 2], end]
+            if not (pieces := split(caption)):
+                raise SystemExit("error: a caption is empty; write what the image should show")
+            found = [start, *pieces[: len(row) - 2], end]
             row[: len(found)] = found
         z = noise(len(captions), model["z_dim"], seed)
         return np.asarray(program.call(weights, text_encoder, tokens, z))
 
     return generate
+
+
+def read(path):
+    """The contents of a file; a line and the end if there is no such file."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SystemExit(f"error: cannot read {path}: {error.strerror}; copy it again") from error
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -84,7 +99,10 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal images")
     parser.add_argument("--out", default="picture", help="images go to OUT_0.png, OUT_1.png …")
     options = parser.parse_args()
+    if not -(2**31) <= options.seed < 2**31:
+        parser.error(f"--seed={options.seed} is no int32: it lies between -2^31 and 2^31")
     images = load(pathlib.Path(__file__).parent)(options.caption, options.seed)
+    pathlib.Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(images):
         pathlib.Path(f"{options.out}_{index}.png").write_bytes(encode_png(image))
 

@@ -19,7 +19,7 @@ from xmc_jax.shapes.scenes import LAYOUTS
 
 def main() -> None:
     """Trains, writes the weights, reads them back, and prints their accuracy."""
-    out = Path(cli.required("out")).expanduser()
+    out = Path(cli.required("out"))
     if not out.absolute().parent.is_dir():
         raise UserError(f"no folder {out.absolute().parent} for --out")
     cli.set_up_jax()

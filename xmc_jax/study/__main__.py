@@ -78,7 +78,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("b", None, "build: folder of the second system.")
     flags.DEFINE_string("captions", None, "build: text file with one caption on each line.")
     flags.DEFINE_integer("raters", 20, "build: number of raters to prepare for.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "build: seed of the noise that models generate images from.")
+    cli.define_seed_flag("build: seed of the noise that models generate images from.")
     flags.DEFINE_string("key", None, "analyse: key.json of the study.")
     flags.DEFINE_string(
         "out", None, "build: folder for the study. analyse: file for the results, as JSON."

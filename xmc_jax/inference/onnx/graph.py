@@ -105,6 +105,6 @@ def ensure_installed() -> None:
     """Raises UserError if the package onnx is not installed."""
     if importlib.util.find_spec("onnx") is None:
         raise UserError(
-            "--onnx needs the package onnx, which is not installed: "
+            "--onnx and --web need the package onnx, which is not installed: "
             f"{sys.executable} -m pip install onnx"
         )
