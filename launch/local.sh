@@ -25,6 +25,9 @@ if (($# > 0)) && [[ $1 != -* ]]; then
 fi
 cd "$root"
 
+# Training saves and ends well at Ctrl-C: then nothing else should begin.
+trap 'exit 130' INT
+
 times=()
 # Runs a command under a name and records how long it took.
 timed() {

@@ -55,6 +55,10 @@ def test_experiments_are_valid(path):
         ("model", "bn_group_size", 5, "bn_group_size=5 does not divide config.batch_size=32"),
         ("data", "flip", 1, "flip=1 is not of type bool"),
         ("optimizer", "name", "sgd", "optimizer.name='sgd' is not one of adam, muon"),
+        ("", "seed", -1, "seed=-1 must be at least 0"),
+        ("eval", "seed", 2**31 - 1, "eval.seed=2147483647 must be at most 2147483646"),
+        ("optimizer", "ema_decay", 1.5, "ema_decay=1.5 must be at most 1"),
+        ("optimizer", "beta2", 1.0, "beta2=1.0 must be at most 0.9999"),
         ("optimizer", "beta1", float("nan"), "beta1=nan is not a finite number"),
         ("data", "cached_captions", -1, "cached_captions=-1 must be at least 0"),
         ("data", "longest_caption_until", 1.5, "caption_until=1.5 is after the end of .*from all"),
@@ -83,6 +87,18 @@ def test_parts_divide_the_images_of_a_device():
     check_accumulation(batch_size=32, accumulation_steps=4, num_devices=8)
     with pytest.raises(UserError, match="steps=3 does not divide the 4 .*; use one of 1, 2, 4"):
         check_accumulation(batch_size=32, accumulation_steps=3, num_devices=8)
+
+
+def test_groups_divide_what_the_generator_draws_at_once():
+    config = load(next(p for p in FILES if p.stem == "shapes_32"))
+    config.model.bn_group_size, config.accumulation_steps = 16, 2
+    check_training(config)
+    config.accumulation_steps = 4
+    with pytest.raises(UserError, match="bn_group_size=16 does not divide the 8 images of a part"):
+        check_training(config)
+    config.model.bn_group_size, config.loss.variety_weight = 8, 1.0
+    with pytest.raises(UserError, match="variety_weight=1.0 .*bn_group_size=8 may not divide"):
+        check_training(config)
 
 
 def test_the_best_needs_a_checkpoint():

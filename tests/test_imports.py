@@ -13,7 +13,7 @@ from tests.places import ROOT
 
 PACKAGE = ROOT / "xmc_jax"
 MAX_FILE_LINES = 400
-MAX_LINES, MAX_CODE_LINES = 23_620, 14_780  # Code: without blank lines, comments and docstrings.
+MAX_LINES, MAX_CODE_LINES = 23_650, 14_820  # Code: without blank lines, comments and docstrings.
 MAX_ROOT_FILES = 22
 MAX_INNER_IMPORTS = 25
 

@@ -24,6 +24,14 @@ def test_wrong_settings_are_one_clear_line(folder, run_verb):
     assert_refused(run_verb("train", "--config=configs/shapes_32.py:x", workdir), "'x'", "s_w")
     assert_refused(run_verb("train", *TINY), "--workdir is missing")
     assert_refused(run_verb("train", workdir), "--config is missing")
+    own = folder / "own_32.py"
+    for text, words in (
+        ("def get_config():\n    return {'num_steps': 1}\n", "a dict; make it a ConfigDict"),
+        ("def get_config():\n    return undefined\n", "NameError: name 'undefined'"),
+        ("def get_config(:\n", "SyntaxError: "),
+    ):
+        own.write_text(text)
+        assert_refused(run_verb("train", f"--config={own}", workdir), str(own), words)
     assert not (folder / "bad").exists()
 
 

@@ -120,8 +120,12 @@ def test_tensorboard_shows_the_run(trained):
 @pytest.mark.long  # Also in test_processes.
 def test_a_finished_run_has_nothing_to_do(trained, run_verb):
     workdir, *_ = trained
-    done = run_verb("train", *RUN, f"--workdir={workdir}", "--config.num_steps=8")
+    before = (workdir / "config.json").read_bytes()
+    done = run_verb(
+        "train", *RUN, f"--workdir={workdir}", "--config.num_steps=8", "--config.seed=9"
+    )
     assert done.returncode == 0 and "nothing to do" in done.stdout
+    assert (workdir / "config.json").read_bytes() == before  # How it was trained.
 
 
 def test_sample_draws_captions_and_tells_what_is_lost(folder, trained, run_verb):

@@ -53,7 +53,18 @@ class _ConfigParser(flags.ArgumentParser):
         """The config; `argument` is ``NAME`` or ``PATH``, either with ``:ARGUMENT``."""
         name, colon, row = argument.partition(":")
         path = str(_CONFIGS / f"{name}.py") if name in _configs() else name
-        return self.from_file.parse(path + colon + row)
+        try:
+            config = self.from_file.parse(path + colon + row)
+        except (OSError, TypeError, ValueError):
+            raise  # `_parse_flags` names them.
+        except Exception as error:  # A user's file may raise anything.
+            fault = f"{type(error).__name__}: {reason(error)}"
+            raise flags.IllegalFlagValueError(f"--config={argument}: {fault}") from error
+        if isinstance(config, dict):
+            raise flags.IllegalFlagValueError(
+                f"--config={argument}: get_config returns a dict; make it a ConfigDict"
+            )
+        return config
 
 
 def define_config_flag() -> None:

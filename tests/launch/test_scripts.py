@@ -32,6 +32,7 @@ def save(*_):
     print("saved", flush=True)
     sys.exit(0)
 signal.signal(signal.SIGTERM, save)
+signal.signal(signal.SIGINT, save)
 with open("argv.json", "w") as file:
     json.dump(sys.argv[1:], file)
 print("training, process", os.getpid(), "session", os.getsid(0),
@@ -349,6 +350,22 @@ def test_gpu_becomes_the_training(gpu, tmp_path):
     assert started.startswith(f"training, process {process.pid} ")
     process.send_signal(signal.SIGTERM)
     assert process.communicate()[0] == "saved\n" and process.returncode == 0
+
+
+def test_nothing_follows_a_training_that_ctrl_c_stops(checkout, ctrl_c):
+    process = subprocess.Popen(
+        ["bash", checkout / "launch" / "local.sh", "--config.seed=1"],
+        env={k: v for k, v in os.environ.items() if k != "XMC_VENV"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("training, ") for line in lines)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate()[0] == "saved\n" and process.returncode == 130
+    arguments = json.loads((checkout / "argv.json").read_text())
+    assert arguments[1:] == [f"--workdir={checkout}/runs/one_shape_32", "--config.seed=1"]
 
 
 @pytest.fixture

@@ -325,6 +325,19 @@ def test_a_flipped_bit_is_never_restored(tmp_path, capsys, seed):
     assert ("checkpoint 2" in capsys.readouterr().err) == (int(restored.step) == 1)
 
 
+def test_no_flipped_bit_of_the_manifest_is_taken_for_another_model(tmp_path, capsys):
+    save(tmp_path, 1, 2)
+    file = tmp_path / "2" / "manifest" / "metadata"
+    data, rng = file.read_bytes(), np.random.default_rng(0)
+    for place in rng.choice(len(data), 40, replace=False):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << rng.integers(8)
+        file.write_bytes(flipped)
+        with Checkpoints(tmp_path, read_only=True) as checkpoints:
+            assert int(checkpoints.restore(abstract_state()).step) in (1, 2)
+    assert "checkpoint 2 in" in capsys.readouterr().err
+
+
 def test_a_full_disk_is_refused_before_the_first_byte(tmp_path, monkeypatch):
     save(tmp_path, 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))

@@ -69,6 +69,7 @@ def test_another_model_is_refused_and_its_fields_are_named(tmp_path):
         check_same_networks(
             tmp_path, make_config(**{"model.width": 16, "text.num_tokens": 64, "num_steps": 99})
         )
+    check_same_networks(tmp_path, make_config(**{"model.dtype": "bfloat16"}))
     message = str(error.value)
     assert "model.width (8 there, 16 now)" in message
     assert "text.num_tokens (24 there, 64 now)" in message

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.verbs import TINY, assert_refused
-from xmc_jax.run.folder import nonfinite_path
-from xmc_jax.run.records import read_metrics
+from xmc_jax.run.folder import metrics_path, nonfinite_path
+from xmc_jax.run.records import append_metrics, read_metrics
 from xmc_jax.training import faults
 from xmc_jax.training.faults import Fault, NotFinite
 
@@ -68,11 +68,23 @@ def test_a_run_stops_is_replayed_and_skips_what_failed(folder, run_verb):
     assert "update 1 of 2" in done.stdout and "<- not finite" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("first not finite: ")
 
-    done = run_verb("train", *command, "--config.max_nonfinite_skips=1")
+    done = run_verb("train", *command, *hot, "--config.max_nonfinite_skips=1")
+    assert_refused(done, "is nan at step 4", "skips=2,")
+    done = run_verb("train", *command, *hot, "--replay")
+    # Steps 1 and 2 were skipped: the parameters are those of the beginning.
+    assert "step 4, on the parameters of step 3:" in done.stdout
+    assert "not finite before it" not in done.stdout
+    metrics_path(workdir).unlink()
+    append_metrics(workdir, [{"kind": "start", "step": 0, "init_from": "runs/other"}])
+    done = run_verb("train", *command, "--replay")
+    assert_refused(done, "cannot replay step 4: the run started from runs/other")
+    metrics_path(workdir).unlink()
+
+    done = run_verb("train", *command, "--config.max_nonfinite_skips=2")
     assert done.returncode == 0, done.stderr
-    assert "skipping steps 1 to 2" in done.stdout and "at step 6" in done.stdout
+    assert "skipping steps 1 to 4" in done.stdout and "at step 6" in done.stdout
     trained = [r["step"] for r in read_metrics(workdir) if r["kind"] == "train"]
-    assert trained == [4, 6]
+    assert trained == [6]
     assert_refused(
         run_verb("train", *command[:-2], f"--workdir={folder / 'no'}", "--replay"),
         "nothing to replay",

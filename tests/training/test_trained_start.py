@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from tests import small_run
+from xmc_jax.data.records import Records
 from xmc_jax.errors import UserError
 from xmc_jax.experiment import create_experiment
 from xmc_jax.inference.export import export
 from xmc_jax.run.config import read_config, write_config
-from xmc_jax.run.folder import text_projection_path
+from xmc_jax.run.folder import checkpoints_dir, text_projection_path
+from xmc_jax.training.projection import fit_projection
 from xmc_jax.training.trained_start import TrainedStart, _arrays, _modules
 
 
@@ -85,6 +87,13 @@ def test_another_text_is_refused(source, config, tmp_path):
         TrainedStart(experiment, source, is_partial=False, fsdp=1)
     started = TrainedStart(experiment, source, is_partial=True, fsdp=1)
     assert not started.copy_projection(tmp_path)
+
+
+def test_a_run_that_lost_its_config_keeps_its_projection(source, config, tmp_path):
+    checkpoints_dir(tmp_path).joinpath("3").mkdir(parents=True)
+    nothing_to_read = object.__new__(Records)
+    fit_projection(create_experiment(config), tmp_path, nothing_to_read)
+    assert not text_projection_path(tmp_path).exists()
 
 
 def test_the_projection_comes_along(source, config, tmp_path):

@@ -8,8 +8,10 @@ type and checksum of every array).
 import contextlib
 import dataclasses
 import errno
+import json
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,6 +31,7 @@ from xmc_jax.train_state import TrainState
 from xmc_jax.types import PyTree
 
 Manifest = dict[str, list]  # Path of an array -> [shape, dtype, checksum].
+_OWN_CHECKSUM = "checksum"  # Of the manifests themselves, among them.
 
 # How long Orbax waits for a save. It measures by the wall clock, so a clock that jumps forward by
 # more during a save would end the run. Dead processes and disks are noticed by other means.
@@ -123,6 +126,7 @@ class Checkpoints:
         self._check_space(state)
         items = _split(state)
         manifests = {name: _manifest(tree) for name, tree in items.items()}
+        manifests[_OWN_CHECKSUM] = _text_checksum(manifests)
         with self._failed_write_is_user_error():
             self._manager.save(
                 step,
@@ -199,6 +203,10 @@ class Checkpoints:
         try:
             args = ocp.args.Composite(manifest=ocp.args.JsonRestore())
             manifests = self._manager.restore(step, args=args)["manifest"]
+            checksum = manifests.pop(_OWN_CHECKSUM, None)  # Earlier versions wrote none.
+            if checksum not in (None, _text_checksum(manifests)):
+                raise ValueError("its checksum does not match")
+            manifests = {name: manifests[name] for name in abstract}
         except Exception as error:
             return {}, f"its manifest cannot be read ({reason(error)})"
         for name, tree in abstract.items():
@@ -292,6 +300,10 @@ def _manifest(tree: PyTree) -> Manifest:
     for entry, checksum in zip(entries.values(), checksums, strict=bool(checksums)):
         entry.append(int(checksum))
     return entries
+
+
+def _text_checksum(manifests: Mapping[str, Manifest]) -> int:
+    return zlib.crc32(json.dumps(manifests, sort_keys=True).encode())
 
 
 @jax.jit

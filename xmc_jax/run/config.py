@@ -13,6 +13,7 @@ from xmc_jax.run.folder import config_path
 
 # Sections that fix the shapes and the meaning of the weights.
 FIXED_SECTIONS = ("model", "text")
+_FREE_FIELDS = ("model.dtype",)  # Weights are float32, whatever the networks compute in.
 # Fields that earlier versions did not have, with the value that reproduces what these did.
 ADDED_FIELDS = {
     "accumulation_steps": 1,
@@ -98,7 +99,7 @@ def check_same_networks(workdir: epath.PathLike, config: ml_collections.ConfigDi
     config passes.
 
     Raises:
-      UserError: naming every field of `FIXED_SECTIONS` that differs.
+      UserError: naming every field of `FIXED_SECTIONS` that differs, but for `_FREE_FIELDS`.
     """
     if not config_path(workdir).exists():
         return
@@ -112,7 +113,9 @@ def check_same_networks(workdir: epath.PathLike, config: ml_collections.ConfigDi
     differing = [
         f"{name} ({old.get(name, 'absent')} there, {new.get(name, 'absent')} now)"
         for name in sorted(old.keys() | new.keys())
-        if name not in old or name not in new or old[name] != new[name]
+        if name not in old
+        or name not in new
+        or (old[name] != new[name] and name not in _FREE_FIELDS)
     ]
     if differing:
         raise UserError(

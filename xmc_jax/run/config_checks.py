@@ -36,8 +36,9 @@ class Field(NamedTuple):
 
 
 _COUNT, _SIZE_OR_0, _NUMBER = Field(int, 1), Field(int, 0), Field(float, 0)
-_FRACTION = Field(float, 0, 1)
-_SEED, _SWITCH, _TEXT = Field(int), Field(bool), Field(str)
+_FRACTION, _BELOW_1 = Field(float, 0, 1), Field(float, 0, math.nextafter(1, 0))
+_SEED = Field(int, 0, 2**31 - 2)  # An int32, and so is the next one, which noise has.
+_SWITCH, _TEXT = Field(bool), Field(str)
 
 # Every field of a config; configs/shapes_32.py says what each means.
 FIELDS = {
@@ -95,9 +96,9 @@ FIELDS = {
     "optimizer.name": Field(str, choices=("adam", "muon")),
     "optimizer.generator_learning_rate": _NUMBER,
     "optimizer.discriminator_learning_rate": _NUMBER,
-    "optimizer.beta1": _NUMBER,
-    "optimizer.beta2": _NUMBER,
-    "optimizer.ema_decay": _NUMBER,
+    "optimizer.beta1": _BELOW_1,
+    "optimizer.beta2": _BELOW_1,
+    "optimizer.ema_decay": _FRACTION,
     "optimizer.clip_norm": _NUMBER,
     "optimizer.warmup_until": _NUMBER,
     "optimizer.decay_from": _NUMBER,
@@ -213,6 +214,18 @@ def _check_groups(config: ConfigDict) -> None:
                 f"config.{section}.{field}={size} does not divide config.batch_size="
                 f"{config.batch_size}; 0 makes one group of the whole batch"
             )
+    if not (size := config.model.bn_group_size):
+        return
+    if (part := config.batch_size // config.accumulation_steps) % size:
+        raise UserError(
+            f"config.model.bn_group_size={size} does not divide the {part} images of a part; 0 "
+            "makes one group of them, and fewer config.accumulation_steps larger parts"
+        )
+    if config.loss.variety_weight:
+        raise UserError(
+            f"config.loss.variety_weight={config.loss.variety_weight} generates batches of other "
+            f"sizes, which config.model.bn_group_size={size} may not divide; set one of them to 0"
+        )
 
 
 def _check_periods(config: ConfigDict) -> None:

@@ -10,15 +10,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from xmc_jax.data.records import Records
 from xmc_jax.data.streams import read_train_step
 from xmc_jax.errors import UserError
-from xmc_jax.parallel import processes
+from xmc_jax.parallel import processes, sharding
 from xmc_jax.run.folder import nonfinite_path
 from xmc_jax.run.records import append_lines, read_lines
+from xmc_jax.train_state import TrainState
 from xmc_jax.training.data import sampling
 
 
@@ -99,6 +102,11 @@ def step_after(faults: Sequence[Fault], checkpoint_step: int, num_steps: int) ->
     return max(skipped, default=checkpoint_step)
 
 
+def skip(state: TrainState, step: int, mesh: Mesh) -> TrainState:
+    """The state as if it were of a later step: that is where its data and noise go on."""
+    return state.replace(step=sharding.put(np.int32(step), sharding.replicated(mesh)))
+
+
 def record(
     fault: NotFinite, restored: int, workdir: str, config: ConfigDict, source: Records
 ) -> None:
@@ -121,12 +129,16 @@ def record(
                 workdir, Fault(fault.step, restored, fault.metric, str(fault.value), examples)
             )
     num_faults, num_skips = len(read_faults(workdir)), config.max_nonfinite_skips
-    if num_faults > num_skips or fault.step >= config.num_steps:
+    is_last = fault.step >= config.num_steps
+    if num_faults > num_skips or is_last:
+        skips = (
+            f", or --config.max_nonfinite_skips={max(num_faults, num_skips + 1)}, which goes back "
+            "to the checkpoint and skips the steps up to the fault"
+        )
         raise UserError(
             f"{fault}: the run stops, and its checkpoints up to step {restored} are good; "
             f"{nonfinite_path(workdir)} has the step's examples, and --replay tells which term "
-            "fails first. Try a lower learning rate, --config.model.dtype=float32, or "
-            f"--config.max_nonfinite_skips={max(num_faults, num_skips + 1)}, which goes back to "
-            "the checkpoint and skips the steps up to the fault"
+            "fails first. Try a lower learning rate or --config.model.dtype=float32"
+            + ("" if is_last else skips)
         )
     processes.say(f"{fault}: going back to step {restored}")

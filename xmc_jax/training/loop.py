@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from xmc_jax.console import notice
@@ -19,7 +18,7 @@ from xmc_jax.run import environment
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config import write_config
 from xmc_jax.run.config_checks import check_training
-from xmc_jax.run.folder import checkpoints_dir
+from xmc_jax.run.folder import checkpoints_dir, config_path
 from xmc_jax.run.records import append_metrics, truncate_metrics
 from xmc_jax.train_state import TrainState
 from xmc_jax.training import faults, tensorboard
@@ -68,9 +67,6 @@ def train(
             experiment = _project_text(experiment, trained_start, workdir, source)
         preview = Preview(experiment, eval_source, workdir)
         probe = make_probe(experiment, eval_source, workdir)
-        if processes.is_first():
-            write_config(workdir, config)
-            preview.write_captions()
         writer = stack.enter_context(
             tensorboard.open_writer(workdir, config, preview.captions, NUM_COLUMNS)
         )
@@ -90,6 +86,10 @@ def train(
             interruption,
         )
         state = training.restore_or_init()
+        # A start that trains nothing leaves the record of how the weights were trained.
+        if processes.is_first() and (has_steps or not config_path(workdir).exists()):
+            write_config(workdir, config)
+            preview.write_captions()
         if trained_start:
             around |= {"init_from": init_from}
         if (step := int(state.step)) >= config.num_steps:
@@ -172,10 +172,8 @@ class Training:
             after = faults.step_after(known, step, config.num_steps)
             if after > step:
                 processes.say(f"skipping steps {step + 1} to {after}: the last is not finite")
-                step = after
-                whole = sharding.replicated(self.experiment.mesh)
-                state = state.replace(step=sharding.put(np.int32(step), whole))
-        processes.say(f"training from step {step} to {config.num_steps}")
+                state = faults.skip(state, after, self.experiment.mesh)
+        processes.say(f"training from step {int(state.step)} to {config.num_steps}")
         return state
 
     def run(self, state: TrainState, reader_workers: int | None) -> int:

@@ -11,7 +11,8 @@ from xmc_jax.experiment import Experiment
 from xmc_jax.frozen import text_projection, whitening
 from xmc_jax.frozen.text_encoder import TextEncoder
 from xmc_jax.parallel import processes
-from xmc_jax.run.folder import config_path, text_projection_path
+from xmc_jax.run.checkpoint import complete_steps
+from xmc_jax.run.folder import checkpoints_dir, config_path, text_projection_path
 
 _NUM_CAPTIONS = 1024  # For a covariance of a few hundred dimensions; 5 s on a CPU core.
 _BATCH_SIZE = 64
@@ -20,8 +21,9 @@ _BATCH_SIZE = 64
 def fit_projection(experiment: Experiment, workdir: epath.PathLike, source: Records) -> None:
     """Writes the projection of a run into its folder, unless the run has begun.
 
-    A run that has begun, and so has a config, must have its projection too: its weights belong to
-    it. One that a killed start left behind may be of another encoder, and is replaced.
+    A run that has begun, and so has a config or a checkpoint, must have its projection too: its
+    weights belong to it. One that a killed start left behind may be of another encoder, and is
+    replaced.
 
     It depends on the text encoder and on `_NUM_CAPTIONS` captions of the training split, one an
     example, which the config's seed chooses. The first process calls it.
@@ -34,7 +36,7 @@ def fit_projection(experiment: Experiment, workdir: epath.PathLike, source: Reco
     Raises:
       UserError: the projection cannot be written.
     """
-    if config_path(workdir).exists():
+    if config_path(workdir).exists() or complete_steps(checkpoints_dir(workdir)):
         return
     config = experiment.config
     indices = choose_examples(len(source), _NUM_CAPTIONS, config.seed)

@@ -15,6 +15,7 @@ from xmc_jax.parallel import processes, sharding
 from xmc_jax.run.checkpoint import Checkpoints
 from xmc_jax.run.config_checks import check_training
 from xmc_jax.run.folder import checkpoints_dir, nonfinite_path
+from xmc_jax.run.records import read_metrics
 from xmc_jax.train_state import TrainState
 from xmc_jax.training import faults
 from xmc_jax.training.data import open_stream
@@ -28,7 +29,12 @@ def replay(
     check_training(config)
     if not (known := faults.read_faults(workdir)):
         raise UserError(f"nothing to replay: {nonfinite_path(workdir)} lists no step")
-    fault = known[-1]
+    *earlier, fault = known
+    if not fault.restored and (folder := _initial_folder(workdir)):
+        raise UserError(
+            f"cannot replay step {fault.step}: the run started from {folder} and has no checkpoint "
+            "before that step; repeat the run with a smaller --config.checkpoint_every_steps"
+        )
     with processes.first_process_first("open the data"):
         source = catalog.open_train_split(config, data_dir)
     experiment = create_experiment(config, workdir, fsdp=fsdp)
@@ -37,10 +43,21 @@ def replay(
             state = checkpoints.restore(experiment.abstract_state(), fault.restored)
     else:
         state = experiment.init_state()
-    stream = open_stream(experiment, source, reader_workers, fault.restored)
+    # As the run did that found it.
+    start = faults.step_after(
+        [x for x in earlier if x.step < fault.step], fault.restored, config.num_steps
+    )
+    state = faults.skip(state, start, experiment.mesh)
+    stream = open_stream(experiment, source, reader_workers, start)
     with contextlib.closing(stream):
         for line in replay_step(experiment, state, stream, fault.step):
             processes.say(line)
+
+
+def _initial_folder(workdir: str) -> str | None:
+    """What a run was started from with `--init_from`."""
+    starts = [record for record in read_metrics(workdir) if record["kind"] == "start"]
+    return starts[0].get("init_from") if starts else None
 
 
 def replay_step(
