@@ -226,6 +226,8 @@ def test_faulty_hugging_face_folders_are_refused_in_one_line(tmp_path, rng):
     assert "File does not contain tensor pooler.dense.bias" in refusal(folder)
     bert.write(folder, weights)
     load_text_encoder(str(folder))
+    bert.write(folder, weights, vocabulary=bert.VOCABULARY[:2])
+    assert "vocab.txt lacks [CLS], [SEP]; copy it again" in refusal(folder)
     (folder / "vocab.txt").unlink()
     (folder / "tokenizer.json").write_text("{}")
     assert "has no vocabulary; put vocab.txt into it" in refusal(folder)

@@ -227,3 +227,5 @@ def _check_vocabulary(file: str, size: int) -> None:
         raise UserError(f"{file} has {count} word pieces, but its encoder has {size}")
     if pieces[0].strip() != "[PAD]":
         raise UserError(f"{file} begins with {pieces[0].strip()!r}; it must begin with '[PAD]'")
+    if missing := {"[UNK]", "[CLS]", "[SEP]"} - {piece.strip() for piece in pieces}:
+        raise UserError(f"{file} lacks {', '.join(sorted(missing))}; copy it again")

@@ -140,7 +140,8 @@ def find_largest_batch(config: ConfigDict, topology: str = ATTACHED, *, fsdp: in
             f"the memory of a {devices[0].device_kind!r} device is unknown; name a TPU slice, "
             "e.g. --topology=v4:2x2x4"
         )
-    groups = config.loss.contrastive_group_size, config.model.bn_group_size
+    bn_group_size = config.model.bn_group_size * config.accumulation_steps  # It divides a part.
+    groups = config.loss.contrastive_group_size, bn_group_size
     unit = math.lcm(len(devices) * config.accumulation_steps, *filter(None, groups))
     tell(f"searching for the largest batch in steps of {unit}; every attempt is a compilation")
     fitting: dict[int, Plan] = {}

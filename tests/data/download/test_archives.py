@@ -103,6 +103,13 @@ def test_a_whole_part_only_needs_its_name(server, tmp_path):
     assert names_in(tmp_path) == ["a.zip"]
 
 
+def test_a_part_of_a_longer_file_is_not_kept(server, tmp_path):
+    (tmp_path / "a.zip.part").write_bytes(DATA + b"more")
+    with pytest.raises(UserError, match="416 .* run the same command"):
+        fetch(server, tmp_path)
+    assert fetch(server, tmp_path).read_bytes() == DATA
+
+
 def test_a_server_that_cannot_go_on_sends_all_again(server, tmp_path):
     server.ranges = False
     server.breaks = [1_000_000]

@@ -217,6 +217,15 @@ def test_an_outage_stops_the_run(server, tmp_path, monkeypatch):
     assert set(missing_in(tmp_path).values()) == {"HTTP 503"}
 
 
+def test_what_is_missing_for_good_is_no_outage(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(http, "_PATIENCE_ONCE_ANSWERED", 30)
+    images = names(120)
+    server.faults = {image.id: status(404) for image in images[::3]}
+    for num_present in (0, 80):
+        summary = bring(server, images, tmp_path)
+        assert (summary.num_present, len(summary.missing)) == (num_present, 40)
+
+
 def test_progress_has_a_rate_and_an_eta(server, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(console, "_EVERY_SECONDS", 0.25)
     server.before = lambda: time.sleep(0.05)

@@ -103,6 +103,7 @@ def _download_rest(address: str, part: Path) -> None:
         if response.status_code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             if response.headers.get("Content-Range", "").rpartition("/")[2] == str(offset):
                 return  # All of it is there.
+            part.unlink(missing_ok=True)  # Of another file, longer than this one: begin again.
         response.raise_for_status()
         if "Content-Length" not in response.headers:
             raise OSError("the server does not say how long the file is")

@@ -100,7 +100,7 @@ class Fetcher:
                     result = convert(body)
                 except (ValueError, OSError) as error:
                     raise Failure(NOT_AN_IMAGE, is_final=is_whole) from error
-                self._num_failures = 0
+                self.note_success()
                 return result, len(body)
             except Failure as failure:
                 self._count(failure, url)
@@ -110,6 +110,10 @@ class Fetcher:
                 wait = min(self.backoff * 2 ** (attempt - 1), 60.0) * random.uniform(1, 2)
                 if self.stop.wait(max(wait, failure.wait)):
                     raise Stopped from failure
+
+    def note_success(self) -> None:
+        """Begins to count failures anew: for a file that need not be asked for, too."""
+        self._num_failures = 0
 
     def _ask(self, url: str) -> tuple[bytes, bool]:
         """One attempt: the body, and whether it is known to be all that the server has."""

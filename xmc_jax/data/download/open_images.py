@@ -121,6 +121,8 @@ def download(
         """Bytes received, 0 for an image that is there, or the reason of one that does not come."""
         path, url = path_of(folder, image), f"{base_url.rstrip('/')}/{image.split}/{image.id}.jpg"
         if _is_there(path):
+            # What the address lacks for good lies as far apart as in the first call.
+            fetcher.note_success()
             return 0
         try:
             data, num_bytes = fetcher.fetch(url, lambda body: convert(body, image))

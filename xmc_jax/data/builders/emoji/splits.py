@@ -70,7 +70,8 @@ def divide(emoji: Sequence[Emoji]) -> dict[str, list[Emoji]]:
     - ``val``: of every subgroup but flags, a tenth of the concepts (rounded), with all their skin
       tones, genders or colours.
     - ``test_comp``: of what is left, about a sixth of the emoji of each concept, chosen so that
-      their concept and each of their attributes occur in ``train``, but never together.
+      their concept and each of their attributes occur in ``train``, but never together. (Couples
+      that hold hands have no gender among their attributes: two have their like in ``train``.)
     - ``train``: all others.
     """
     parts = {x.codes: parse_parts(x) for x in emoji}
