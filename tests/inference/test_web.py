@@ -190,6 +190,7 @@ def test_wrong_input_is_told_and_forgotten(browser, address):
     for name, value, words in (
         ("caption", " \t", "A caption is empty"),
         ("seed", "-1", "A seed is a whole number from 0 to 2147483647."),
+        ("seed", "", "A seed is a whole number from 0 to 2147483647."),
     ):
         page.locator(f"#{name}").fill(value)
         error.filter(has_text=words).wait_for()
@@ -199,6 +200,20 @@ def test_wrong_input_is_told_and_forgotten(browser, address):
     status = page.locator("#status").text_content()
     assert "word pieces; the last" in status and "does not know" in status
     assert page.faults == []
+
+
+def test_images_stand_together_only_with_those_of_their_caption(browser, address):
+    page = browser.open(address)
+    draw(page, caption="a red apple", count=16, noise_share=100, other_seed=9)
+    page.locator("#caption").fill("a cat face")
+    page.locator('#images [aria-label="Image 1: a cat face"]').wait_for()
+    page.locator("#caption").fill("")
+    page.locator("#error", has_text="A caption is empty").wait_for()
+    labels = [x.get_attribute("aria-label") for x in page.locator("#images [role=img]").all()]
+    assert labels and all(label.endswith("a cat face") for label in labels)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save image 1 as PNG").click()
+    assert download.value.suggested_filename == "a-cat-face_9_0.png"
 
 
 @pytest.mark.parametrize("name", [f"web/{runtime.WASM}", "vocab.txt", "web/noise.js"])

@@ -184,7 +184,32 @@ def test_by_mouse_in_a_browser_without_storage(browser, study, tmp_path):
     assert "Pair 2 of 14" in rater.page.locator("#progress").inner_text()
     saved = json.loads(rater.save("Save so far", tmp_path).read_text(encoding="utf-8"))
     assert [answer["choice"] for answer in saved["answers"]] == ["left", "tie"]
+    # In the other order it goes on as well, and a changed answer waits for the next question.
+    rater.page.locator("#alignment").get_by_role("button", name="Left").click()
+    assert "Pair 2 of 14" in rater.page.locator("#progress").inner_text()
+    rater.page.locator("#quality").get_by_role("button", name="Left").click()
+    assert "Pair 3 of 14" in rater.page.locator("#progress").inner_text()
+    rater.page.get_by_role("button", name="Back").click()
+    rater.page.locator("#quality").get_by_role("button", name="Right").click()
+    assert "Pair 2 of 14" in rater.page.locator("#progress").inner_text()
     browser.assert_fits(rater.page)
+
+
+def test_two_tabs_of_a_rater_keep_the_answers_of_both(browser, study, tmp_path):
+    one = Rater(browser, page_of(study), 3)
+    one.start()
+    one.rate_pair()
+    other = Rater(browser, page_of(study), 3, one.page.context)
+    other.start()
+    other.rate_pair()
+    # Chromium takes a moment to tell one tab of what another stored.
+    one.page.wait_for_function("JSON.stringify(localStorage).split('time_ms').length > 4")
+    one.page.keyboard.press("ArrowDown")
+    answers = json.loads(one.save("Save so far", tmp_path).read_text(encoding="utf-8"))["answers"]
+    assert [
+        (x["trial"], x["choice"] == "tie") for x in answers if x["question"] == "alignment"
+    ] == [(0, False), (1, False)]
+    assert len(answers) == 4  # Of the answer that both gave, the last is kept.
 
 
 def test_two_raters_have_opposite_sides_and_different_orders(browser, study):

@@ -68,6 +68,7 @@ def export(
         ensure_installed()
     archive = find_archive(onnxruntime_web) if web else None
     out = exported.open_folder(out)
+    name = out.name or Path.cwd().name  # Of "."; a bucket has a name.
     model = load_networks(workdir, step=step)
     config, encoder = model.experiment.config, model.experiment.text_encoder
     weights = to_storage(model.ema, dtype)
@@ -79,10 +80,10 @@ def export(
     if onnx:
         files |= _make_onnx(model, weights)
     if archive is not None:
-        files |= build_page(model, workdir, name=out.name, files=files | read_runtime(archive))
+        files |= build_page(model, workdir, name=name, files=files | read_runtime(archive))
     card = write_card(
         model,
-        name=(address or out.name).rpartition("/")[2],
+        name=(address or name).rpartition("/")[2],
         address=address,
         records=read_metrics(workdir),
         dtype=dtype,

@@ -12,6 +12,7 @@ let chosen = null; // Index of the word whose maps are shown; `pinned` stays aft
 let pinned = null;
 let loadedText = "";
 let timer = 0;
+let isOver = false; // Nothing more will work.
 
 function tell(text) { element("status").textContent = text; }
 
@@ -20,7 +21,8 @@ function fail(text) {
   element("error").hidden = !text;
 }
 
-function stop(text) { // Nothing more will work.
+function stop(text) {
+  isOver = true;
   element("images").setAttribute("aria-busy", "false");
   element("loading").hidden = true;
   tell("");
@@ -28,9 +30,11 @@ function stop(text) { // Nothing more will work.
 }
 
 function requestDrawing() {
-  const seeds = [element("seed"), element("other-seed")].map(input => Number(input.value));
+  if (isOver) return;
+  const seeds = [element("seed"), element("other-seed")].map(input => input.valueAsNumber);
   if (!seeds.every(seed => Number.isInteger(seed) && seed >= 0 && seed <= MAX_SEED))
     return fail(`A seed is a whole number from 0 to ${MAX_SEED}.`);
+  fail("");
   newest = {
     id: newest.id + 1,
     captions: [element("caption").value, element("other-caption").value],
@@ -84,16 +88,20 @@ function showImage({ index, pixels, words, maps }) {
   if (index === 0) {
     fitFigures(newest.numImages);
     showWords(maps.length ? words : []);
-    fail("");
   }
   const item = shown[index], caption = newest.captions[newest.captionShare === 1 ? 1 : 0];
   const data = new ImageData(pixels, config.resolution);
   item.image.getContext("2d").putImageData(data, 0, 0);
   item.image.setAttribute("aria-label", `Image ${index + 1}: ${caption}`);
-  item.name = `${slug(caption)}_${newest.seeds[0]}_${index}.png`;
-  item.maps = maps;
+  const seed = newest.seeds[newest.noiseShare === 1 ? 1 : 0];
+  item.name = `${slug(caption)}_${seed}_${index}.png`;
+  Object.assign(item, { maps, request: newest.id });
   showMap(item);
   performance.mark("drawn");
+}
+
+function dropOlder() { // A request that was not finished leaves images of two captions.
+  fitFigures(shown.filter(item => item.request === shown[0].request).length);
 }
 
 function slug(text) {
@@ -177,8 +185,9 @@ worker.addEventListener("message", ({ data }) => {
   else if ("index" in data) showImage(data);
   else {
     element("images").setAttribute("aria-busy", "false");
-    if (data.error) fail(data.error);
-    else showDone(data);
+    if (!data.error) return showDone(data);
+    dropOlder();
+    fail(data.error);
   }
 });
 

@@ -44,7 +44,9 @@ async function fetchWhole(name, size, tell) {
   const bytes = new Uint8Array(size);
   let done = 0;
   for (const reader = response.body.getReader(); ;) {
-    const { value } = await reader.read();
+    const { value } = await reader.read().catch(error => {
+      throw new Error(`Cannot load ${name}: ${error.message}.`);
+    });
     if (!value) break;
     if (done + value.length <= size) bytes.set(value, done);
     done += value.length;
