@@ -107,7 +107,7 @@ def test_the_command_lists_its_verbs(installed):
     wrong = xmc_jax(installed, "trian")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: no verb 'trian'; there are prepare, plan, train, ")
-    assert "--workdir: Folder of the training run" in xmc_jax(installed, "sample", "--help").stdout
+    assert "--workdir: Folder of a run" in xmc_jax(installed, "sample", "--help").stdout
 
 
 def pins(name):
