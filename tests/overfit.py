@@ -1,6 +1,6 @@
 """A tiny model overfits 16 captioned images; prints what it has learned, as JSON.
 
-    python -m tests.overfit 3 700    # Width of the generator, steps.
+    python -m tests.overfit 3 900    # Width of the generator, steps.
 
 `test_learning` runs it in a process of its own, whose programs are compiled to run fast.
 """

@@ -19,11 +19,12 @@ def overfit(width, num_steps):
 
 
 def test_each_caption_finds_its_image():
-    """In a minute. By chance, one of 16 would."""
-    learned = overfit(width=3, num_steps=700)
+    """In a minute or so. By chance, one of 16 would."""
+    learned = overfit(width=3, num_steps=900)
     assert learned["d/sentence_accuracy"] == learned["g/sentence_accuracy"] == 1.0, learned
-    assert learned["nearest_is_its_own"] >= 14 / 16, learned
-    assert learned["all_correct"] >= 10 / 16, learned  # Measured: 15.
+    assert learned["nearest_is_its_own"] >= 15 / 16, learned
+    # Measured: 14 and 15, by the number of threads; with 1,100 steps 16, with 700 10 and 15.
+    assert learned["all_correct"] >= 12 / 16, learned
 
 
 @pytest.mark.long  # Four minutes. The analytic reader wants sharp edges.

@@ -329,7 +329,7 @@ def test_no_flipped_bit_of_the_manifest_is_taken_for_another_model(tmp_path, cap
     save(tmp_path, 1, 2)
     file = tmp_path / "2" / "manifest" / "metadata"
     data, rng = file.read_bytes(), np.random.default_rng(0)
-    for place in rng.choice(len(data), 40, replace=False):
+    for place in rng.choice(len(data), 20, replace=False):
         flipped = bytearray(data)
         flipped[place] ^= 1 << rng.integers(8)
         file.write_bytes(flipped)
